@@ -1,0 +1,135 @@
+"""What every dataset looks like to the rest of the package: images, ids, and labels or captions."""
+
+import hashlib
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from kdlib.data.tree import Tree
+
+SPLITS = ("fit", "dev", "test")
+
+
+class DataError(Exception):
+    """Something is wrong with the data on disk; the message names the file and the remedy."""
+
+
+class BadImageError(DataError):
+    """One image that cannot be decoded."""
+
+
+def decode(content: bytes, name: str) -> Image.Image:
+    """Decode ``content`` to an RGB image; greyscale, palette and CMYK are converted.
+
+    Raises BadImageError when the bytes are no image or end too early.
+    """
+    try:
+        image = Image.open(io.BytesIO(content))
+        return image.convert("RGB")  # forces a full decode: a truncated file fails here
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+        raise BadImageError(f"{name}: not a readable image ({error})") from error
+
+
+@dataclass(frozen=True)
+class Images(Sequence):
+    """The images of a split, decoded when they are asked for."""
+
+    tree: Tree
+    names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, row: int) -> Image.Image:
+        return decode(self.tree.read(self.names[row]), f"{self.tree.where}: {self.names[row]}")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One split of one data set. It knows nothing of teachers.
+
+    ``labels`` (int64, one an image) belong to classification sets; ``captions`` (up to 5 an image) and
+    ``categories`` (indices into ``category_names``, possibly none) to captioned ones.
+    """
+
+    name: str
+    split: str
+    tree: Tree
+    ids: tuple[str, ...]
+    image_names: tuple[str, ...]
+    labels: np.ndarray | None = None
+    class_names: tuple[str, ...] = ()
+    captions: tuple[tuple[str, ...], ...] | None = None
+    categories: tuple[tuple[int, ...], ...] | None = None
+    category_names: tuple[str, ...] = ()
+    _fingerprint: list = field(default_factory=list, repr=False, compare=False)
+
+    def __post_init__(self):
+        if not self.ids:
+            raise DataError(
+                f"{self.tree.where}: the split '{self.split}' of {self.name} is empty. "
+                "Check that the archive was extracted completely."
+            )
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def images(self) -> Images:
+        return Images(self.tree, self.image_names)
+
+    def take(self, count: int) -> "Dataset":
+        """The ``count`` images that come first in the order of the SHA-1 of their ids, in their old order.
+
+        0 takes all. The choice depends on nothing but the ids, so every teacher and student gets the same.
+        """
+        if not count or count >= len(self):
+            return self
+        rows = sorted(sorted(range(len(self)), key=lambda row: sha1(self.ids[row]))[:count])
+
+        def pick(values):
+            return None if values is None else tuple(values[row] for row in rows)
+
+        return Dataset(
+            name=self.name,
+            split=self.split,
+            tree=self.tree,
+            ids=pick(self.ids),
+            image_names=pick(self.image_names),
+            labels=None if self.labels is None else self.labels[rows],
+            class_names=self.class_names,
+            captions=pick(self.captions),
+            categories=pick(self.categories),
+            category_names=self.category_names,
+        )
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over the content of every image and its annotations; the same for a folder and its zip."""
+        if not self._fingerprint:
+            content = {
+                "name": self.name,
+                "split": self.split,
+                "ids": self.ids,
+                "files": self.tree.checksums(self.image_names),
+                "labels": None if self.labels is None else self.labels.tolist(),
+                "class_names": self.class_names,
+                "captions": self.captions,
+                "categories": self.categories,
+                "category_names": self.category_names,
+            }
+            self._fingerprint.append(hashlib.sha256(json.dumps(content).encode()).hexdigest())
+        return self._fingerprint[0]
+
+
+def sha1(text: str) -> str:
+    return hashlib.sha1(text.encode()).hexdigest()
+
+
+def hashed_dev(names: Sequence[str], count: int) -> set[str]:
+    """The ``count`` names with the smallest SHA-1: a dev split that no order or seed can move."""
+    return set(sorted(names, key=sha1)[:count])

@@ -1,0 +1,44 @@
+"""CLIP: image and text encoders with a joint space. Radford et al., arXiv:2103.00020."""
+
+import torch
+from torch import Tensor
+
+from kdlib.teachers.teacher import Teacher, load_model, normalised
+
+DEFAULT = "openai/clip-vit-base-patch32"
+
+
+class ClipTeacher(Teacher):
+    def look(self, pixels: Tensor) -> dict[str, Tensor]:
+        outputs = self.model.vision_model(pixels, output_attentions=True)
+        # Every token goes the way of the class token: last norm, then the projection to the joint space.
+        hidden = self.model.vision_model.post_layernorm(outputs.last_hidden_state)
+        joint = self.model.visual_projection(hidden)  # (B, 1 + N, T)
+        attention = outputs.attentions[-1].mean(dim=1)[:, 0, 1:]  # (B, N)
+        return {"pooled": joint[:, 0], "tokens": joint[:, 1:], "attention": normalised(attention)}
+
+    def read(self, ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        outputs = self.model.text_model(ids, attention_mask=mask, output_attentions=True)
+        joint = self.model.text_projection(outputs.last_hidden_state)  # (B, L, T)
+        rows = torch.arange(len(ids), device=ids.device)
+        end = mask.sum(dim=1) - 1  # the tokenizer ends each text with the token that CLIP pools
+        attention = outputs.attentions[-1].mean(dim=1)[rows, end] * mask  # (B, L)
+        attention = attention.scatter(1, end[:, None], 0.0)
+        return {"pooled": joint[rows, end], "tokens": joint, "attention": normalised(attention)}
+
+    @property
+    def max_tokens(self) -> int:
+        return self.model.config.text_config.max_position_embeddings
+
+    @property
+    def logit_scale(self) -> float:
+        return self.model.logit_scale.exp().item()
+
+
+def load(folder):
+    """Model, names of weights that the checkpoint lacks, preprocessing, tokenizer."""
+    from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
+
+    model, missing = load_model(CLIPModel, folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    return ClipTeacher, model, missing, AutoImageProcessor.from_pretrained(folder), tokenizer

@@ -1,0 +1,27 @@
+"""DINO: a ViT trained without labels; its class token after the last norm is the feature.
+
+Caron et al., arXiv:2104.14294. Any ViTModel checkpoint loads.
+"""
+
+from torch import Tensor
+
+from kdlib.teachers.teacher import Teacher, load_model, normalised
+
+DEFAULT = "facebook/dino-vitb16"
+
+
+class DinoTeacher(Teacher):
+    def look(self, pixels: Tensor) -> dict[str, Tensor]:
+        outputs = self.model(pixels, output_attentions=True)
+        hidden = outputs.last_hidden_state  # (B, 1 + N, T), after the last norm
+        attention = outputs.attentions[-1].mean(dim=1)[:, 0, 1:]  # (B, N)
+        return {"pooled": hidden[:, 0], "tokens": hidden[:, 1:], "attention": normalised(attention)}
+
+
+def load(folder):
+    """Model, names of weights that the checkpoint lacks, preprocessing, no tokenizer."""
+    from transformers import AutoImageProcessor, ViTModel
+
+    # The study's feature is the class token itself, so the pooler, which DINO never trained, is left out.
+    model, missing = load_model(ViTModel, folder, add_pooling_layer=False)
+    return DinoTeacher, model, missing, AutoImageProcessor.from_pretrained(folder), None

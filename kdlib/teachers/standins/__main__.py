@@ -1,0 +1,286 @@
+"""Train the stand-in teachers: ``python -m kdlib.teachers.standins [dino beit clip blip]``.
+
+The data is drawn from another seed than the study's, so no image of the study was seen.
+
+- dino: supervised contrastive loss on the class token (two images of one class attract; Khosla et al.,
+  arXiv:2004.11362). Not self-supervised: at this size and time, self-distillation learnt colours only.
+- beit: cross-entropy of the class on the mean of the patch tokens, as BEiT's ft22k stage.
+- clip: symmetric contrastive loss between scene and caption. blip: the same in its ITC space.
+"""
+
+import argparse
+import math
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from kdlib.data import shapes
+from kdlib.runs import write_json
+
+SEED = 1  # the study's data has seed 0
+WIDTH, HEADS, PATCH, SIDE = 128, 4, 8, 64
+BATCH = 128
+LONGEST_TEXT = 32
+VISION = {
+    "hidden_size": WIDTH,
+    "intermediate_size": 4 * WIDTH,
+    "num_attention_heads": HEADS,
+    "image_size": SIDE,
+    "patch_size": PATCH,
+}
+# images drawn, passes over them, layers
+RECIPES = {
+    "dino": {"images": 24_000, "epochs": 8, "layers": 5, "lr": 1e-3},
+    "beit": {"images": 24_000, "epochs": 8, "layers": 5, "lr": 1e-3},
+    "clip": {"images": 24_000, "epochs": 10, "layers": 4, "text_layers": 2, "lr": 1e-3},
+    "blip": {"images": 24_000, "epochs": 10, "layers": 4, "text_layers": 2, "lr": 1e-3},
+}
+
+
+def draw_classes(count: int) -> tuple[list, Tensor]:
+    classes = [(outline, fill) for outline in shapes.OUTLINES for fill in shapes.FILLS]
+    labels = torch.arange(count) % len(classes)
+    images = [
+        shapes.draw_object(np.random.default_rng([SEED, 0, label, number]), *classes[label])
+        for number, label in enumerate(labels.tolist())
+    ]
+    return images, labels
+
+
+def draw_scenes(count: int) -> tuple[list, list[list[str]]]:
+    images, captions = [], []
+    for number in range(count):
+        rng = np.random.default_rng([SEED, 2, number])
+        image, things, _ = shapes.draw_scene(rng)
+        images.append(image)
+        captions.append(shapes.captions(rng, things))
+    return images, captions
+
+
+def processor(family: str):
+    from transformers import BeitImageProcessor, BlipImageProcessor, CLIPImageProcessor, ViTImageProcessor
+
+    square = {"height": SIDE, "width": SIDE}
+    half = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    return {
+        "dino": lambda: ViTImageProcessor(size=square, **half),
+        "beit": lambda: BeitImageProcessor(size=square, do_center_crop=False, **half),
+        "clip": lambda: CLIPImageProcessor(size={"shortest_edge": SIDE}, crop_size=square, **half),
+        "blip": lambda: BlipImageProcessor(size=square, **half),
+    }[family]()
+
+
+def tokenizer(family: str, captions: list[list[str]]):
+    """A tokenizer of the family's class, trained on the captions."""
+    from transformers import BertTokenizer, CLIPTokenizer
+
+    base = BertTokenizer() if family == "blip" else CLIPTokenizer()
+    texts = ((text for text in five) for five in captions)
+    trained = base.train_new_from_iterator(texts, vocab_size=400, show_progress=False)
+    trained.model_max_length = LONGEST_TEXT
+    return trained
+
+
+def build(family: str, recipe: dict, words=None) -> nn.Module:
+    from transformers import (
+        BeitConfig,
+        BeitModel,
+        BlipConfig,
+        BlipForImageTextRetrieval,
+        CLIPConfig,
+        CLIPModel,
+        ViTConfig,
+        ViTModel,
+    )
+
+    vision = VISION | {"num_hidden_layers": recipe["layers"]}
+    if family == "dino":
+        return ViTModel(ViTConfig(**vision), add_pooling_layer=False)
+    if family == "beit":
+        return BeitModel(
+            BeitConfig(
+                **vision,
+                use_relative_position_bias=True,
+                use_mean_pooling=True,
+                use_mask_token=False,
+                layer_scale_init_value=0.1,
+                drop_path_rate=0.0,
+            )
+        )
+    text = {
+        "hidden_size": WIDTH,
+        "intermediate_size": 4 * WIDTH,
+        "num_attention_heads": HEADS,
+        "num_hidden_layers": recipe["text_layers"],
+        "max_position_embeddings": LONGEST_TEXT,
+        "vocab_size": len(words),
+    }
+    if family == "clip":
+        ends = {"bos_token_id": words.bos_token_id, "eos_token_id": words.eos_token_id}
+        text |= ends | {"pad_token_id": words.pad_token_id}
+        return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=WIDTH))
+    text |= {
+        "encoder_hidden_size": WIDTH,
+        "bos_token_id": words.cls_token_id,
+        "eos_token_id": words.sep_token_id,
+        "sep_token_id": words.sep_token_id,
+        "pad_token_id": words.pad_token_id,
+        "attention_probs_dropout_prob": 0.0,
+        "hidden_dropout_prob": 0.0,
+        "is_decoder": True,
+    }
+    return BlipForImageTextRetrieval(
+        BlipConfig(text_config=text, vision_config=vision, image_text_hidden_size=WIDTH, projection_dim=WIDTH)
+    )
+
+
+def supervised_contrastive(features: Tensor, labels: Tensor, tau: float = 0.1) -> Tensor:
+    """Mean over anchors of the mean log-probability of their positives (Khosla et al., eq. 2)."""
+    features = F.normalize(features, dim=-1)
+    logits = features @ features.T / tau
+    logits.fill_diagonal_(-torch.inf)
+    positives = (labels[:, None] == labels[None]).fill_diagonal_(False)
+    log_probability = logits.log_softmax(dim=1).masked_fill(~positives, 0.0)
+    count = positives.sum(dim=1)
+    return -(log_probability.sum(dim=1) / count.clamp_min(1))[count > 0].mean()
+
+
+def rate(step: int, steps: int, peak: float) -> float:
+    warmup = max(1, steps // 20)
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
+
+
+def train(family: str, folder: Path) -> None:
+    """Train one stand-in and write it, its preprocessing, tokenizer and recipe into ``folder``."""
+    recipe = RECIPES[family]
+    torch.manual_seed(SEED)
+    generator = torch.Generator().manual_seed(SEED)
+    started = time.perf_counter()
+    prepare = processor(family)
+    words = None
+    if family in ("dino", "beit"):
+        images, labels = draw_classes(recipe["images"])
+    else:
+        images, captions = draw_scenes(recipe["images"])
+        words = tokenizer(family, captions)
+        texts = words([text for five in captions for text in five], padding=True, return_tensors="pt")
+        ids = texts["input_ids"].reshape(len(images), 5, -1)
+        masks = texts["attention_mask"].reshape(len(images), 5, -1)
+    batches = [prepare(images[i : i + 500], return_tensors="pt")["pixel_values"] for i in range(0, len(images), 500)]
+    pixels = torch.cat(batches)
+    print(f"{family}: {len(images)} images drawn in {time.perf_counter() - started:.0f} s", flush=True)
+
+    model = build(family, recipe, words).train()
+    head = nn.Linear(WIDTH, 20)
+    log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+    extra = {"dino": [], "beit": list(head.parameters()), "clip": [], "blip": [log_scale]}[family]
+    optimizer = torch.optim.AdamW([*model.parameters(), *extra], weight_decay=0.05, betas=(0.9, 0.98))
+    steps = recipe["epochs"] * (len(images) // BATCH)
+    step = 0
+    for epoch in range(recipe["epochs"]):
+        total = 0.0
+        order = torch.randperm(len(images), generator=generator)
+        for rows in order[: len(images) // BATCH * BATCH].split(BATCH):
+            batch = pixels[rows]
+            cast = torch.autocast("cpu", torch.bfloat16)
+            if family in ("dino", "beit"):
+                flip = torch.rand(len(rows), generator=generator) < 0.5
+                batch = torch.where(flip[:, None, None, None], batch.flip(-1), batch)
+                with cast:
+                    outputs = model(batch)
+                if family == "dino":
+                    loss = supervised_contrastive(outputs.last_hidden_state[:, 0].float(), labels[rows])
+                else:
+                    loss = F.cross_entropy(head(outputs.pooler_output.float()), labels[rows])
+            else:
+                which = torch.randint(0, 5, (len(rows),), generator=generator)
+                token_ids, mask = ids[rows, which], masks[rows, which]
+                with cast:
+                    if family == "clip":
+                        seen = model.get_image_features(batch).pooler_output
+                        read = model.get_text_features(token_ids, attention_mask=mask).pooler_output
+                    else:
+                        seen = model.vision_proj(model.vision_model(batch).last_hidden_state[:, 0])
+                        read = model.text_proj(model.text_encoder(token_ids, mask).last_hidden_state[:, 0])
+                scale = (model.logit_scale if family == "clip" else log_scale).exp().clamp(max=100)
+                logits = scale * F.normalize(seen.float(), dim=-1) @ F.normalize(read.float(), dim=-1).T
+                target = torch.arange(len(rows))
+                loss = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+            for group in optimizer.param_groups:
+                group["lr"] = rate(step, steps, recipe["lr"])
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            total += loss.item()
+            step += 1
+        print(
+            f"{family}: epoch {epoch + 1}/{recipe['epochs']} loss {total / (steps // recipe['epochs']):.3f} "
+            f"{time.perf_counter() - started:.0f} s",
+            flush=True,
+        )
+
+    save(model, family, folder, prepare, words)
+    minutes = (time.perf_counter() - started) / 60
+    write_json(
+        folder / "recipe.json",
+        {
+            "made by": "python -m kdlib.teachers.standins",
+            "data": f"{recipe['images']} images of kdlib.data.shapes, seed {SEED} (the study's data has seed 0)",
+            "recipe": recipe | {"batch": BATCH, "width": WIDTH, "optimizer": "AdamW, cosine, weight decay 0.05"},
+            "minutes": round(minutes, 1),
+            "threads": torch.get_num_threads(),
+            "scores on the study's test split": scores(family, folder),
+        },
+    )
+
+
+def save(model: nn.Module, family: str, folder: Path, prepare, words) -> None:
+    """Write the checkpoint in float16; a BLIP one without its cross-attention and ITM head, never trained here."""
+    unused = ("crossattention", "itm_head")
+    state = {
+        name: value.half().contiguous()
+        for name, value in model.state_dict().items()
+        if not any(part in name for part in unused)
+    }
+    model.half().save_pretrained(folder, state_dict=state)
+    prepare.save_pretrained(folder)
+    if words is not None:
+        words.save_pretrained(folder)
+
+
+def scores(family: str, folder: Path) -> dict:
+    """The saved teacher's own figures on the embedded study's test split, by the project's own metrics."""
+    from kdlib.data import load as load_data
+    from kdlib.evaluate import knn, retrieval
+    from kdlib.teachers import load
+
+    teacher = load(family, str(folder))
+    if family in ("dino", "beit"):
+        bank, query = (load_data("tinyimagenet", "shapes", split) for split in ("fit", "test"))
+        features = [teacher.encode_images(list(split.images))["pooled"] for split in (bank, query)]
+        return knn.evaluate(features[0], bank.labels, features[1], query.labels)
+    data = load_data("coco", "shapes", "test")
+    images = teacher.encode_images(list(data.images))["pooled"]
+    texts = teacher.encode_texts([text for five in data.captions for text in five])["pooled"]
+    owner = np.repeat(np.arange(len(data)), [len(five) for five in data.captions])
+    return retrieval.evaluate(images, texts, owner)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("families", nargs="*", default=list(RECIPES), help="dino beit clip blip; all if none")
+    parser.add_argument("--into", type=Path, default=Path(__file__).parent, help="folder for the checkpoints")
+    arguments = parser.parse_args()
+    for family in arguments.families:
+        train(family, arguments.into / family)
+
+
+if __name__ == "__main__":
+    main()
