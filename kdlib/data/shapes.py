@@ -175,8 +175,10 @@ def _noise(image: Image.Image, rng: np.random.Generator, sigma: float) -> Image.
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
 
 
-def draw_object(rng: np.random.Generator, outline: str, fill: str, size: int = 64) -> Image.Image:
-    """One class image of the Tiny-ImageNet-like set: a single object, all else random."""
+def draw_object(
+    rng: np.random.Generator, outline: str, fill: str, size: int = 64
+) -> tuple[Image.Image, Image.Image]:
+    """One class image of the Tiny-ImageNet-like set, a single object, all else random; and the object's mask."""
     image = _background(rng, (size, size))
     _clutter(image, rng, int(rng.integers(0, 4)))
     radius = rng.uniform(0.16, 0.36) * size
@@ -184,7 +186,7 @@ def draw_object(rng: np.random.Generator, outline: str, fill: str, size: int = 6
     mask = _mask((size, size), outline, fill, centre, radius, rng.uniform(0, 2 * math.pi), radius * 0.4)
     image.paste(tuple(int(value) for value in rng.uniform(30, 230, 3)), mask=mask)
     _clutter(image, rng, int(rng.integers(1, 5)))
-    return _noise(image, rng, rng.uniform(4, 18))
+    return _noise(image, rng, rng.uniform(4, 18)), mask
 
 
 @dataclass(frozen=True)
@@ -293,14 +295,14 @@ def _write_tinyimagenet(root: Path, spec: ShapesSpec) -> None:
         folder.mkdir(parents=True)
         for number in range(spec.train_per_class):
             rng = np.random.default_rng([spec.seed, 0, index, number])
-            _save(draw_object(rng, outline, fill), folder / f"{wnid}_{number}.JPEG")
+            _save(draw_object(rng, outline, fill)[0], folder / f"{wnid}_{number}.JPEG")
     folder = root / "val" / "images"
     folder.mkdir(parents=True)
     lines = []
     for number in range(spec.val_per_class * len(classes)):
         index = number % len(classes)
         rng = np.random.default_rng([spec.seed, 1, index, number])
-        _save(draw_object(rng, *classes[index]), folder / f"val_{number}.JPEG")
+        _save(draw_object(rng, *classes[index])[0], folder / f"val_{number}.JPEG")
         lines.append(f"val_{number}.JPEG\t{wnids[index]}\t0\t0\t63\t63")
     (root / "val" / "val_annotations.txt").write_text("\n".join(lines) + "\n")
 

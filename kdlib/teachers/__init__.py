@@ -35,6 +35,6 @@ def load(
         tokenizer=tokenizer,
         device=torch.device(device),
     )
-    teacher.untrained = audit(teacher, missing, allow_untrained)
+    audit(teacher, missing, allow_untrained)
     teacher.model.requires_grad_(False)
     return teacher

@@ -66,7 +66,8 @@ class Teacher:
     ``encode_images(images) -> {"pooled": (B, T), "tokens": (B, N, T), "attention": (B, N)}`` and, with a
     text side, ``encode_texts(texts) -> {"pooled": (B, T), "tokens": (B, L, T), "attention": (B, L),
     "mask": (B, L)}``. ``attention`` is where the last layer's pooled token looks, mean over heads, over the
-    other tokens, sums to 1. ``untrained`` names weights that are used but were not in the checkpoint.
+    other tokens, sums to 1. ``untrained`` names weights that are used but were not in the checkpoint;
+    ``image_parameters`` and ``text_parameters`` count the weights that each side uses.
     """
 
     family: str
@@ -77,6 +78,8 @@ class Teacher:
     tokenizer: Callable | None
     device: torch.device
     untrained: list[str] = field(default_factory=list)
+    image_parameters: int = 0
+    text_parameters: int = 0
 
     def encode_images(self, images: list) -> dict[str, Tensor]:
         pixels = self.preprocess(images, return_tensors="pt")["pixel_values"]
@@ -135,10 +138,6 @@ class Teacher:
         """
         return 1 / 0.07
 
-    @property
-    def parameters(self) -> int:
-        return sum(parameter.numel() for parameter in self.model.parameters())
-
 
 def load_model(model_class, folder: Path, **options) -> tuple[nn.Module, list[str]]:
     """Load a checkpoint and report what of the model was not in it, by parameter name.
@@ -159,26 +158,26 @@ def load_model(model_class, folder: Path, **options) -> tuple[nn.Module, list[st
     return model.eval(), sorted(missing)
 
 
-def audit(teacher: Teacher, missing: list[str], allow_untrained: bool) -> list[str]:
-    """The missing weights that the teacher's outputs depend on; refused unless allowed by name.
+def audit(teacher: Teacher, missing: list[str], allow_untrained: bool) -> None:
+    """Count the weights that the teacher's outputs use, and refuse it when some were not in the checkpoint.
 
     A weight is used when the gradient of the outputs reaches it, which needs no list of names that could
-    go stale. Raises TeacherError with the keys and the class that the checkpoint was written by.
+    go stale. Raises TeacherError with the keys and the class that the checkpoint was written by; with
+    ``allow_untrained`` the keys go into ``teacher.untrained`` instead.
     """
     size = teacher.image_size
     # Not zeros: a weight whose gradient vanishes for a blank image is used all the same.
     pixels = torch.linspace(-1, 1, 3 * size * size, device=teacher.device).reshape(1, 3, size, size)
-    outputs = list(teacher.look(pixels).values())
+    used = used_parameters(teacher.model, list(teacher.look(pixels).values()))
+    teacher.image_parameters = sum(used.values())
     if teacher.has_text:
         tokens = teacher.tokenizer(["a photo of a cat"], return_tensors="pt").to(teacher.device)
-        outputs += teacher.read(tokens["input_ids"], tokens["attention_mask"]).values()
-    parameters = dict(teacher.model.named_parameters())
-    if isinstance(scale := getattr(teacher.model, "logit_scale", None), nn.Parameter):
-        outputs.append(scale)
-    total = torch.stack([output.float().square().sum() for output in outputs]).sum()
-    gradients = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
-    used = {name for name, gradient in zip(parameters, gradients, strict=True) if gradient is not None}
-    untrained = sorted(set(missing) & used)
+        read = used_parameters(teacher.model, list(teacher.read(tokens["input_ids"], tokens["attention_mask"]).values()))
+        teacher.text_parameters = sum(read.values())
+        used |= read
+    if isinstance(getattr(teacher.model, "logit_scale", None), nn.Parameter):
+        used["logit_scale"] = 1
+    untrained = sorted(set(missing) & set(used))
     if untrained and not allow_untrained:
         written_by = written_by_class(Path(teacher.model.config._name_or_path))
         raise TeacherError(
@@ -188,7 +187,19 @@ def audit(teacher: Teacher, missing: list[str], allow_untrained: bool) -> list[s
             f"needs {type(teacher.model).__name__}. Take a checkpoint of that class, or set allow_untrained to "
             "study what random layers do; every row made with it will say so."
         )
-    return untrained
+    teacher.untrained = untrained
+
+
+def used_parameters(model: nn.Module, outputs: list[Tensor]) -> dict[str, int]:
+    """Name -> size of the parameters that a gradient from ``outputs`` reaches."""
+    parameters = dict(model.named_parameters())
+    total = torch.stack([output.float().square().sum() for output in outputs]).sum()
+    gradients = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
+    return {
+        name: parameter.numel()
+        for (name, parameter), gradient in zip(parameters.items(), gradients, strict=True)
+        if gradient is not None
+    }
 
 
 def written_by_class(folder: Path) -> str:

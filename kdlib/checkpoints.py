@@ -1,0 +1,109 @@
+"""Checkpoints: one folder an epoch, whole or not there, readable without executing anything.
+
+checkpoints/epoch-0005/ holds model.safetensors (the distiller: student and all trained parts of the losses),
+optimizer.safetensors, and state.json with epoch, step, history, configuration, versions and the digests of
+the other two files and of itself.
+"""
+
+import os
+import shutil
+import warnings
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+import kdlib
+from kdlib.runs import RunDir, digest, file_digest, read_json, write_json
+
+FILES = ("model.safetensors", "optimizer.safetensors")
+
+
+def save(run: RunDir, distiller: nn.Module, optimizer: torch.optim.Optimizer, state: dict) -> Path:
+    """Write the checkpoint of ``state['epoch']`` to a new name, flush it, rename it into place."""
+    folder = run.checkpoints / f"epoch-{state['epoch']:04d}"
+    scratch = run.checkpoints / f".{folder.name}.{os.getpid()}"
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    save_file({name: value.contiguous() for name, value in distiller.state_dict().items()}, scratch / FILES[0])
+    save_file(flatten_optimizer(distiller, optimizer), scratch / FILES[1])
+    for name in FILES:
+        _flush(scratch / name)
+    versions = {"kdlib": kdlib.__version__, "torch": torch.__version__}
+    record = state | {"versions": versions, "files": {name: file_digest(scratch / name) for name in FILES}}
+    write_json(scratch / "state.json", record | {"digest": digest(record)})
+    if folder.exists():
+        shutil.rmtree(folder)  # a damaged one of the same epoch: only those are written again
+    os.replace(scratch, folder)
+    _flush(run.checkpoints)
+    return folder
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def flatten_optimizer(distiller: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """Optimizer state as flat tensors, named '<parameter>//<entry>'."""
+    names = {parameter: name for name, parameter in distiller.named_parameters()}
+    return {
+        f"{names[parameter]}//{key}": torch.as_tensor(value).detach().cpu().contiguous()
+        for parameter, entries in optimizer.state.items()
+        for key, value in entries.items()
+    }
+
+
+def restore(folder: Path, distiller: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> dict:
+    """Load a checkpoint into ``distiller`` and ``optimizer``; returns its state record."""
+    device = next(distiller.parameters()).device
+    distiller.load_state_dict(load_file(folder / FILES[0], device=str(device)))
+    if optimizer is not None:
+        parameters = dict(distiller.named_parameters())
+        optimizer.state.clear()
+        for name, value in load_file(folder / FILES[1]).items():
+            parameter_name, key = name.split("//")
+            parameter = parameters[parameter_name]
+            # AdamW keeps its step counter on the CPU whatever the device of the parameter.
+            optimizer.state[parameter][key] = value if key == "step" else value.to(parameter.device)
+    return read_json(folder / "state.json")
+
+
+def problem(folder: Path) -> str | None:
+    """What is wrong with a checkpoint, None when it is whole and unaltered."""
+    state = read_json(folder / "state.json")
+    if state is None:
+        return "state.json is missing or truncated"
+    content = {key: value for key, value in state.items() if key != "digest"}
+    if digest(content) != state.get("digest"):
+        return "state.json was altered"
+    for name in FILES:
+        if not (folder / name).exists():
+            return f"{name} is missing"
+        if file_digest(folder / name) != state["files"][name]:
+            return f"{name} was truncated or altered"
+        try:
+            load_file(folder / name)
+        except SafetensorError as error:
+            return f"{name} is no safetensors file ({error})"
+    return None
+
+
+def latest(run: RunDir, train_key: str, up_to: int) -> Path | None:
+    """The last good checkpoint of this training at or below epoch ``up_to``; damaged ones are named and passed."""
+    folders = sorted(run.checkpoints.glob("epoch-*"), reverse=True) if run.checkpoints.exists() else []
+    for folder in folders:
+        if int(folder.name.split("-")[1]) > up_to:
+            continue
+        found = problem(folder)
+        if found is None and read_json(folder / "state.json")["train_key"] != train_key:
+            found = "it belongs to another training"
+        if found is None:
+            return folder
+        warnings.warn(f"Checkpoint {folder} is passed over: {found}. Going back to the one before.", stacklevel=2)
+    return None

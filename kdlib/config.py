@@ -1,0 +1,53 @@
+"""The configuration of one run: one flat, frozen set of fields, which is also a notebook's parameters cell."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class RunConfig(BaseModel):
+    """What is trained on what, and how. Unknown names and values out of range are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    study: str = Field("by_hand", description="name of the study, the first folder below runs/")
+    teacher: str = Field(description="dino, beit, clip or blip, or a registered one")
+    dataset: str = Field(description="tinyimagenet or coco, or a registered one")
+    method: str = Field("projection", description="how the student is built")
+    epochs: int = Field(5, ge=1, description="epochs in all; more than before continues from the checkpoint")
+    seed: int = Field(0, ge=0, description="seed of initial weights and data order")
+
+    checkpoint: str = Field("stand-in", description="'stand-in', a model id, a folder, or '' for the published one")
+    revision: str = Field("main", description="revision of a model id: a commit, tag or branch")
+    allow_untrained: bool = Field(False, description="accept a teacher with untrained weights, marked in each result")
+    data_root: str = Field("shapes", description="'shapes' (embedded) or the folder or zip of the official layout")
+    on_bad_image: Literal["error", "skip"] = Field("error", description="what to do with unreadable images")
+    train_limit: int = Field(0, ge=0, description="train on so many images; 0 is all")
+
+    width: int = Field(256, ge=2, description="width of the student's embedding")
+    bottleneck: int = Field(128, ge=1, description="inner width of the bottleneck student")
+    heads: int = Field(8, ge=1, description="attention heads of the attention student")
+    convnet: Literal["full", "narrow"] = Field("full", description="ResNet-18 and DenseNet-121, or small ones")
+    pretrained: bool = Field(False, description="start ResNet and DenseNet from torchvision's ImageNet weights")
+    image_size: int = Field(64, ge=16, description="side in pixels of what ResNet and DenseNet read")
+
+    batch_size: int = Field(256, ge=2, description="images a step")
+    lr_peak: float = Field(1e-3, gt=0, description="learning rate after the warm-up")
+    warmup_steps: int = Field(100, ge=1, description="steps to the peak; then the rate falls as 1/sqrt(step)")
+    weight_decay: float = Field(0.01, ge=0, description="AdamW's, on matrices only")
+    tau: float = Field(2.0, gt=0, description="temperature of the softened logits")
+    attention_weight: float = Field(1.0, ge=0, description="weight of the attention transfer term")
+    contrastive_weight: float = Field(1.0, ge=0, description="weight of the contrastive term")
+    kl_weight: float = Field(1.0, ge=0, description="weight of the KL term beside the contrastive one")
+
+    feature_dtype: Literal["float16", "float32"] = Field("float16", description="of the feature store on disk")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
+    precision: Literal["float32", "bfloat16"] = Field("float32", description="of the forward pass in training")
+    threads: int = Field(1, ge=1, description="CPU threads; part of the run, since sums depend on it")
+
+    def training(self) -> dict:
+        """The fields that a trained weight can depend on. Epochs are not among them: 10 is 5 and 5 more."""
+        # Teacher and data enter through the digests of their content, the device through the result's record.
+        return self.model_dump(
+            exclude={"study", "epochs", "checkpoint", "revision", "data_root", "device", "feature_dtype"}
+        )

@@ -1,0 +1,91 @@
+"""Student + losses: batch -> (loss, named terms). All that is trained lives here, so a checkpoint has it all."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from kdlib import losses
+from kdlib.config import RunConfig
+from kdlib.registry import Registry
+from kdlib.students import Student
+
+INITIAL_SCALE = 1 / 0.07  # CLIP's, arXiv:2103.00020, section 2.5
+LARGEST_SCALE = 100.0  # likewise
+
+# Which losses train which student; a method that is not listed gets logit matching.
+OBJECTIVES = Registry(
+    "objective",
+    {
+        "projection": ("logit_matching",),
+        "bottleneck": ("logit_matching",),
+        "attention": ("logit_matching", "attention_transfer"),
+        "cbam": ("logit_matching", "attention_transfer"),
+        "resnet": ("combined",),
+        "densenet": ("combined",),
+    },
+)
+
+
+class Distiller(nn.Module):
+    """A student, its logit scale and the weights of its losses. ``distiller(batch) -> (loss, terms)``.
+
+    Vision-only: image x image logits without the diagonal, and 'combined' is logit matching alone, since
+    there is no text to contrast with. Vision-language: image x text.
+    """
+
+    def __init__(self, student: Student, objective: tuple[str, ...], config: RunConfig, teacher_scale: float):
+        super().__init__()
+        self.student, self.config, self.teacher_scale = student, config, teacher_scale
+        self.log_scale = nn.Parameter(torch.tensor(math.log(INITIAL_SCALE)))
+        if not student.spec.text:
+            objective = tuple("logit_matching" if name == "combined" else name for name in objective)
+        self.objective = objective
+
+    @property
+    def scale(self) -> Tensor:
+        return self.log_scale.exp().clamp(max=LARGEST_SCALE)
+
+    def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
+        outputs = self.student(batch)
+        other = "text" if self.student.spec.text else "image"
+        logits = losses.similarity_logits(outputs["image"], outputs[other], self.scale)
+        with torch.no_grad():
+            target = losses.similarity_logits(batch["image"], batch[other], self.teacher_scale)
+        terms = {}
+        for name in self.objective:
+            terms |= TERMS[name](self, batch, outputs, logits, target)
+        loss = torch.stack(list(terms.values())).sum()
+        return loss, {name: term.detach() for name, term in terms.items()}
+
+
+def _logit_matching(distiller: Distiller, batch, outputs, logits, target) -> dict[str, Tensor]:
+    alone = not distiller.student.spec.text
+    tau = distiller.config.tau
+    return {"logit_matching": losses.logit_matching(logits, target, tau=tau, leave_out_diagonal=alone)}
+
+
+def _attention_transfer(distiller: Distiller, batch, outputs, logits, target) -> dict[str, Tensor]:
+    weight = distiller.config.attention_weight
+    return {
+        f"{side}_transfer": weight * losses.attention_transfer(outputs[side], batch[side])
+        for side in ("image_attention", "text_attention")
+        if side in outputs
+    }
+
+
+def _combined(distiller: Distiller, batch, outputs, logits, target) -> dict[str, Tensor]:
+    config = distiller.config
+    positives = batch["row"][:, None] == batch["row"][None]
+    return {
+        "contrastive": config.contrastive_weight * losses.contrastive(logits, positives),
+        "kl": config.kl_weight * losses.logit_matching(logits, target, tau=config.tau),
+    }
+
+
+TERMS: dict[str, Callable] = {
+    "logit_matching": _logit_matching,
+    "attention_transfer": _attention_transfer,
+    "combined": _combined,
+}

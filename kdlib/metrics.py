@@ -1,0 +1,60 @@
+"""Arrays in, numbers out: the counting rules of every score. Protocol: README, 'How it is measured'.
+
+Ties get the credit that a random order among the tied would earn on average, so a constant encoder scores
+exactly chance and no score depends on the order of the samples.
+"""
+
+import numpy as np
+from scipy.special import gammaln
+
+
+def log_choose(n: np.ndarray, k: np.ndarray) -> np.ndarray:
+    """log C(n, k), and -inf where 0 <= k <= n does not hold."""
+    n, k = np.broadcast_arrays(np.asarray(n, dtype=np.float64), np.asarray(k, dtype=np.float64))
+    valid = (k >= 0) & (k <= n)
+    safe_n, safe_k = np.where(valid, n, 0), np.where(valid, k, 0)
+    value = gammaln(safe_n + 1) - gammaln(safe_k + 1) - gammaln(safe_n - safe_k + 1)
+    return np.where(valid, value, -np.inf)
+
+
+def recall_credit(above: np.ndarray, tied_wrong: np.ndarray, tied_right: np.ndarray, k: int) -> np.ndarray:
+    """Probability that a right candidate is among the first ``k`` when ties are broken at random.
+
+    ``above``: candidates strictly above the best right one; ``tied_wrong``, ``tied_right``: wrong and right
+    ones at its score (right ones include itself). One credit a query, in [0, 1].
+    """
+    above, wrong, right = np.broadcast_arrays(above, tied_wrong, tied_right)
+    places = k - above
+    missed = np.exp(log_choose(wrong, places) - np.where(places > 0, log_choose(wrong + right, places), 0.0))
+    credit = np.where(above + wrong < k, 1.0, 1.0 - missed)
+    return np.where(above >= k, 0.0, credit)
+
+
+def expected_rank(above: np.ndarray, tied_wrong: np.ndarray, tied_right: np.ndarray) -> np.ndarray:
+    """Mean rank (from 1) of the best right candidate when ties are broken at random."""
+    return above + tied_wrong / (tied_right + 1) + 1.0
+
+
+def in_batch_accuracy(at_or_above: np.ndarray, candidates: int, batch: int) -> np.ndarray:
+    """Probability that the match beats ``batch - 1`` other candidates drawn at random, one value a query.
+
+    ``at_or_above``: how many of the ``candidates - 1`` others reach the match's score. The study's accuracy,
+    freed of the drawing of its batches: C(N - 1 - g, B - 1) / C(N - 1, B - 1).
+    """
+    if batch > candidates:
+        raise ValueError(f"A batch of {batch} cannot be drawn from {candidates} candidates.")
+    others = candidates - 1
+    return np.exp(log_choose(others - at_or_above, batch - 1) - log_choose(others, batch - 1))
+
+
+def top_class_credit(scores: np.ndarray, labels: np.ndarray, k: int) -> np.ndarray:
+    """Credit of each row for having its label among the ``k`` best classes, ties shared.
+
+    ``scores``: (B, K) float64; scores within 1e-9 of each other (relative) count as tied, since sums of the
+    same terms in another order differ by rounding.
+    """
+    own = scores[np.arange(len(labels)), labels][:, None]
+    slack = 1e-9 * np.maximum(np.abs(own), np.abs(scores))
+    above = (scores > own + slack).sum(axis=1)
+    tied = (np.abs(scores - own) <= slack).sum(axis=1) - 1
+    return recall_credit(above, tied, np.ones_like(above), k)

@@ -1,0 +1,69 @@
+"""One line of progress: live in JupyterLab, plain text afterwards in the saved notebook and its HTML.
+
+A single display that is updated in place leaves exactly one output, without a script and without a widget
+that later readers cannot draw. On a terminal the same line is rewritten; in a log it appears once in a while.
+"""
+
+import html
+import sys
+import time
+
+
+class Progress:
+    """``with Progress('training', total) as bar: bar.update(done, 'loss 1.23')``."""
+
+    def __init__(self, title: str, total: int, every_seconds: float = 0.5):
+        self.title, self.total, self.every = title, total, every_seconds
+        self.started = self.shown = time.perf_counter()
+        self.first = 0
+        self.display = _notebook_display()
+        self.line = ""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, *_):
+        if self.line:
+            self._show(self.line if kind is None else f"{self.line} - stopped", last=True)
+
+    def start_at(self, done: int) -> None:
+        """So much was done before; the estimate of the rest counts only what is done from here on."""
+        self.first = done
+
+    def update(self, done: int, note: str = "") -> None:
+        passed = time.perf_counter() - self.started
+        fresh = done - self.first
+        rest = passed / fresh * (self.total - done) if fresh > 0 else float("nan")
+        left = "done" if done >= self.total else f"{clock(rest)} left"
+        parts = [f"{self.title}: {done}/{self.total}", note, f"{clock(passed)} elapsed", left]
+        self.line = " - ".join(part for part in parts if part)
+        if time.perf_counter() - self.shown >= self.every:
+            self._show(self.line)
+
+    def _show(self, line: str, last: bool = False) -> None:
+        self.shown = time.perf_counter()
+        if self.display:
+            text = {"text/plain": line, "text/html": f"<pre>{html.escape(line)}</pre>"}
+            self.display.update(text, raw=True)
+        elif sys.stderr.isatty():
+            print(f"\r\x1b[K{line}", end="\n" if last else "", file=sys.stderr, flush=True)
+        elif last:
+            print(line, file=sys.stderr, flush=True)
+
+
+def clock(seconds: float) -> str:
+    """Minutes and seconds, as 3:07."""
+    if seconds != seconds:
+        return "?"
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+
+def _notebook_display():
+    try:
+        from IPython import display, get_ipython
+    except ImportError:
+        return None
+    shell = get_ipython()
+    if shell is None or not hasattr(shell, "kernel"):
+        return None
+    return display.display({"text/plain": ""}, raw=True, display_id=True)

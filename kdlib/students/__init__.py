@@ -1,0 +1,23 @@
+"""The six ways to build a student. Another one: a Student in a file of its own, and a line below."""
+
+from kdlib.registry import Registry
+from kdlib.students.student import Student, StudentSpec, megabytes, standardised, unit
+
+# Import paths, so that a student of the teacher's features never waits for torchvision to load.
+_PATHS = {
+    "projection": "kdlib.students.projection:Projection",
+    "bottleneck": "kdlib.students.bottleneck:Bottleneck",
+    "attention": "kdlib.students.attention:Attention",
+    "cbam": "kdlib.students.cbam:CBAM",
+    "resnet": "kdlib.students.resnet:ResNetStudent",
+    "densenet": "kdlib.students.densenet:DenseNetStudent",
+}
+STUDENTS = Registry("student", _PATHS)
+
+__all__ = ["STUDENTS", "Student", "StudentSpec", "build", "megabytes", "standardised", "unit"]
+
+
+def build(method: str, spec: StudentSpec) -> Student:
+    """A student with fresh weights; seed torch first to get the same ones again."""
+    entry = STUDENTS[method]
+    return (STUDENTS[entry] if isinstance(entry, str) else entry)(spec)

@@ -1,0 +1,54 @@
+"""Multi-head attention block over the teacher's tokens, then a linear layer."""
+
+import torch
+from torch import Tensor, nn
+
+from kdlib.students.student import Student, StudentSpec, standardised, unit
+
+
+class AttentionBlock(nn.Module):
+    """The pooled feature asks, the tokens answer: (B, T), (B, N, T) -> (B, T) and where it looked (B, N).
+
+    Keys are the pooled feature and the tokens (CLIP ViT-B/32: 50). Only the pooled output is used, so only
+    its query is computed. The residual makes an untrained block a projection with some mixing.
+    """
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.attend = nn.MultiheadAttention(width, heads, batch_first=True)
+
+    def forward(self, pooled: Tensor, tokens: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        query = standardised(pooled)[:, None]  # (B, 1, T)
+        keys = torch.cat([query, standardised(tokens)], dim=1)  # (B, 1 + N, T)
+        padding = None
+        if mask is not None:
+            padding = torch.cat([mask.new_zeros(len(mask), 1), ~mask], dim=1)
+        attended, weights = self.attend(query, keys, keys, key_padding_mask=padding)  # (B, 1, T), (B, 1, 1 + N)
+        attention = weights[:, 0, 1:]
+        attention = attention / attention.sum(dim=-1, keepdim=True).clamp_min(1e-12)
+        return (query + attended)[:, 0], attention
+
+
+class Attention(Student):
+    reads = "tokens"
+
+    def __init__(self, spec: StudentSpec):
+        super().__init__(spec)
+        if spec.teacher_width % spec.heads:
+            raise ValueError(
+                f"{spec.heads} heads do not divide the teacher's width {spec.teacher_width}; set 'heads' to one of "
+                f"{[heads for heads in range(1, 17) if spec.teacher_width % heads == 0]}."
+            )
+        self.image_block = AttentionBlock(spec.teacher_width, spec.heads)
+        self.image = nn.Linear(spec.teacher_width, spec.width)
+        if spec.text:
+            self.text_block = AttentionBlock(spec.teacher_width, spec.heads)
+            self.text = nn.Linear(spec.teacher_width, spec.width)
+
+    def see(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        attended, attention = self.image_block(batch["image"], batch["image_tokens"])
+        return {"image": unit(self.image(attended)), "image_attention": attention}
+
+    def read(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        attended, attention = self.text_block(batch["text"], batch["text_tokens"], batch["text_mask"])
+        return {"text": unit(self.text(attended)), "text_attention": attention}

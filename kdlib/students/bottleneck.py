@@ -1,0 +1,26 @@
+"""Bottleneck: down, ReLU, up. Half the projection's size or less."""
+
+from torch import Tensor, nn
+
+from kdlib.students.student import Student, StudentSpec, standardised, unit
+
+
+class Bottleneck(Student):
+    reads = "features"
+
+    def __init__(self, spec: StudentSpec):
+        super().__init__(spec)
+        self.image = self._squeeze()
+        if spec.text:
+            self.text = self._squeeze()
+
+    def _squeeze(self) -> nn.Sequential:
+        spec = self.spec
+        return nn.Sequential(
+            nn.Linear(spec.teacher_width, spec.bottleneck),
+            nn.ReLU(),
+            nn.Linear(spec.bottleneck, spec.width),
+        )
+
+    def see(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"image": unit(self.image(standardised(batch["image"])))}

@@ -1,0 +1,18 @@
+"""Simple projection: one linear layer from the teacher's feature to the embedding."""
+
+from torch import Tensor, nn
+
+from kdlib.students.student import Student, StudentSpec, standardised, unit
+
+
+class Projection(Student):
+    reads = "features"
+
+    def __init__(self, spec: StudentSpec):
+        super().__init__(spec)
+        self.image = nn.Linear(spec.teacher_width, spec.width)
+        if spec.text:
+            self.text = nn.Linear(spec.teacher_width, spec.width)
+
+    def see(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"image": unit(self.image(standardised(batch["image"])))}

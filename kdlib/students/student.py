@@ -1,0 +1,64 @@
+"""What every student is: batch in, one dict of unit-length embeddings and attention maps out."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class StudentSpec:
+    """What a student is built for and from. T ``teacher_width``, D ``width``, ``grid`` rows x columns of tokens."""
+
+    teacher_width: int
+    width: int = 256
+    grid: tuple[int, int] = (14, 14)
+    text: bool = False
+    bottleneck: int = 128
+    heads: int = 8
+    convnet: str = "full"
+    pretrained: bool = False
+
+
+class Student(nn.Module):
+    """``forward(batch) -> {"image": (B, D), "text": (B, D)?, "image_attention": (B, N)?, "text_attention": (B, L)?}``.
+
+    ``reads`` says what of the images it needs: the teacher's pooled features, its tokens, or pixels. A student
+    of a vision-only teacher has no text side.
+    """
+
+    reads: ClassVar[str]
+
+    def __init__(self, spec: StudentSpec):
+        super().__init__()
+        self.spec = spec
+
+    def see(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The image side."""
+        raise NotImplementedError(f"{type(self).__name__} needs a method see(batch)")
+
+    def read(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The text side."""
+        return {"text": unit(self.text(standardised(batch["text"])))}
+
+    def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        return self.see(batch) | (self.read(batch) if self.spec.text else {})
+
+
+def unit(vectors: Tensor) -> Tensor:
+    """To length 1."""
+    return F.normalize(vectors, dim=-1)
+
+
+def standardised(features: Tensor) -> Tensor:
+    """Teacher features at length sqrt(T), so that one learning rate suits teachers of any scale.
+
+    Cosines, and with them the teacher's similarities, do not change.
+    """
+    return F.normalize(features, dim=-1) * features.shape[-1] ** 0.5
+
+
+def megabytes(module: nn.Module) -> float:
+    """Float32 parameters in MB of 2^20 bytes: the study's size."""
+    return sum(parameter.numel() for parameter in module.parameters()) * 4 / 2**20

@@ -1,0 +1,95 @@
+"""The training loop, in reading order, and the learning rate. Resumes from any epoch, bit for bit."""
+
+import json
+
+import torch
+from torch import nn
+
+from kdlib import checkpoints
+from kdlib.config import RunConfig
+from kdlib.device import choose, now
+from kdlib.distiller import Distiller
+from kdlib.loader import TrainLoader
+from kdlib.progress import Progress
+from kdlib.runs import RunDir, write_atomic
+
+
+def learning_rate(step: int, peak: float, warmup_steps: int) -> float:
+    """Linear warm-up to ``peak``, then peak * sqrt(warmup_steps / step). ``step`` counts from 1.
+
+    It does not know how long training will last: 10 epochs are exactly 5 and 5 more.
+    """
+    return peak * min(step / warmup_steps, (warmup_steps / step) ** 0.5)
+
+
+def make_optimizer(distiller: nn.Module, config: RunConfig) -> torch.optim.AdamW:
+    """AdamW; weight decay on matrices and kernels, not on biases, norms and the logit scale."""
+    matrices = [parameter for parameter in distiller.parameters() if parameter.ndim >= 2]
+    others = [parameter for parameter in distiller.parameters() if parameter.ndim < 2]
+    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=config.lr_peak)
+
+
+def train(distiller: Distiller, loader: TrainLoader, config: RunConfig, run: RunDir, train_key: str) -> list[dict]:
+    """Train to ``config.epochs`` epochs, from the last good checkpoint of this training; one checkpoint an epoch.
+
+    Returns the history, a record an epoch: mean loss and terms, learning rate, seconds, and the share of
+    them spent waiting for data. Raises FloatingPointError when the loss is not finite.
+    """
+    device = choose(config.device)
+    distiller.to(device)
+    optimizer = make_optimizer(distiller, config)
+    history, step, first = [], 0, 1
+    folder = checkpoints.latest(run, train_key, up_to=config.epochs)
+    if folder is not None:
+        state = checkpoints.restore(folder, distiller, optimizer)
+        history, step, first = state["history"], state["step"], state["epoch"] + 1
+
+    with Progress(f"{config.method}, steps", config.epochs * len(loader)) as progress:
+        progress.start_at(step)
+        for epoch in range(first, config.epochs + 1):
+            distiller.train()
+            sums: dict[str, float] = {}
+            waited, started = 0.0, now(device)
+            batches = iter(loader.epoch(epoch))
+            for _ in range(len(loader)):
+                asked = now(device)
+                batch = {name: value.to(device, non_blocking=True) for name, value in next(batches).items()}
+                waited += now(device) - asked
+
+                step += 1
+                for group in optimizer.param_groups:
+                    group["lr"] = learning_rate(step, config.lr_peak, config.warmup_steps)
+                with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+                    loss, terms = distiller(batch)
+                if not torch.isfinite(loss):
+                    raise FloatingPointError(
+                        f"The loss is {loss.item()} in epoch {epoch}, step {step}. Lower lr_peak or raise "
+                        "warmup_steps; the checkpoints up to the epoch before are good."
+                    )
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                optimizer.step()
+
+                for name, value in {"loss": loss.detach(), **terms}.items():
+                    sums[name] = sums.get(name, 0.0) + value.item()
+                done = step - (epoch - 1) * len(loader)
+                speed = done * loader.batch_size / (now(device) - started)
+                progress.update(step, f"epoch {epoch}, loss {sums['loss'] / done:.3f}, {speed:.0f} images/s")
+
+            seconds = now(device) - started
+            history.append(
+                {
+                    "epoch": epoch,
+                    **{name: value / len(loader) for name, value in sums.items()},
+                    "logit_scale": distiller.scale.item(),
+                    "learning_rate": optimizer.param_groups[0]["lr"],
+                    "seconds": seconds,
+                    "data_share": waited / seconds,
+                    "images_per_second": len(loader) * loader.batch_size / seconds,
+                }
+            )
+            state = {"train_key": train_key, "epoch": epoch, "step": step, "history": history}
+            checkpoints.save(run, distiller, optimizer, state | {"config": config.training()})
+            write_atomic(run.metrics, "".join(json.dumps(record) + "\n" for record in history))
+    return history
