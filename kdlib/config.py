@@ -6,7 +6,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class RunConfig(BaseModel):
-    """What is trained on what, and how. Unknown names and values out of range are errors."""
+    """What is trained on what, and how. Unknown names and values out of range are errors.
+
+    The defaults are the embedded study's: small students, since its teachers are 128 wide. The study's own
+    sizes (width 256, bottleneck 128, full ResNet and DenseNet) are in notebooks/studies/paper.yaml.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
@@ -24,16 +28,16 @@ class RunConfig(BaseModel):
     on_bad_image: Literal["error", "skip"] = Field("error", description="what to do with unreadable images")
     train_limit: int = Field(0, ge=0, description="train on so many images; 0 is all")
 
-    width: int = Field(256, ge=2, description="width of the student's embedding")
-    bottleneck: int = Field(128, ge=1, description="inner width of the bottleneck student")
+    width: int = Field(64, ge=2, description="width of the student's embedding")
+    bottleneck: int = Field(32, ge=1, description="inner width of the bottleneck student")
     heads: int = Field(8, ge=1, description="attention heads of the attention student")
-    convnet: Literal["full", "narrow"] = Field("full", description="ResNet-18 and DenseNet-121, or small ones")
+    convnet: Literal["full", "narrow"] = Field("narrow", description="full is ResNet-18 and DenseNet-121")
     pretrained: bool = Field(False, description="start ResNet and DenseNet from torchvision's ImageNet weights")
     image_size: int = Field(64, ge=16, description="side in pixels of what ResNet and DenseNet read")
 
-    batch_size: int = Field(256, ge=2, description="images a step")
+    batch_size: int = Field(64, ge=2, description="images a step")
     lr_peak: float = Field(1e-3, gt=0, description="learning rate after the warm-up")
-    warmup_steps: int = Field(100, ge=1, description="steps to the peak; then the rate falls as 1/sqrt(step)")
+    warmup_steps: int = Field(50, ge=1, description="steps to the peak; then the rate falls as 1/sqrt(step)")
     weight_decay: float = Field(0.01, ge=0, description="AdamW's, on matrices only")
     tau: float = Field(2.0, gt=0, description="temperature of the softened logits")
     attention_weight: float = Field(1.0, ge=0, description="weight of the attention transfer term")
@@ -44,6 +48,12 @@ class RunConfig(BaseModel):
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
     precision: Literal["float32", "bfloat16"] = Field("float32", description="of the forward pass in training")
     threads: int = Field(1, ge=1, description="CPU threads; part of the run, since sums depend on it")
+
+    @classmethod
+    def from_notebook(cls, variables: dict, teacher: str, dataset: str) -> "RunConfig":
+        """The configuration from a notebook's variables (``globals()``), those of its parameters cell."""
+        given = {name: variables[name] for name in cls.model_fields if name in variables}
+        return cls(**given | {"teacher": teacher, "dataset": dataset})
 
     def training(self) -> dict:
         """The fields that a trained weight can depend on. Epochs are not among them: 10 is 5 and 5 more."""

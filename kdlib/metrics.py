@@ -24,10 +24,10 @@ def recall_credit(above: np.ndarray, tied_wrong: np.ndarray, tied_right: np.ndar
     ones at its score (right ones include itself). One credit a query, in [0, 1].
     """
     above, wrong, right = np.broadcast_arrays(above, tied_wrong, tied_right)
-    places = k - above
-    missed = np.exp(log_choose(wrong, places) - np.where(places > 0, log_choose(wrong + right, places), 0.0))
-    credit = np.where(above + wrong < k, 1.0, 1.0 - missed)
-    return np.where(above >= k, 0.0, credit)
+    undecided = (above < k) & (above + wrong >= k)
+    places = np.where(undecided, k - above, 0)
+    missed = np.exp(log_choose(wrong, places) - log_choose(wrong + right, places))
+    return np.where(undecided, 1.0 - missed, (above < k).astype(np.float64))
 
 
 def expected_rank(above: np.ndarray, tied_wrong: np.ndarray, tied_right: np.ndarray) -> np.ndarray:

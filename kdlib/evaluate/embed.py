@@ -39,4 +39,4 @@ def _chunks(count: int, size: int) -> list[np.ndarray]:
 def teacher_features(split: Split) -> dict[str, Tensor]:
     """The teacher's own pooled features from the store, in the form that :func:`embed` gives a student's."""
     names = ("image", "text") if split.has_text else ("image",)
-    return {name: torch.from_numpy(split.store[f"{name}_pooled"][:]).float() for name in names}
+    return {name: torch.from_numpy(np.array(split.store[f"{name}_pooled"])).float() for name in names}

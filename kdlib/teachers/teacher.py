@@ -144,6 +144,10 @@ def load_model(model_class, folder: Path, **options) -> tuple[nn.Module, list[st
 
     float32, eval mode, eager attention (the fused kernels give no attention maps), no remote code.
     """
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # in a notebook it would leave a widget that no report can draw
+    logging.set_verbosity_error()  # the audit says what is missing, and whether it matters
     model, info = model_class.from_pretrained(
         folder,
         dtype=torch.float32,

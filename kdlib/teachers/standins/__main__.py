@@ -38,7 +38,7 @@ RECIPES = {
     "dino": {"images": 24_000, "epochs": 8, "layers": 5, "lr": 7e-4},
     "beit": {"images": 24_000, "epochs": 8, "layers": 5, "lr": 7e-4},
     "clip": {"images": 24_000, "epochs": 10, "layers": 4, "text_layers": 2, "lr": 1e-3},
-    "blip": {"images": 24_000, "epochs": 10, "layers": 4, "text_layers": 2, "lr": 1e-3},
+    "blip": {"images": 24_000, "epochs": 20, "layers": 4, "text_layers": 2, "lr": 1e-3},
 }
 
 

@@ -1,0 +1,32 @@
+# Two commands: make study, make test. The rest are shortcuts.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+WORKERS ?=
+
+.PHONY: study test lint lab help
+
+help:
+	@echo "make study   install if needed, run the embedded study, build its report"
+	@echo "make test    install if needed, run the tests"
+	@echo "make lab     open the notebooks in JupyterLab"
+	@echo "make lint    check style"
+
+# The stamp is newer than pyproject.toml once everything it names is installed.
+$(VENV)/installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("kdlib needs Python 3.11 or newer; choose one with make PYTHON=...") if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable ".[test]"
+	@touch $@
+
+study: $(VENV)/installed
+	$(BIN)/kdlib run notebooks/studies/mini.yaml $(if $(WORKERS),--workers $(WORKERS))
+
+test: $(VENV)/installed
+	$(BIN)/python -m pytest -n auto --dist loadfile
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+lab: $(VENV)/installed
+	$(BIN)/jupyter lab notebooks

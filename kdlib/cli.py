@@ -1,0 +1,179 @@
+"""The command line: ``kdlib run | status | report | data``. Thin: each command is a function of the package."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    help="A reproducible study of visual model distillation: four teachers, six students, every number traced "
+    "to a run.\n\nStart with: kdlib run notebooks/studies/mini.yaml",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+data_app = typer.Typer(help="Get or make the data sets.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+StudyFile = Annotated[Path, typer.Argument(help="a study file, as notebooks/studies/mini.yaml", show_default=False)]
+DataRoot = Annotated[
+    str | None,
+    typer.Option(help="folder (or zip) with the data in the official layout, in the place of the study file's"),
+]
+
+
+@app.command()
+def run(
+    study_file: StudyFile,
+    workers: Annotated[int | None, typer.Option(min=1, help="cells at a time; default: what suits the machine")] = None,
+    data_root: DataRoot = None,
+    plan: Annotated[bool, typer.Option("--plan", help="say what would run and what is missing; run nothing")] = False,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(help="address or scheduler file of a dask cluster that sees the same files"),
+    ] = None,
+) -> None:
+    """Run every cell of a study that is missing or out of date, then build its report.
+
+    Cells are notebooks, executed by papermill in separate processes. What is done stays done: the same command
+    after an interruption, a failure or a change runs only what is needed, and training goes on from its last
+    checkpoint. Results are in runs/<study>/, pages in reports/<study>/. The exit code is 1 when cells failed.
+
+    Examples:
+
+      kdlib run notebooks/studies/mini.yaml
+
+      kdlib run notebooks/studies/sample.yaml --data-root ~/data --workers 4
+
+      kdlib run notebooks/studies/paper.yaml --plan
+    """
+    from kdlib import study
+
+    config = study.load(study_file, data_root)
+    if plan:
+        from kdlib.plan import plan as make_plan
+
+        print(make_plan(config))
+        return
+    from kdlib import grid
+
+    states = grid.run(config, workers, scheduler)
+    index = _report(config)
+    failed = [item for item in states if not item.finished]
+    done = len(states) - len(failed)
+    print(f"{done} of {len(states)} cells are done.\nReport: {index}\nTable:  {index.parent / 'results.csv'}")
+    for item in failed:
+        print(f"  {item.state}: {item.spec.name}: {item.why}", file=sys.stderr)
+    if failed:
+        print("The next 'kdlib run' tries them again.", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+@app.command()
+def status(
+    study_file: StudyFile,
+    data_root: DataRoot = None,
+    why: Annotated[str, typer.Option(help="show only cells whose name holds these words, and what changed")] = "",
+) -> None:
+    """List the cells of a study with their state: done, out of memory, stale, failed, resumable or absent.
+
+    States are derived from the files in runs/ each time. A stale cell has a result that was made from other
+    parameters, data, teacher or code; the line says which.
+    """
+    from kdlib import state, study
+
+    config = study.load(study_file, data_root)
+    inspector = state.Inspector()
+    counts: dict[str, int] = {}
+    for spec in study.cells(config):
+        item = inspector.state(spec)
+        counts[item.state] = counts.get(item.state, 0) + 1
+        if all(word in spec.name for word in why.split()):
+            print(f"{item.state:<14} {spec.name}{f': {item.why}' if item.why else ''}")
+    print(", ".join(f"{count} {name}" for name, count in counts.items()))
+
+
+@app.command()
+def report(study_file: StudyFile, data_root: DataRoot = None) -> None:
+    """Build the pages and tables of a study from the results that are there; runs no cell."""
+    from kdlib import study
+
+    print(_report(study.load(study_file, data_root)))
+
+
+def _report(config):
+    from kdlib import report as reports
+    from kdlib import study
+    from kdlib.cell import run_dir
+
+    return reports.build(config, study.cells(config), run_dir)
+
+
+@data_app.command("get")
+def data_get(
+    name: Annotated[str, typer.Argument(help="tinyimagenet (0.25 GB) or coco (20 GB)")],
+    root: Annotated[Path | None, typer.Option(help="where to; default: runs/data")] = None,
+    extract: Annotated[bool, typer.Option(help="also extract; the loaders read the archives as they are")] = False,
+) -> None:
+    """Download a data set from its official site, going on where an earlier attempt stopped.
+
+    Each archive is checked against its published MD5 before anything uses it.
+    """
+    from kdlib.data import download
+    from kdlib.runs import runs_root
+
+    folder = root or runs_root() / "data"
+    for archive in download.get(name, folder):
+        print(archive)
+        if extract:
+            print(download.extract(archive, folder / download.FOLDERS[name]))
+    print(f"Use it with: --data-root {folder}")
+
+
+@data_app.command("shapes")
+def data_shapes() -> None:
+    """Draw the embedded data, which 'kdlib run' does on its own when a study needs it."""
+    from kdlib.data import shapes
+
+    print(shapes.ensure())
+
+
+@data_app.command("check")
+def data_check(
+    name: Annotated[str, typer.Argument(help="tinyimagenet or coco")],
+    root: Annotated[str, typer.Argument(help="folder or zip archive in the official layout, or 'shapes'")],
+) -> None:
+    """Read a data set: sizes of its splits, and every image that cannot be decoded."""
+    from kdlib import data
+
+    bad = 0
+    for split in data.SPLITS:
+        dataset = data.load(name, root, split)
+        print(f"{split}: {len(dataset)} images, fingerprint {dataset.fingerprint[:12]}")
+        for row in range(len(dataset)):
+            try:
+                dataset.images[row]
+            except data.BadImageError as error:
+                bad += 1
+                print(f"  {error}")
+    if bad:
+        print(f"{bad} unreadable images. Replace them, or run with on_bad_image: skip.", file=sys.stderr)
+        raise typer.Exit(1)
+
+
+def main() -> None:
+    """Run the command line; errors that are the user's to mend are one message, not a traceback."""
+    from kdlib.data.dataset import DataError
+    from kdlib.study import StudyError
+    from kdlib.teachers.teacher import TeacherError
+
+    try:
+        app()
+    except (DataError, StudyError, TeacherError, FileNotFoundError, RuntimeError, KeyError, ValueError, OSError) as error:
+        print(f"kdlib: {error.args[0] if isinstance(error, KeyError) else error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

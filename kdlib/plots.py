@@ -1,0 +1,171 @@
+"""Figures of runs and studies: one style, colours that work for the colour-blind, a method always the same."""
+
+import textwrap
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from kdlib.study import METHODS
+
+PALETTE = dict(zip(METHODS, sns.color_palette("colorblind", len(METHODS)), strict=True))
+MARKERS = dict(zip(METHODS, "osD^vP", strict=True))
+GREY = "#6e7781"
+NAMES = {"mean_recall": "mean recall of R@1, R@5, R@10 both ways", "knn@20_top1": "k-NN top-1 (k = 20)"}
+sns.set_theme(style="whitegrid", context="notebook", rc={"figure.dpi": 100, "savefig.dpi": 100})
+
+
+def colour(method: str):
+    return PALETTE.get(method, GREY)
+
+
+def score_name(headline: str) -> str:
+    """The headline score in words, for an axis."""
+    return NAMES.get(headline, headline)
+
+
+def curves(history: list[dict]) -> Figure:
+    """Loss terms and images a second by epoch."""
+    frame = pd.DataFrame(history)
+    terms = [name for name in frame if name == "loss" or name in _terms(frame)]
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
+    for name in terms:
+        left.plot(frame.epoch, frame[name], marker="o", label=name.replace("_", " "), lw=2.5 if name == "loss" else 1.2)
+    left.set(xlabel="epoch", ylabel="mean loss of the epoch", ylim=(0, None))
+    left.legend(fontsize="small")
+    right.plot(frame.epoch, frame.images_per_second, marker="o", color=GREY)
+    right.set(xlabel="epoch", ylabel="training images a second", ylim=(0, None))
+    for axes in (left, right):
+        axes.set_xticks(frame.epoch)
+    return figure
+
+
+def _terms(frame: pd.DataFrame) -> list[str]:
+    facts = {"epoch", "loss", "logit_scale", "learning_rate", "seconds", "data_share", "images_per_second"}
+    return [name for name in frame if name not in facts]
+
+
+def scores(result: dict) -> Figure:
+    """The headline score of teacher, untrained and trained student, side by side."""
+    headline = result["headline"]
+    names = {"teacher": "teacher", "student": "student, trained", "untrained": "student, untrained"}
+    values = [result["scores"][who][headline] for who in names]
+    figure, axes = plt.subplots(figsize=(7, 2.2), layout="constrained")
+    bars = axes.barh(list(names.values()), values, color=[GREY, colour(result["config"]["method"]), "#d0d7de"])
+    axes.bar_label(bars, fmt="%.3f", padding=3)
+    axes.invert_yaxis()
+    axes.set(xlabel=score_name(headline), xlim=(0, max(values) * 1.15 + 1e-9))
+    return figure
+
+
+def samples(dataset, count: int = 6) -> Figure:
+    """The first images of a split with their class, or their first caption."""
+    figure, row = plt.subplots(1, count, figsize=(1.9 * count, 2.6), layout="constrained")
+    for index, axes in enumerate(row):
+        axes.imshow(dataset.images[index])
+        if dataset.captions is not None:
+            text = dataset.captions[index][0]
+        else:
+            text = dataset.class_names[dataset.labels[index]]
+        axes.set_title(_wrapped(text), fontsize=8)
+        axes.axis("off")
+    return figure
+
+
+def _wrapped(text: str, width: int = 22, lines: int = 4) -> str:
+    return textwrap.fill(textwrap.shorten(text, width * lines, placeholder=" ..."), width)
+
+
+def attention(dataset, rows, teacher: np.ndarray, student: np.ndarray | None, grid: tuple[int, int]) -> Figure:
+    """Where the teacher looks, and the student if it has a map, over the same images.
+
+    ``rows``: rows of the data set; ``teacher`` and ``student``: their maps, (len(rows), h * w).
+    """
+    lines = [("image", None), ("teacher", teacher)] + ([("student", student)] if student is not None else [])
+    figure, grid_axes = plt.subplots(
+        len(lines), len(rows), figsize=(1.7 * len(rows), 1.8 * len(lines)), layout="constrained"
+    )
+    for line, (name, maps) in enumerate(lines):
+        for column, row in enumerate(rows):
+            axes = grid_axes[line, column]
+            image = dataset.images[row]
+            axes.imshow(image, extent=(0, image.width, image.height, 0))
+            if maps is not None:
+                heat = maps[column].reshape(grid)
+                axes.imshow(heat, cmap="magma", alpha=0.65, extent=(0, image.width, image.height, 0))
+            axes.set(xticks=[], yticks=[])
+            if column == 0:
+                axes.set_ylabel(name)
+    return figure
+
+
+# ---------------------------------------------------------------- a whole study
+
+
+def size_against_score(frame: pd.DataFrame) -> Figure:
+    """Size of the student alone, and of all that runs, against the headline score at the largest budget."""
+    good = frame[frame.outcome == "ok"]
+    good = good[good.epochs == good.epochs.max()]
+    pairs = list(dict.fromkeys(zip(good.teacher, good.dataset, strict=True)))
+    figure, grid = plt.subplots(
+        len(pairs), 2, figsize=(9.5, 2.7 * len(pairs)), layout="constrained", squeeze=False, sharey="row"
+    )
+    for line, (teacher, dataset) in enumerate(pairs):
+        part = good[(good.teacher == teacher) & (good.dataset == dataset)]
+        for axes, size, name in zip(grid[line], ("student_mb", "deployed_mb"), ("student", "deployed"), strict=True):
+            for method, cells in part.groupby("method", sort=False):
+                axes.scatter(
+                    cells[size], cells.student, s=70, color=colour(method), marker=MARKERS.get(method, "o"), label=method
+                )
+            axes.axhline(part.teacher_score.mean(), color=GREY, ls="--", lw=1)
+            axes.annotate(
+                "teacher", (1, part.teacher_score.mean()), xycoords=("axes fraction", "data"), ha="right", va="bottom",
+                fontsize=8, color=GREY,
+            )  # fmt: skip
+            axes.set(xscale="log", xlabel=f"MB, {name}", ylim=(0, None))
+            axes.set_title(f"{teacher} on {dataset}", fontsize=10)
+        grid[line, 0].set_ylabel(_short(part.headline.iloc[0]))
+    grid[0, 1].legend(fontsize=8, bbox_to_anchor=(1.02, 1), loc="upper left")
+    return figure
+
+
+def _short(headline: str) -> str:
+    return {"mean_recall": "mean recall", "knn@20_top1": "k-NN top-1"}.get(headline, headline)
+
+
+def score_by_epochs(frame: pd.DataFrame) -> Figure:
+    """Headline score at each budget, a panel a teacher, a line a method."""
+    return _by_epochs(frame, "student", None)
+
+
+def _by_epochs(frame: pd.DataFrame, value: str, label: str | None) -> Figure:
+    good = frame[frame.outcome == "ok"]
+    pairs = list(dict.fromkeys(zip(good.teacher, good.dataset, strict=True)))
+    figure, row = plt.subplots(1, len(pairs), figsize=(2.7 * len(pairs) + 1.2, 3.2), layout="constrained", squeeze=False)
+    for axes, (teacher, dataset) in zip(row[0], pairs, strict=True):
+        part = good[(good.teacher == teacher) & (good.dataset == dataset)]
+        for method, cells in part.groupby("method", sort=False):
+            mean = cells.groupby("epochs")[value].mean()
+            axes.plot(mean.index, mean, marker=MARKERS.get(method, "o"), color=colour(method), label=method)
+        axes.axhline(part.teacher_score.mean(), color=GREY, ls="--", lw=1, label="teacher")
+        axes.set(xlabel="epochs", xticks=sorted(part.epochs.unique()), ylim=(0, None))
+        axes.set_ylabel(label or _short(part.headline.iloc[0]))
+        axes.set_title(f"{teacher} on {dataset}", fontsize=10)
+    row[0, -1].legend(fontsize=8, bbox_to_anchor=(1.02, 1), loc="upper left")
+    return figure
+
+
+def seconds_per_epoch(frame: pd.DataFrame) -> Figure:
+    """Training seconds an epoch, by method and teacher; the teacher's features come from the store."""
+    good = frame[(frame.outcome == "ok")]
+    order = [method for method in METHODS if method in set(good.method)]
+    figure, axes = plt.subplots(figsize=(8, 3.2), layout="constrained")
+    good = good.assign(name=good.teacher + " on " + good.dataset)
+    sns.barplot(
+        good, x="method", y="seconds_per_epoch", hue="name", order=order, ax=axes, palette="Greys_d", errorbar=None
+    )
+    axes.set(xlabel="", ylabel="seconds an epoch (log)", yscale="log")
+    axes.legend(fontsize=8, title="", bbox_to_anchor=(1.01, 1), loc="upper left")
+    return figure

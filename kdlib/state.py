@@ -1,0 +1,73 @@
+"""The state of a cell, derived from what is on disk each time it is asked, never stored."""
+
+from dataclasses import dataclass
+
+from kdlib import cell as cells
+from kdlib import teachers
+from kdlib.runs import RunDir, read_json
+from kdlib.study import CellSpec
+
+
+@dataclass(frozen=True)
+class CellState:
+    """``state``: done, out_of_memory, stale, failed, resumable or absent; ``why``: in words."""
+
+    spec: CellSpec
+    run: RunDir
+    state: str
+    why: str = ""
+
+    @property
+    def finished(self) -> bool:
+        return self.state in ("done", "out_of_memory")
+
+
+class Inspector:
+    """Computes the keys of cells, loading each data set and hashing each teacher once."""
+
+    def __init__(self):
+        self._data: dict[tuple, dict] = {}
+        self._teachers: dict[tuple, dict] = {}
+
+    def keys(self, spec: CellSpec) -> dict[str, str]:
+        """The cell's keys as they would be now. Raises DataError or TeacherError when they cannot be had."""
+        config = spec.config
+        data = (config.dataset, config.data_root)
+        if data not in self._data:
+            self._data[data] = cells.load_data(config)
+        source = config.checkpoint or teachers.TEACHERS[config.teacher].DEFAULT
+        teacher = (config.teacher, source, config.revision)
+        if teacher not in self._teachers:
+            self._teachers[teacher] = teachers.describe(*teacher)
+        return cells.cell_keys(config, self._data[data], self._teachers[teacher])
+
+    def state(self, spec: CellSpec) -> CellState:
+        """What is known of a cell on disk."""
+        run, epochs = cells.run_dir(spec.config), spec.config.epochs
+        keys = self.keys(spec)
+        result, failure = run.result(epochs), run.failure(epochs)
+        if result is not None and result["keys"]["cell"] == keys["cell"]:
+            return CellState(spec, run, "out_of_memory" if result["outcome"] == "out_of_memory" else "done")
+        if failure is not None and failure["keys"]["cell"] == keys["cell"]:
+            return CellState(spec, run, "failed", f"{failure['error']} (see {failure['notebook']})")
+        if result is not None:
+            return CellState(spec, run, "stale", "; ".join(differences(result, spec, keys)))
+        record = read_json(run.path / "config.json")
+        if record and record["train_key"] == keys["train"] and any(run.checkpoints.glob("epoch-*")):
+            last = max(run.checkpoints.glob("epoch-*")).name
+            return CellState(spec, run, "resumable", f"{last} is there")
+        return CellState(spec, run, "absent")
+
+
+def differences(result: dict, spec: CellSpec, keys: dict[str, str]) -> list[str]:
+    """Why a result is out of date, field by field."""
+    now = spec.config.training()
+    before = result["config"]
+    changed = [f"{name}: {before.get(name)!r} then, {now[name]!r} now" for name in now if before.get(name) != now[name]]
+    if changed:
+        return changed
+    if result["keys"]["features"] != keys["features"]:
+        return ["the teacher, the data, or the code that computes features changed"]
+    if result["keys"]["train"] != keys["train"]:
+        return ["the code of students, losses or training changed"]
+    return ["the code of the scores changed"]

@@ -1,0 +1,131 @@
+"""A study file: what a grid sweeps, and nothing else. Read, validated, and unfolded into cells."""
+
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from kdlib.config import RunConfig
+from kdlib.runs import project_root
+
+METHODS = ("projection", "bottleneck", "attention", "cbam", "resnet", "densenet")
+
+
+class StudyError(Exception):
+    """A study file that cannot be run; the message names the entry and what it may be."""
+
+
+class StudyConfig(BaseModel):
+    """The content of a study file.
+
+    ``notebooks``: notebook name -> parameters for it; ``parameters``: for all cells; ``by_method``: method ->
+    parameters for its cells. The more special wins: notebooks over parameters, by_method over both.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    study: str = Field(pattern=r"^[\w.-]+$")
+    title: str
+    notebooks: dict[str, dict[str, Any]]
+    methods: tuple[str, ...] = METHODS
+    epochs: tuple[int, ...] = (5, 10)
+    seeds: tuple[int, ...] = (0,)
+    parameters: dict[str, Any] = {}
+    by_method: dict[str, dict[str, Any]] = {}
+    memory_gb: float | None = Field(None, gt=0, description="limit for one cell; the machine's share where absent")
+
+
+class CellSpec(BaseModel):
+    """One cell to be executed: a notebook and its parameters."""
+
+    model_config = ConfigDict(frozen=True)
+
+    notebook: str
+    config: RunConfig
+
+    @property
+    def name(self) -> str:
+        config = self.config
+        seed = f" seed {config.seed}" if config.seed else ""
+        return f"{config.teacher}_{config.dataset} {config.method} {config.epochs} epochs{seed}"
+
+    @property
+    def chain(self) -> tuple[str, str, int]:
+        """Cells of one chain share checkpoints and run one after the other."""
+        return self.notebook, self.config.method, self.config.seed
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """What the notebook is given: every field of the configuration but the two that name the notebook."""
+        return self.config.model_dump(exclude={"teacher", "dataset"})
+
+
+def load(path: str | Path, data_root: str | None = None) -> StudyConfig:
+    """Read a study file; ``data_root`` replaces the file's. Raises StudyError with the entry and the remedy."""
+    path = Path(path)
+    try:
+        content = yaml.safe_load(path.read_text())
+    except FileNotFoundError as error:
+        known = ", ".join(sorted(file.name for file in studies_folder().glob("*.yaml")))
+        raise StudyError(f"There is no study file {path}. In {studies_folder()}: {known}.") from error
+    except yaml.YAMLError as error:
+        raise StudyError(f"{path} is not YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise StudyError(f"{path} holds no study: it must be a mapping with 'study', 'title' and 'notebooks'.")
+    if data_root:
+        content["parameters"] = (content.get("parameters") or {}) | {"data_root": _absolute(data_root)}
+        for parameters in (content.get("notebooks") or {}).values():
+            (parameters or {}).pop("data_root", None)
+    content["notebooks"] = {name: given or {} for name, given in (content.get("notebooks") or {}).items()}
+    try:
+        study = StudyConfig(**content)
+        cells(study)
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise StudyError(f"{path}: {problems}. Known parameters: {', '.join(RunConfig.model_fields)}.") from error
+    return study
+
+
+def _absolute(root: str) -> str:
+    return root if root == "shapes" else str(Path(root).expanduser().resolve())
+
+
+def cells(study: StudyConfig) -> list[CellSpec]:
+    """All cells, in the order of the tables: notebook, method, seed, epochs.
+
+    A notebook's teacher and data set are its name's: <teacher>_<dataset>.
+    """
+    result = []
+    for (notebook, given), method, seed in product(study.notebooks.items(), study.methods, study.seeds):
+        teacher, _, dataset = notebook.partition("_")
+        if not dataset:
+            raise StudyError(f"The notebook '{notebook}' is not named <teacher>_<dataset>.")
+        parameters = study.parameters | given | study.by_method.get(method, {})
+        for field in ("checkpoint", "data_root"):  # relative folders are meant from the checkout
+            value = parameters.get(field, "")
+            if value.startswith("."):
+                parameters[field] = str((project_root() / value).resolve())
+        for epochs in sorted(study.epochs):
+            config = RunConfig(
+                **parameters,
+                study=study.study,
+                teacher=teacher,
+                dataset=dataset,
+                method=method,
+                seed=seed,
+                epochs=epochs,
+            )
+            result.append(CellSpec(notebook=notebook, config=config))
+    return result
+
+
+def notebooks_folder() -> Path:
+    """Where the parameterised notebooks lie."""
+    return project_root() / "notebooks"
+
+
+def studies_folder() -> Path:
+    """Where the study files lie."""
+    return notebooks_folder() / "studies"

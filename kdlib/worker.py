@@ -1,0 +1,114 @@
+"""What runs in a slot of the grid: one job in a fresh process, watched from outside. Imports nothing heavy."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+
+POLL_SECONDS = 0.25
+NEAR_LIMIT = 0.9
+
+
+def run_job(job: dict) -> dict:
+    """Run ``python -m <job['module']>`` on the job's file, in a process group of its own.
+
+    ``job``: module, threads, memory_bytes (0: no limit), log, and what the module reads. Returns the module's
+    answer with ``seconds`` and ``peak_bytes``; an outcome of out_of_memory when its processes together passed
+    the limit, of kernel_died when it left no answer.
+    """
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory(prefix="kdlib-") as folder:
+        answer = Path(folder) / "answer.json"
+        file = Path(folder) / "job.json"
+        file.write_text(json.dumps(job | {"answer": str(answer)}))
+        log = Path(job["log"])
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with open(log, "wb") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-m", job["module"], str(file)],
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+                env=environment(job["threads"]),
+            )
+            peak, over = watch(process, job["memory_bytes"])
+        report = json.loads(answer.read_text()) if answer.exists() else {"outcome": "kernel_died"}
+        if not answer.exists():
+            report["error"] = f"exit code {process.returncode}: {tail(log)}"
+    if over or (report["outcome"] == "kernel_died" and near(peak, job["memory_bytes"])):
+        report |= {"outcome": "out_of_memory", "error": f"used {peak / 2**30:.1f} GB of {job['memory_bytes'] / 2**30:.1f}"}
+    return report | {"seconds": time.perf_counter() - started, "peak_bytes": peak}
+
+
+def environment(threads: int) -> dict[str, str]:
+    """The caller's environment with every thread pool held to ``threads``, so that slots do not fight."""
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+    quiet = {"PYDEVD_DISABLE_FILE_VALIDATION": "1", "TOKENIZERS_PARALLELISM": "false", "MPLBACKEND": "agg"}
+    return os.environ | dict.fromkeys(names, str(threads)) | quiet
+
+
+def watch(process: subprocess.Popen, limit: int) -> tuple[int, bool]:
+    """Wait for the end; the peak memory of the process tree, and whether it was ended for passing ``limit``."""
+    peak = 0
+    try:
+        while True:
+            try:
+                process.wait(POLL_SECONDS)
+                return peak, False
+            except subprocess.TimeoutExpired:
+                peak = max(peak, tree_memory(process.pid))
+                if limit and peak > limit:
+                    return peak, True
+    finally:
+        end_group(process)
+
+
+def tree_memory(pid: int) -> int:
+    """Bytes that a process and its descendants hold in memory."""
+    try:
+        parent = psutil.Process(pid)
+        family = [parent, *parent.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return 0
+    total = 0
+    for member in family:
+        try:
+            total += member.memory_info().rss
+        except psutil.NoSuchProcess:
+            continue
+    return total
+
+
+def end_group(process: subprocess.Popen) -> None:
+    """Nothing that the job started outlives it: its kernel is in the same process group or below it."""
+    try:
+        members = psutil.Process(process.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        members = []
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        pass
+    for member in members:
+        try:
+            member.kill()
+        except psutil.NoSuchProcess:
+            continue
+    process.wait()
+
+
+def near(peak: int, limit: int) -> bool:
+    return bool(limit) and peak > NEAR_LIMIT * limit
+
+
+def tail(log: Path, characters: int = 400) -> str:
+    """The last line of a log, for an error message."""
+    lines = log.read_text(errors="replace").strip().splitlines()
+    return lines[-1][-characters:] if lines else "no output"
