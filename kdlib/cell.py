@@ -22,7 +22,7 @@ from kdlib.evaluate import knn, retrieval
 from kdlib.evaluate.cost import student_cost
 from kdlib.evaluate.embed import embed, teacher_features
 from kdlib.loader import Split, TrainLoader
-from kdlib.runs import RunDir, digest, file_digest, project_root, runs_root, write_json
+from kdlib.runs import RunDir, digest, file_digest, project_root, read_json, runs_root, write_json
 from kdlib.seeding import derive
 from kdlib.trainer import train
 
@@ -46,7 +46,7 @@ class Cell:
         torch.set_num_threads(config.threads)
         data = load_data(config, splits)
         stores = {split: teacher_store(config, dataset) for split, dataset in data.items()}
-        reads_pixels = config.method in OBJECTIVES and _reads(config.method) == "pixels"
+        reads_pixels = reads(config.method) == "pixels"
         opened = {}
         for split, dataset in data.items():
             pixels = pixel_store(config, dataset) if reads_pixels else None
@@ -92,8 +92,8 @@ class Cell:
     def train(self) -> list[dict]:
         """Train, or go on from the last checkpoint; the history, one record an epoch."""
         distiller = self.distiller()
-        reads, config = distiller.student.reads, self.config
-        loader = TrainLoader(self.splits["fit"], reads, config.batch_size, config.seed, config.train_limit)
+        config = self.config
+        loader = TrainLoader(self.splits["fit"], distiller.student.reads, config.batch_size, config.seed, config.train_limit)
         history = train(distiller, loader, config, self.run, self.keys["train"])
         self.__dict__.pop("trained", None)
         return history
@@ -119,11 +119,21 @@ class Cell:
 
     def evaluate(self) -> dict[str, dict[str, float]]:
         """Scores of the teacher, of the student before training, and of the student after it."""
-        return {
-            "teacher": self.score(self.embeddings(None)),
-            "untrained": self.score(self.embeddings(self.distiller().student)),
-            "student": self.score(self.embeddings(self.trained.student)),
-        }
+        return self.controls() | {"student": self.score(self.embeddings(self.trained.student))}
+
+    def controls(self) -> dict[str, dict[str, float]]:
+        """Scores of the teacher and of the untrained student: the same at every number of epochs, so kept."""
+        path = self.run.path / "controls.json"
+        key = digest([self.keys["train"], code.digest_of("evaluation")])
+        record = read_json(path)
+        if record is None or record["key"] != key:
+            scores = {
+                "teacher": self.score(self.embeddings(None)),
+                "untrained": self.score(self.embeddings(self.distiller().student)),
+            }
+            record = {"key": key, "scores": scores}
+            write_json(path, record)
+        return record["scores"]
 
     def finish(self, scores: dict, history: list[dict]) -> dict:
         """Write the result of this cell, last and whole, and return it."""
@@ -216,8 +226,9 @@ def _source(config: RunConfig) -> str:
     return config.checkpoint or teachers.TEACHERS[config.teacher].DEFAULT
 
 
-def _reads(method: str) -> str:
-    return "pixels" if method in ("resnet", "densenet") else "features"
+def reads(method: str) -> str:
+    """What a student of this method reads of an image: features, tokens or pixels."""
+    return students.class_of(method).reads
 
 
 def teacher_store(config: RunConfig, dataset: datasets.Dataset) -> features.FeatureStore:

@@ -264,6 +264,7 @@ def teacher_encoder(load: Callable, dtype: str) -> Callable:
             "revision": teacher.revision,
             "untrained": teacher.untrained,
             "grid": list(teacher.grid),
+            "centre_crop": bool(getattr(teacher.preprocess, "do_center_crop", False)),
             "logit_scale": teacher.logit_scale,
             "text": teacher.has_text,
             "cost": teacher_cost(teacher),

@@ -15,7 +15,6 @@ import psutil
 from filelock import FileLock, Timeout
 
 from kdlib import state, study
-from kdlib.cell import run_dir
 from kdlib.progress import clock
 from kdlib.report import cell_report_path
 from kdlib.runs import runs_root, write_json
@@ -77,7 +76,8 @@ class Queue:
 
     def _job(self, spec: CellSpec, module: str, kind: str) -> dict:
         memory = self.config.memory_gb * 2**30 if self.config.memory_gb else psutil.virtual_memory().total * 0.9 / self.slots
-        log = run_dir(spec.config).path / f"{kind}.log"
+        words = "-".join(str(part) for part in (*spec.chain, kind)).replace(":", ".")
+        log = runs_root() / self.config.study / "logs" / f"{words}.log"
         return {
             "module": module,
             "kind": kind,

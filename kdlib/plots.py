@@ -78,19 +78,18 @@ def _wrapped(text: str, width: int = 22, lines: int = 4) -> str:
     return textwrap.fill(textwrap.shorten(text, width * lines, placeholder=" ..."), width)
 
 
-def attention(dataset, rows, teacher: np.ndarray, student: np.ndarray | None, grid: tuple[int, int]) -> Figure:
+def attention(images: list, teacher: np.ndarray, student: np.ndarray | None, grid: tuple[int, int]) -> Figure:
     """Where the teacher looks, and the student if it has a map, over the same images.
 
-    ``rows``: rows of the data set; ``teacher`` and ``student``: their maps, (len(rows), h * w).
+    ``images`` as the teacher sees them; ``teacher`` and ``student``: their maps, (len(images), h * w).
     """
     lines = [("image", None), ("teacher", teacher)] + ([("student", student)] if student is not None else [])
     figure, grid_axes = plt.subplots(
-        len(lines), len(rows), figsize=(1.7 * len(rows), 1.8 * len(lines)), layout="constrained"
+        len(lines), len(images), figsize=(1.7 * len(images), 1.8 * len(lines)), layout="constrained"
     )
     for line, (name, maps) in enumerate(lines):
-        for column, row in enumerate(rows):
+        for column, image in enumerate(images):
             axes = grid_axes[line, column]
-            image = dataset.images[row]
             axes.imshow(image, extent=(0, image.width, image.height, 0))
             if maps is not None:
                 heat = maps[column].reshape(grid)

@@ -29,6 +29,8 @@ class Progress:
     def start_at(self, done: int) -> None:
         """So much was done before; the estimate of the rest counts only what is done from here on."""
         self.first = done
+        if done:
+            self.line = f"{self.title}: {done}/{self.total} done before"
 
     def update(self, done: int, note: str = "") -> None:
         passed = time.perf_counter() - self.started

@@ -7,6 +7,7 @@ import io
 import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import HTML, display
+from PIL import ImageOps
 
 from kdlib import plots
 from kdlib.cell import Cell
@@ -51,7 +52,7 @@ def setup(cell: Cell) -> None:
     rows = {
         "teacher": f"{facts['family']}, {facts['source']} (revision {facts['revision']})",
         "data": ", ".join(f"{name} {len(split)}" for name, split in cell.splits.items()) + " images",
-        "run": str(cell.run.path),
+        "run": "/".join(cell.run.path.parts[-4:]),
         "train key": cell.keys["train"][:16],
     }
     table(pd.DataFrame(rows.items(), columns=["", " "]), "What is run", index=False)
@@ -115,14 +116,17 @@ def attention(cell: Cell, count: int = 6) -> None:
     from kdlib.evaluate.embed import embed
 
     split = cell.splits["test"]
-    rows = list(split.store.rows[:count])
+    facts = split.store.manifest["facts"]
+    images = [cell.data["test"].images[row] for row in split.store.rows[:count]]
+    if facts["centre_crop"]:  # the teacher does not see the borders, so neither does the reader
+        images = [ImageOps.fit(image, (min(image.size),) * 2) for image in images]
     teacher = split.store["image_attention"][:count].astype("float32")
     seen = embed(cell.trained.student, split, cell.config.device)
     student = seen["image_attention"][:count].numpy() if "image_attention" in seen else None
-    grid = tuple(split.store.manifest["facts"]["grid"])
+    grid = tuple(facts["grid"])
     who = "teacher (middle row) and student (bottom row)" if student is not None else "teacher (bottom row)"
     figure(
-        plots.attention(cell.data["test"], rows, teacher, student, grid),
+        plots.attention(images, teacher, student, grid),
         f"Where {who} look in the first {count} test images.",
     )
     if student is None:

@@ -105,7 +105,7 @@ def cells(study: StudyConfig) -> list[CellSpec]:
         parameters = study.parameters | given | study.by_method.get(method, {})
         for field in ("checkpoint", "data_root"):  # relative folders are meant from the checkout
             value = parameters.get(field, "")
-            if value.startswith("."):
+            if isinstance(value, str) and value.startswith("."):
                 parameters[field] = str((project_root() / value).resolve())
         for epochs in sorted(study.epochs):
             config = RunConfig(

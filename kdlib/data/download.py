@@ -150,17 +150,14 @@ def _fetch_once(client: httpx.Client, archive: Archive, part: Path, bar: Progres
     done = _size(part)
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={done}-"} if done else {})
     with client.stream("GET", archive.url, headers=headers) as response:
-        if (
-            response.status_code == 416
-        ):  # nothing lies beyond what is here; the MD5 decides whether that is all
+        if done and response.status_code == 416:  # nothing lies beyond; the MD5 says whether that is all
             return
         response.raise_for_status()
-        resumed = response.headers.get("Content-Range", "").startswith(f"bytes {done}-")
-        if not (done and response.status_code == 206 and resumed):
-            done = 0  # the server sends the file from its beginning
+        if response.status_code != 206:
+            done = 0  # the server ignores ranges and sends the file from its beginning
         bar.start_at(done // MB)
         with open(part, "ab" if done else "wb") as file:
-            for chunk in response.iter_raw(CHUNK):
+            for chunk in response.iter_raw():  # as it comes: a larger chunk would be lost with the connection
                 file.write(chunk)
                 done += len(chunk)
                 bar.update(done // MB)
@@ -250,8 +247,8 @@ def _missing(archive: Path, entries: list[zipfile.ZipInfo], folder: Path) -> lis
             missing.append(entry)
         elif not (nearest == target and _is_same(target, entry)):
             raise DataError(
-                f"{nearest}: is there already, and differs from '{entry.filename}' in {archive}. Move it away, "
-                "or extract into another folder; nothing was overwritten."
+                f"{nearest}: is there already, and differs from '{entry.filename}' in {archive}. Move it "
+                "away, or extract into another folder; nothing was overwritten."
             )
     return missing
 

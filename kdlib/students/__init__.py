@@ -14,10 +14,15 @@ _PATHS = {
 }
 STUDENTS = Registry("student", _PATHS)
 
-__all__ = ["STUDENTS", "Student", "StudentSpec", "build", "megabytes", "standardised", "unit"]
+__all__ = ["STUDENTS", "Student", "StudentSpec", "build", "class_of", "megabytes", "standardised", "unit"]
+
+
+def class_of(method: str) -> type[Student]:
+    """The class of a method's student."""
+    entry = STUDENTS[method]
+    return STUDENTS[entry] if isinstance(entry, str) else entry
 
 
 def build(method: str, spec: StudentSpec) -> Student:
     """A student with fresh weights; seed torch first to get the same ones again."""
-    entry = STUDENTS[method]
-    return (STUDENTS[entry] if isinstance(entry, str) else entry)(spec)
+    return class_of(method)(spec)

@@ -1,0 +1,180 @@
+import dataclasses
+import hashlib
+import threading
+
+import numpy as np
+import pytest
+
+from kdlib import data
+from kdlib.data import coco, shapes, tinyimagenet
+from kdlib.data.shapes import ShapesSpec
+
+SMALL = ShapesSpec(train_per_class=3, val_per_class=2, train_scenes=12, val_scenes=8)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return shapes.ensure(SMALL, tmp_path_factory.mktemp("shapes") / "small")
+
+
+def contents(root):
+    paths = sorted(path for path in root.rglob("*") if path.is_file())
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in paths}
+
+
+def test_ensure__is_a_function_of_the_seed(root, tmp_path):
+    assert contents(shapes.ensure(SMALL, tmp_path / "again")) == contents(root)
+
+
+def test_ensure__another_seed_draws_other_images_and_writes_other_captions(root, tmp_path):
+    one, two = contents(root), contents(shapes.ensure(dataclasses.replace(SMALL, seed=1), tmp_path / "other"))
+    assert set(one) == set(two)
+    images = [name for name in one if name.lower().endswith((".jpg", ".jpeg"))]
+    assert not [name for name in images if one[name] == two[name]]
+    assert one["coco/annotations/captions_val2017.json"] != two["coco/annotations/captions_val2017.json"]
+
+
+def test_write__more_images_leave_the_first_ones_as_they_are(root, tmp_path):
+    larger = contents(
+        shapes.ensure(dataclasses.replace(SMALL, train_per_class=4, train_scenes=13), tmp_path / "l")
+    )
+    smaller = contents(root)
+    for name in smaller:
+        if "/train" in name and not name.endswith(".json"):
+            assert larger[name] == smaller[name]
+
+
+def test_load__the_class_set_is_read_by_the_loader_of_tiny_imagenet(root):
+    fit, dev, test = (tinyimagenet.load(root, split) for split in data.SPLITS)
+    assert [len(fit), len(dev), len(test)] == [40, 20, 40]  # of 3 images a class one is dev
+    assert len(fit.class_names) == len(set(fit.class_names)) == 20
+    assert set(fit.class_names) == {
+        f"{fill} {outline}" for fill in shapes.FILLS for outline in shapes.OUTLINES
+    }
+    assert np.bincount(test.labels).tolist() == [2] * 20
+    assert {image.size for image in test.images} == {(64, 64)}
+
+
+def test_load__the_scenes_are_read_by_the_loader_of_coco(root):
+    fit, dev, test = (coco.load(root, split) for split in data.SPLITS)
+    assert [len(fit), len(dev), len(test)] == [11, 1, 8]
+    assert test.category_names == shapes.OUTLINES
+    for dataset in (fit, dev, test):
+        for captions, categories in zip(dataset.captions, dataset.categories, strict=True):
+            assert len(captions) == len(set(captions)) == 5
+            assert 1 <= len(categories) <= 4
+            assert sorted(set(categories)) == list(categories)
+    assert all(min(image.size) >= 84 for image in test.images)
+
+
+@pytest.mark.parametrize("name", ["tinyimagenet", "coco"])
+def test_load__no_image_of_test_is_in_fit_or_dev(root, name):
+    def images(split):
+        dataset = data.load(name, root, split)
+        return {hashlib.sha256(dataset.tree.read(file)).hexdigest() for file in dataset.image_names}
+
+    fit, dev, test = (images(split) for split in data.SPLITS)
+    total = sum(len(data.load(name, root, split)) for split in data.SPLITS)
+    assert len(fit | dev | test) == total
+
+
+def test_captions__name_the_objects_of_the_scene(root):
+    test = coco.load(root, "test")
+    for captions, categories in zip(test.captions, test.categories, strict=True):
+        objects = {shapes.OUTLINES[index] for index in categories}
+        listing, counting = captions[0], captions[3]
+        for outline in shapes.OUTLINES:
+            assert (f" {outline}" in listing) == (outline in objects)
+            assert (f" {outline}" in counting) == (outline in objects)
+
+
+@pytest.mark.parametrize(
+    ("other", "relation"),
+    [((1, 2), "above"), ((1, 0), "below"), ((2, 1), "to the left of"), ((0, 1), "to the right of")],
+)
+def test_captions__relate_two_objects_by_their_places(other, relation):
+    first = shapes.Thing("star", "red", large=True, column=1, row=1)
+    second = shapes.Thing("ring", "blue", large=False, column=other[0], row=other[1])
+    found = {
+        shapes.captions(np.random.default_rng(seed), [first, second])[1]
+        for seed in range(20)  # the order of the two is drawn
+    }
+    opposite = {"above": "below", "to the left of": "to the right of"}
+    opposite |= {value: key for key, value in opposite.items()}
+    assert found == {f"a red star {relation} a ring", f"a blue ring {opposite[relation]} a star"}
+
+
+def test_draw_object__the_mask_covers_what_was_drawn():
+    image, mask = shapes.draw_object(np.random.default_rng(3), "square", "solid")
+    assert image.size == mask.size == (64, 64)
+    inside = np.asarray(mask) == 255
+    assert 0.03 < inside.mean() < 0.6
+
+
+def test_draw_scene__boxes_lie_in_the_image_and_match_their_objects():
+    for seed in range(20):
+        image, things, boxes = shapes.draw_scene(np.random.default_rng(seed))
+        assert 1 <= len(things) == len(boxes) <= 4
+        assert len({(thing.row, thing.column) for thing in things}) == len(things)
+        for x, y, width, height in boxes:
+            assert 0 <= x <= x + width <= image.width
+            assert 0 <= y <= y + height <= image.height
+
+
+def test_ensure__writes_nothing_when_all_is_there(root):
+    before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
+    assert shapes.ensure(SMALL, root) == root
+    assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
+
+
+def test_ensure__concurrent_callers_write_once_and_get_the_same_folder(tmp_path, monkeypatch):
+    write, written, barrier, found = shapes.write, [], threading.Barrier(4), []
+
+    def counting(root, spec):
+        written.append(root)
+        write(root, spec)
+
+    def call():
+        barrier.wait()
+        found.append(shapes.ensure(tiny, tmp_path / "data" / "set"))
+
+    tiny = ShapesSpec(train_per_class=2, val_per_class=1, train_scenes=2, val_scenes=1)
+    monkeypatch.setattr(shapes, "write", counting)
+    threads = [threading.Thread(target=call) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [tmp_path / "data" / "set"] * 4
+    assert len(written) == 1
+    assert sorted(path.name for path in (tmp_path / "data").iterdir() if path.is_dir()) == ["set"]
+
+
+def test_ensure__an_interrupted_writing_leaves_nothing_and_the_next_one_completes(tmp_path, monkeypatch):
+    tiny = ShapesSpec(train_per_class=2, val_per_class=1, train_scenes=2, val_scenes=1)
+
+    def interrupted(root, spec):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shapes, "_write_coco", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            shapes.ensure(tiny, tmp_path / "data" / "set")
+    assert not [path for path in (tmp_path / "data").iterdir() if path.is_dir()]
+    assert len(coco.load(shapes.ensure(tiny, tmp_path / "data" / "set"), "test")) == 1
+
+
+def test_ensure__another_size_replaces_what_is_there(tmp_path):
+    tiny = ShapesSpec(train_per_class=2, val_per_class=1, train_scenes=2, val_scenes=1)
+    place = tmp_path / "set"
+    shapes.ensure(tiny, place)
+    shapes.ensure(dataclasses.replace(tiny, val_scenes=3), place)
+    assert len(coco.load(place, "test")) == 3
+
+
+def test_load__the_root_shapes_is_the_generated_data_in_the_runs_folder(tmp_path, monkeypatch):
+    tiny = ShapesSpec(train_per_class=2, val_per_class=1, train_scenes=2, val_scenes=1)
+    monkeypatch.setattr(shapes, "ShapesSpec", lambda: tiny)
+    test = data.load("tinyimagenet", "shapes", "test")
+    assert len(test) == 20
+    assert test.tree.where == str(tmp_path / "runs" / "data" / "shapes-v1-seed0")
