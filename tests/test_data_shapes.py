@@ -1,3 +1,4 @@
+from pathlib import Path
 import dataclasses
 import hashlib
 import threading
@@ -177,4 +178,4 @@ def test_load__the_root_shapes_is_the_generated_data_in_the_runs_folder(tmp_path
     monkeypatch.setattr(shapes, "ShapesSpec", lambda: tiny)
     test = data.load("tinyimagenet", "shapes", "test")
     assert len(test) == 20
-    assert test.tree.where == str(tmp_path / "runs" / "data" / "shapes-v1-seed0")
+    assert Path(test.tree.where).parent == tmp_path / "runs" / "data"

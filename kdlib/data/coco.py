@@ -31,7 +31,7 @@ def load(root: str | Path, split: str) -> Dataset:
     captions = defaultdict(list)
     for annotation in sorted(records["annotations"], key=lambda annotation: annotation["id"]):
         captions[annotation["image_id"]].append(" ".join(annotation["caption"].split()))
-    present = {name.rsplit("/", 1)[1] for name in tree.below(part)}
+    present = {name.removeprefix(f"{part}/") for name in tree.below(part)}
     unnamed = sorted(set(captions) - set(files))
     absent = sorted(file for file in files.values() if file not in present)
     if unnamed or absent:
@@ -57,6 +57,11 @@ def load(root: str | Path, split: str) -> Dataset:
     index_of = {category["id"]: index for index, category in enumerate(names)}
     categories = defaultdict(set)
     for annotation in instances["annotations"]:
+        if annotation["category_id"] not in index_of:
+            raise DataError(
+                f"{tree.where}: annotations/instances_{part}.json, instance {annotation['id']} is of category "
+                f"{annotation['category_id']}, which the file does not define. Extract it again."
+            )
         categories[annotation["image_id"]].add(index_of[annotation["category_id"]])
     return Dataset(
         name="coco",
@@ -77,6 +82,10 @@ def _read(tree: Tree, name: str) -> dict:
             "(or their zip archives), or run 'kdlib data get coco'."
         )
     try:
-        return json.loads(tree.read(name))
-    except json.JSONDecodeError as error:
+        record = json.loads(tree.read(name))
+    except ValueError as error:  # not JSON, or not text
         raise DataError(f"{tree.where}: {name} is not complete JSON ({error}). Extract it again.") from error
+    wanted = {"images", "annotations"} | ({"categories"} if "instances" in name else set())
+    if not isinstance(record, dict) or wanted - set(record):
+        raise DataError(f"{tree.where}: {name} has no {', '.join(sorted(wanted))}. Extract it again.")
+    return record

@@ -30,7 +30,7 @@ def decode(content: bytes, name: str) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(content))
         return image.convert("RGB")  # forces a full decode: a truncated file fails here
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
         raise BadImageError(f"{name}: not a readable image ({error})") from error
 
 

@@ -51,16 +51,17 @@ def ensure(spec: ShapesSpec | None = None, root: str | Path | None = None) -> Pa
 
     Holds tiny-imagenet-200/ and coco/. Several processes may ask at once; one of them writes.
     """
-    from kdlib.runs import runs_root
+    from kdlib.runs import digest, runs_root
 
     spec = spec or ShapesSpec()
-    root = Path(root) if root else runs_root() / "data" / f"shapes-v{spec.version}-seed{spec.seed}"
+    root = Path(root) if root else runs_root() / "data" / f"shapes-{digest(asdict(spec))[:8]}"
     root.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{root}.lock"):
         if not _is_complete(root, spec):
             scratch = Path(tempfile.mkdtemp(prefix=f"{root.name}.", dir=root.parent))
             try:
                 write(scratch, spec)
+                scratch.chmod(0o755)  # mkdtemp's is for its owner alone
                 if root.exists():
                     shutil.rmtree(root)
                 os.replace(scratch, root)

@@ -44,7 +44,7 @@ def _train_rows(tree: Tree, wnids: list[str], split: str) -> list[tuple[str, int
     by_class = defaultdict(list)
     for name in tree.below("train"):
         parts = name.split("/")
-        if len(parts) == 4 and parts[2] == "images":
+        if len(parts) == 4 and parts[2] == "images" and is_image(parts[3]):
             by_class[parts[1]].append(name)
     empty = [wnid for wnid in wnids if not by_class[wnid]]
     if empty:
@@ -55,9 +55,14 @@ def _train_rows(tree: Tree, wnids: list[str], split: str) -> list[tuple[str, int
     rows = []
     for label, wnid in enumerate(wnids):
         files = {name.rsplit("/", 1)[1]: name for name in by_class[wnid]}
-        dev = hashed_dev(list(files), max(1, round(DEV_SHARE * len(files))))
+        dev = hashed_dev(list(files), max(1, round(DEV_SHARE * len(files))) if len(files) > 1 else 0)
         rows += [(name, label) for file, name in files.items() if (file in dev) == (split == "dev")]
     return rows
+
+
+def is_image(file: str) -> bool:
+    """By its name: file systems leave other things (.DS_Store) in a folder of images."""
+    return not file.startswith(".") and file.lower().endswith((".jpeg", ".jpg", ".png"))
 
 
 def _test_rows(tree: Tree, wnids: list[str]) -> list[tuple[str, int]]:

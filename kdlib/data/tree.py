@@ -37,14 +37,15 @@ class Tree:
     def members(self) -> dict[str, tuple[Path, str]]:
         """Path -> (archive, name in it)."""
         if self._members is None:
-            self._members = {}
+            members: dict[str, tuple[Path, str]] = {}
             for archive in self.archives:
                 try:
                     names = self._zip(archive).namelist()
                 except (zipfile.BadZipFile, OSError) as error:
                     raise OSError(f"{archive}: not a complete zip archive ({error}). Download it again.") from error
                 for name in names:
-                    self._members.setdefault(name.removeprefix(self._prefix), (archive, name))
+                    members.setdefault(name.removeprefix(self._prefix), (archive, name))
+            self._members = members  # only when it is complete, for other threads
         return self._members
 
     def _zip(self, archive: Path) -> zipfile.ZipFile:
@@ -69,7 +70,7 @@ class Tree:
         archive, member = self.members[name]
         try:
             return self._zip(archive).read(member)
-        except zipfile.BadZipFile as error:
+        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
             raise OSError(f"{archive}: {member} is damaged ({error}). Download the archive again.") from error
 
     def below(self, prefix: str) -> list[str]:
