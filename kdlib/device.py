@@ -3,8 +3,12 @@
 import os
 import platform
 import time
+from collections.abc import Callable
 
+import numpy as np
 import torch
+
+WARMUP, CALLS = 10, 50  # of a latency
 
 
 def choose(name: str) -> torch.device:
@@ -23,6 +27,21 @@ def now(device: torch.device) -> float:
     elif device.type == "mps":
         torch.mps.synchronize()
     return time.perf_counter()
+
+
+def latency(
+    call: Callable, device: torch.device, warmup: int = WARMUP, calls: int = CALLS
+) -> dict[str, float]:
+    """Milliseconds a call: median, 10th and 90th percentile."""
+    for _ in range(warmup):
+        call()
+    seconds = []
+    for _ in range(calls):
+        started = now(device)
+        call()
+        seconds.append(now(device) - started)
+    p10, p50, p90 = np.percentile(np.array(seconds) * 1000, [10, 50, 90])
+    return {"p10_ms": float(p10), "p50_ms": float(p50), "p90_ms": float(p90), "calls": calls}
 
 
 def hardware(device: torch.device) -> dict:

@@ -16,7 +16,6 @@ from filelock import FileLock, Timeout
 
 from kdlib import state, study
 from kdlib.progress import clock
-from kdlib.report import cell_report_path
 from kdlib.runs import runs_root, write_json
 from kdlib.study import CellSpec, StudyConfig
 from kdlib.worker import run_job
@@ -55,7 +54,9 @@ class Queue:
         for item in self.todo:
             chains.setdefault(item.spec.chain, deque()).append(item)
         rank = {method: place for place, method in enumerate(LONGEST_FIRST)}
-        self.chains = sorted(chains.values(), key=lambda chain: rank.get(chain[0].spec.config.method, len(rank)))
+        self.chains = sorted(
+            chains.values(), key=lambda chain: rank.get(chain[0].spec.config.method, len(rank))
+        )
         self.unprepared = deque(dict.fromkeys(chain[0].spec.notebook for chain in self.chains))
         self.preparing: set[str] = set()
         self.busy: set[tuple] = set()
@@ -68,14 +69,22 @@ class Queue:
             spec = next(chain[0].spec for chain in self.chains if chain[0].spec.notebook == notebook)
             return self._job(spec, "kdlib.prepare", "prepare") | {"config": spec.config.model_dump()}
         for chain in self.chains:
-            if chain and chain[0].spec.chain not in self.busy and chain[0].spec.notebook not in self.preparing:
+            if (
+                chain
+                and chain[0].spec.chain not in self.busy
+                and chain[0].spec.notebook not in self.preparing
+            ):
                 self.busy.add(chain[0].spec.chain)
                 self._wait_for_disk()
                 return self._cell_job(chain[0])
         return None
 
     def _job(self, spec: CellSpec, module: str, kind: str) -> dict:
-        memory = self.config.memory_gb * 2**30 if self.config.memory_gb else psutil.virtual_memory().total * 0.9 / self.slots
+        memory = (
+            self.config.memory_gb * 2**30
+            if self.config.memory_gb
+            else psutil.virtual_memory().total * 0.9 / self.slots
+        )
         words = "-".join(str(part) for part in (*spec.chain, kind)).replace(":", ".")
         log = runs_root() / self.config.study / "logs" / f"{words}.log"
         return {
@@ -97,7 +106,7 @@ class Queue:
             "parameters": spec.parameters,
             "output": str(item.run.notebook_path(epochs)),
             "failed_output": str(item.run.notebook_path(epochs, failed=True)),
-            "report": str(cell_report_path(spec.config)),
+            "report": str(spec.page),
         }
 
     def _wait_for_disk(self) -> None:
@@ -123,10 +132,15 @@ class Queue:
         if result is not None and result["keys"]["cell"] == keys["cell"] and result["outcome"] == "ok":
             outcome = "ok"
         elif outcome == "ok":
-            outcome, report["error"] = "error", "the notebook ended without a result; it must call cell.finish()"
+            outcome, report["error"] = (
+                "error",
+                "the notebook ended without a result; it must call cell.finish()",
+            )
         elif outcome == "kernel_died" and self.retry.get(item.spec.name, 0) < RESUMES:
             self.retry[item.spec.name] = self.retry.get(item.spec.name, 0) + 1
-            say(f"           {item.spec.name}: the kernel died ({report.get('error', '')}); resuming its checkpoint")
+            say(
+                f"           {item.spec.name}: the kernel died ({report.get('error', '')}); resuming its checkpoint"
+            )
             return
         chain.popleft()
         self.ended += 1
@@ -138,7 +152,13 @@ class Queue:
         epochs, config = item.spec.config.epochs, item.spec.config.model_dump()
         notebook = str(item.run.notebook_path(epochs, failed=True))
         if outcome == "out_of_memory":
-            record = {"schema": 1, "outcome": outcome, "config": config, "keys": keys, "error": report["error"]}
+            record = {
+                "schema": 1,
+                "outcome": outcome,
+                "config": config,
+                "keys": keys,
+                "error": report["error"],
+            }
             write_json(item.run.result_path(epochs), record)
         elif outcome != "ok":
             self.bad += 1
@@ -149,7 +169,9 @@ class Queue:
 
     def _say(self, spec: CellSpec, outcome: str, report: dict) -> None:
         done = self.total - len(self.todo) + self.ended
-        words = {"ok": "done", "out_of_memory": "OUT OF MEMORY"}.get(outcome, f"FAILED, {report.get('error', '')[:120]}")
+        words = {"ok": "done", "out_of_memory": "OUT OF MEMORY"}.get(
+            outcome, f"FAILED, {report.get('error', '')[:120]}"
+        )
         note = f" (no page: {report['export_error']})" if "export_error" in report else ""
         say(
             f"[{done:>3}/{self.total}] {spec.name}: {words} in {clock(report['seconds'])}{note}   "
@@ -164,7 +186,9 @@ class Queue:
         return sum(known.get(method, mean) for method in waiting) / self.slots
 
 
-def run(config: StudyConfig, workers: int | None = None, scheduler: str | None = None) -> list[state.CellState]:
+def run(
+    config: StudyConfig, workers: int | None = None, scheduler: str | None = None
+) -> list[state.CellState]:
     """Run what is missing or out of date; the states of all cells afterwards.
 
     ``scheduler``: address or scheduler file of a dask cluster whose workers see the same files and have one
@@ -176,14 +200,18 @@ def run(config: StudyConfig, workers: int | None = None, scheduler: str | None =
     try:
         lock.acquire()
     except Timeout as error:
-        raise RuntimeError(f"Another process is running the study '{config.study}' ({lock.lock_file} is locked).") from error
+        raise RuntimeError(
+            f"Another process is running the study '{config.study}' ({lock.lock_file} is locked)."
+        ) from error
     with lock:
         inspector = state.Inspector()
         before = [inspector.state(spec) for spec in study.cells(config)]
         todo = [item for item in before if not item.finished]
         if todo:
             workers = min(workers or default_workers(), len({item.spec.chain for item in todo}))
-            say(f"{config.title}: {len(before)} cells, {len(before) - len(todo)} done before, {workers} at a time.")
+            say(
+                f"{config.title}: {len(before)} cells, {len(before) - len(todo)} done before, {workers} at a time."
+            )
             queue = Queue(config, todo, len(before), workers)
             if workers == 1 and not scheduler:
                 run_serially(queue, inspector)

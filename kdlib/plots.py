@@ -32,7 +32,13 @@ def curves(history: list[dict]) -> Figure:
     terms = [name for name in frame if name == "loss" or name in _terms(frame)]
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
     for name in terms:
-        left.plot(frame.epoch, frame[name], marker="o", label=name.replace("_", " "), lw=2.5 if name == "loss" else 1.2)
+        left.plot(
+            frame.epoch,
+            frame[name],
+            marker="o",
+            label=name.replace("_", " "),
+            lw=2.5 if name == "loss" else 1.2,
+        )
     left.set(xlabel="epoch", ylabel="mean loss of the epoch", ylim=(0, None))
     left.legend(fontsize="small")
     right.plot(frame.epoch, frame.images_per_second, marker="o", color=GREY)
@@ -53,7 +59,9 @@ def scores(result: dict) -> Figure:
     names = {"teacher": "teacher", "student": "student, trained", "untrained": "student, untrained"}
     values = [result["scores"][who][headline] for who in names]
     figure, axes = plt.subplots(figsize=(7, 2.2), layout="constrained")
-    bars = axes.barh(list(names.values()), values, color=[GREY, colour(result["config"]["method"]), "#d0d7de"])
+    bars = axes.barh(
+        list(names.values()), values, color=[GREY, colour(result["config"]["method"]), "#d0d7de"]
+    )
     axes.bar_label(bars, fmt="%.3f", padding=3)
     axes.invert_yaxis()
     axes.set(xlabel=score_name(headline), xlim=(0, max(values) * 1.15 + 1e-9))
@@ -113,10 +121,17 @@ def size_against_score(frame: pd.DataFrame) -> Figure:
     )
     for line, (teacher, dataset) in enumerate(pairs):
         part = good[(good.teacher == teacher) & (good.dataset == dataset)]
-        for axes, size, name in zip(grid[line], ("student_mb", "deployed_mb"), ("student", "deployed"), strict=True):
+        for axes, size, name in zip(
+            grid[line], ("student_mb", "deployed_mb"), ("student", "deployed"), strict=True
+        ):
             for method, cells in part.groupby("method", sort=False):
                 axes.scatter(
-                    cells[size], cells.student, s=70, color=colour(method), marker=MARKERS.get(method, "o"), label=method
+                    cells[size],
+                    cells.student,
+                    s=70,
+                    color=colour(method),
+                    marker=MARKERS.get(method, "o"),
+                    label=method,
                 )
             axes.axhline(part.teacher_score.mean(), color=GREY, ls="--", lw=1)
             axes.annotate(
@@ -142,7 +157,9 @@ def score_by_epochs(frame: pd.DataFrame) -> Figure:
 def _by_epochs(frame: pd.DataFrame, value: str, label: str | None) -> Figure:
     good = frame[frame.outcome == "ok"]
     pairs = list(dict.fromkeys(zip(good.teacher, good.dataset, strict=True)))
-    figure, row = plt.subplots(1, len(pairs), figsize=(2.7 * len(pairs) + 1.2, 3.2), layout="constrained", squeeze=False)
+    figure, row = plt.subplots(
+        1, len(pairs), figsize=(2.7 * len(pairs) + 1.2, 3.2), layout="constrained", squeeze=False
+    )
     for axes, (teacher, dataset) in zip(row[0], pairs, strict=True):
         part = good[(good.teacher == teacher) & (good.dataset == dataset)]
         for method, cells in part.groupby("method", sort=False):
@@ -163,7 +180,14 @@ def seconds_per_epoch(frame: pd.DataFrame) -> Figure:
     figure, axes = plt.subplots(figsize=(8, 3.2), layout="constrained")
     good = good.assign(name=good.teacher + " on " + good.dataset)
     sns.barplot(
-        good, x="method", y="seconds_per_epoch", hue="name", order=order, ax=axes, palette="Greys_d", errorbar=None
+        good,
+        x="method",
+        y="seconds_per_epoch",
+        hue="name",
+        order=order,
+        ax=axes,
+        palette="Greys_d",
+        errorbar=None,
     )
     axes.set(xlabel="", ylabel="seconds an epoch (log)", yscale="log")
     axes.legend(fontsize=8, title="", bbox_to_anchor=(1.01, 1), loc="upper left")

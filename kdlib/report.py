@@ -1,23 +1,13 @@
 """Executed notebook -> one HTML page that needs nothing but itself; and the page of a whole study."""
 
-import html
 import json
-import os
 from pathlib import Path
 
 from kdlib import table
-from kdlib.config import RunConfig
 from kdlib.runs import digest, file_digest, read_json, reports_root, write_atomic, write_json
 from kdlib.study import CellSpec, StudyConfig, notebooks_folder
 
 TEMPLATE = Path(__file__).parent / "report_template"
-
-
-def cell_report_path(config: RunConfig) -> Path:
-    """reports/<study>/<teacher>_<dataset>/<method>-seed<k>-epoch-<e>.html."""
-    method = config.method.replace(":", ".")
-    name = f"{method}-seed{config.seed}-epoch-{config.epochs:04d}.html"
-    return reports_root() / config.study / f"{config.teacher}_{config.dataset}" / name
 
 
 def export_cell(notebook: Path, page: Path) -> None:
@@ -37,7 +27,9 @@ def export_cell(notebook: Path, page: Path) -> None:
         extra_template_basedirs=[str(TEMPLATE.parent)],
     )
     book = nbformat.read(notebook, as_version=4)
-    title = next((line[2:] for cell in book.cells for line in cell.source.splitlines() if line.startswith("# ")), "")
+    title = next(
+        (line[2:] for cell in book.cells for line in cell.source.splitlines() if line.startswith("# ")), ""
+    )
     book.metadata["title"] = title or notebook.stem
     resources = {"page_css": (TEMPLATE / "page.css").read_text(), "metadata": {"name": notebook.stem}}
     body, _ = exporter.from_notebook_node(book, resources=resources)
@@ -49,7 +41,7 @@ def missing_pages(cells: list[CellSpec], folder_of) -> list[tuple[Path, Path]]:
     newest = max(path.stat().st_mtime for path in TEMPLATE.iterdir())
     pairs = []
     for spec in cells:
-        notebook, page = folder_of(spec.config).notebook_path(spec.config.epochs), cell_report_path(spec.config)
+        notebook, page = folder_of(spec.config).notebook_path(spec.config.epochs), spec.page
         if not notebook.exists():
             continue
         if not page.exists() or page.stat().st_mtime < max(newest, notebook.stat().st_mtime):
@@ -70,7 +62,10 @@ def build(study: StudyConfig, cells: list[CellSpec], folder_of) -> Path:
         export_cell(notebook, page)
     rows = table.collect(cells, folder_of, folder)
     summary = notebooks_folder() / "summary.ipynb"
-    code = [file_digest(path) for path in (summary, *sorted(Path(__file__).parent.glob("*.py")), *TEMPLATE.iterdir())]
+    code = [
+        file_digest(path)
+        for path in (summary, *sorted(Path(__file__).parent.glob("*.py")), *TEMPLATE.iterdir())
+    ]
     state = digest({"rows": json.loads(json.dumps(rows, default=str)), "code": code})
     index = folder / "index.html"
     if index.exists() and (read_json(folder / "index.json") or {}).get("state") == state:
@@ -89,9 +84,3 @@ def build(study: StudyConfig, cells: list[CellSpec], folder_of) -> Path:
     export_cell(executed, index)
     write_json(folder / "index.json", {"state": state})
     return index
-
-
-def link(page: Path, folder: Path, text: str) -> str:
-    """An HTML link to ``page``, relative to ``folder``."""
-    target = os.path.relpath(page, folder)
-    return f'<a href="{html.escape(target)}">{html.escape(text)}</a>'

@@ -8,7 +8,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kdlib.config import RunConfig
-from kdlib.runs import project_root
+from kdlib.runs import project_root, reports_root
 
 METHODS = ("projection", "bottleneck", "attention", "cbam", "resnet", "densenet")
 
@@ -34,7 +34,9 @@ class StudyConfig(BaseModel):
     seeds: tuple[int, ...] = (0,)
     parameters: dict[str, Any] = {}
     by_method: dict[str, dict[str, Any]] = {}
-    memory_gb: float | None = Field(None, gt=0, description="limit for one cell; the machine's share where absent")
+    memory_gb: float | None = Field(
+        None, gt=0, description="limit for one cell; the machine's share where absent"
+    )
 
 
 class CellSpec(BaseModel):
@@ -57,6 +59,13 @@ class CellSpec(BaseModel):
         return self.notebook, self.config.method, self.config.seed
 
     @property
+    def page(self) -> Path:
+        """Its report: reports/<study>/<teacher>_<dataset>/<method>-seed<k>-epoch-<e>.html."""
+        config = self.config
+        name = f"{config.method.replace(':', '.')}-seed{config.seed}-epoch-{config.epochs:04d}.html"
+        return reports_root() / config.study / f"{config.teacher}_{config.dataset}" / name
+
+    @property
     def parameters(self) -> dict[str, Any]:
         """What the notebook is given: every field of the configuration but the two that name the notebook."""
         return self.config.model_dump(exclude={"teacher", "dataset"})
@@ -73,7 +82,9 @@ def load(path: str | Path, data_root: str | None = None) -> StudyConfig:
     except yaml.YAMLError as error:
         raise StudyError(f"{path} is not YAML: {error}") from error
     if not isinstance(content, dict):
-        raise StudyError(f"{path} holds no study: it must be a mapping with 'study', 'title' and 'notebooks'.")
+        raise StudyError(
+            f"{path} holds no study: it must be a mapping with 'study', 'title' and 'notebooks'."
+        )
     if data_root:
         content["parameters"] = (content.get("parameters") or {}) | {"data_root": _absolute(data_root)}
         for parameters in (content.get("notebooks") or {}).values():
@@ -84,7 +95,9 @@ def load(path: str | Path, data_root: str | None = None) -> StudyConfig:
         cells(study)
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise StudyError(f"{path}: {problems}. Known parameters: {', '.join(RunConfig.model_fields)}.") from error
+        raise StudyError(
+            f"{path}: {problems}. Known parameters: {', '.join(RunConfig.model_fields)}."
+        ) from error
     return study
 
 

@@ -26,7 +26,10 @@ def head(rows: pd.DataFrame, study: str, title: str) -> None:
     display(HTML(f"<p><strong>{html.escape(title or study)}</strong></p>"))
     good = rows[rows.outcome == "ok"]
     counts = rows.outcome.value_counts().to_dict()
-    print(f"{len(rows)} cells: " + ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items()))
+    print(
+        f"{len(rows)} cells: "
+        + ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items())
+    )
     if not len(good):
         show.notice("No cell has finished yet.")
         return
@@ -62,25 +65,42 @@ def tables(rows: pd.DataFrame, dataset: str) -> None:
     show.table(tables_of.paper_figure(dataset), "The study prints (accuracy as a fraction)")
     degenerate = dataset == "tinyimagenet"
     note = ": degenerate, each image looks for itself" if degenerate else ""
-    show.table(tables_of.figure(part, dataset, "student in_batch@64"), f"Ours by the study's definition, in_batch@64{note}")
+    show.table(
+        tables_of.figure(part, dataset, "student in_batch@64"),
+        f"Ours by the study's definition, in_batch@64{note}",
+    )
     show.table(tables_of.figure(part, dataset, "student"), f"Ours, {headline}")
     controls = good.groupby(["teacher", "method"], sort=False)[
         ["teacher_score", "untrained", "teacher in_batch@64", "untrained in_batch@64"]
     ].mean()
-    controls.columns = [f"teacher, {headline}", f"untrained student, {headline}", "teacher in_batch@64", "untrained in_batch@64"]
-    show.table(controls.reset_index(), "Controls: the teacher as its own student, and the student untrained", index=False)
+    controls.columns = [
+        f"teacher, {headline}",
+        f"untrained student, {headline}",
+        "teacher in_batch@64",
+        "untrained in_batch@64",
+    ]
+    show.table(
+        controls.reset_index(),
+        "Controls: the teacher as its own student, and the student untrained",
+        index=False,
+    )
 
 
 def size(rows: pd.DataFrame) -> None:
     """Size against score."""
     if (rows.outcome == "ok").any():
-        show.figure(plots.size_against_score(rows), "Score against size, the student alone and all that inference needs.")
+        show.figure(
+            plots.size_against_score(rows),
+            "Score against size, the student alone and all that inference needs.",
+        )
 
 
 def epochs(rows: pd.DataFrame) -> None:
     """Score by budget."""
     if (rows.outcome == "ok").any():
-        show.figure(plots.score_by_epochs(rows), "Score at each number of epochs, a panel a teacher, a line a method.")
+        show.figure(
+            plots.score_by_epochs(rows), "Score at each number of epochs, a panel a teacher, a line a method."
+        )
 
 
 def time(rows: pd.DataFrame) -> None:
@@ -88,8 +108,12 @@ def time(rows: pd.DataFrame) -> None:
     if (rows.outcome == "ok").any():
         show.figure(plots.seconds_per_epoch(rows), "Training seconds an epoch by method and teacher.")
         good = rows[rows.outcome == "ok"].groupby(["teacher", "dataset"], sort=False)["store_seconds"].max()
-        show.table(good.reset_index(), "Building a teacher's features, once for all its cells, in seconds", False, 1)
-        print("The study, with the teacher in the loop: CLIP 15-18 min, BLIP over 50, DINO 6-10, BEiT 11-30 an epoch.")
+        show.table(
+            good.reset_index(), "Building a teacher's features, once for all its cells, in seconds", False, 1
+        )
+        print(
+            "The study, with the teacher in the loop: CLIP 15-18 min, BLIP over 50, DINO 6-10, BEiT 11-30 an epoch."
+        )
 
 
 def sizes(rows: pd.DataFrame) -> None:
@@ -115,5 +139,14 @@ def cells(rows: pd.DataFrame) -> None:
     """Every cell with its outcome and a link to its page."""
     names = ["teacher", "dataset", "method", "epochs", "seed", "outcome"]
     frame = rows[[*names, *(name for name in ("student", "final_loss", "error") if name in rows)]].copy()
-    frame["page"] = [f'<a href="{html.escape(page)}">open</a>' if isinstance(page, str) and page else "" for page in rows.page]
-    display(HTML(frame.to_html(index=False, border=0, escape=False, float_format=lambda value: f"{value:.3f}", na_rep="")))
+    frame["page"] = [
+        f'<a href="{html.escape(page)}">open</a>' if isinstance(page, str) and page else ""
+        for page in rows.page
+    ]
+    display(
+        HTML(
+            frame.to_html(
+                index=False, border=0, escape=False, float_format=lambda value: f"{value:.3f}", na_rep=""
+            )
+        )
+    )

@@ -13,14 +13,12 @@ PAPER = Path(__file__).parent / "paper_results.csv"
 
 def collect(cells, folder_of, report_folder: Path) -> list[dict]:
     """One flat row a cell of a study, whatever became of it."""
-    from kdlib.report import cell_report_path
-
     rows = []
     for spec in cells:
         config = spec.config
         run = folder_of(config)
         result = run.result(config.epochs) or run.failure(config.epochs)
-        page = cell_report_path(config)
+        page = spec.page
         row = {
             "study": config.study,
             "teacher": config.teacher,
@@ -44,7 +42,9 @@ def flatten(result: dict) -> dict:
     name = result["headline"]
     row = {"headline": name}
     # 'teacher' is the family's name in these rows, so the teacher's score is called teacher_score
-    row |= {{"teacher": "teacher_score"}.get(who, who): scores[name] for who, scores in result["scores"].items()}
+    row |= {
+        {"teacher": "teacher_score"}.get(who, who): scores[name] for who, scores in result["scores"].items()
+    }
     row |= {
         f"{who} {score}": value
         for who, scores in result["scores"].items()
@@ -80,7 +80,9 @@ def read(folder: Path) -> pd.DataFrame:
     """The rows of a study. Raises FileNotFoundError with the remedy when there are none."""
     path = folder / "results.csv"
     if not path.exists():
-        raise FileNotFoundError(f"{path}: no results yet. Run 'kdlib run' and 'kdlib report' on the study file.")
+        raise FileNotFoundError(
+            f"{path}: no results yet. Run 'kdlib run' and 'kdlib report' on the study file."
+        )
     return pd.read_csv(path)
 
 

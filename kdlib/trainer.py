@@ -26,11 +26,16 @@ def make_optimizer(distiller: nn.Module, config: RunConfig) -> torch.optim.AdamW
     """AdamW; weight decay on matrices and kernels, not on biases, norms and the logit scale."""
     matrices = [parameter for parameter in distiller.parameters() if parameter.ndim >= 2]
     others = [parameter for parameter in distiller.parameters() if parameter.ndim < 2]
-    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    groups = [
+        {"params": matrices, "weight_decay": config.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
     return torch.optim.AdamW(groups, lr=config.lr_peak)
 
 
-def train(distiller: Distiller, loader: TrainLoader, config: RunConfig, run: RunDir, train_key: str) -> list[dict]:
+def train(
+    distiller: Distiller, loader: TrainLoader, config: RunConfig, run: RunDir, train_key: str
+) -> list[dict]:
     """Train to ``config.epochs`` epochs, from the last good checkpoint of this training; one checkpoint an epoch.
 
     Returns the history, a record an epoch: mean loss and terms, learning rate, seconds, and the share of

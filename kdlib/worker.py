@@ -43,7 +43,10 @@ def run_job(job: dict) -> dict:
         if not answer.exists():
             report["error"] = f"exit code {process.returncode}: {tail(log)}"
     if over or (report["outcome"] == "kernel_died" and near(peak, job["memory_bytes"])):
-        report |= {"outcome": "out_of_memory", "error": f"used {peak / 2**30:.1f} GB of {job['memory_bytes'] / 2**30:.1f}"}
+        report |= {
+            "outcome": "out_of_memory",
+            "error": f"used {peak / 2**30:.1f} GB of {job['memory_bytes'] / 2**30:.1f}",
+        }
     return report | {"seconds": time.perf_counter() - started, "peak_bytes": peak}
 
 

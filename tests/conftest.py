@@ -28,7 +28,13 @@ def small_run(small_shapes):
 
     def make(teacher: str = "clip", **fields) -> RunConfig:
         dataset = "coco" if teacher in ("clip", "blip") else "tinyimagenet"
-        given = {"study": "test", "batch_size": 16, "epochs": 2, "image_size": 32, "data_root": str(small_shapes)}
+        given = {
+            "study": "test",
+            "batch_size": 16,
+            "epochs": 2,
+            "image_size": 32,
+            "data_root": str(small_shapes),
+        }
         return RunConfig(teacher=teacher, dataset=dataset, **given | fields)
 
     return make

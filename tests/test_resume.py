@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 
-
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -72,7 +71,10 @@ def test_resume__a_run_killed_in_the_middle_of_an_epoch_ends_the_same(small_run)
             break
     assert process.wait() == -signal.SIGKILL
     killed = Cell.open(config)
-    assert sorted(path.name for path in killed.run.checkpoints.glob("epoch-*")) == ["epoch-0001", "epoch-0002"]
+    assert sorted(path.name for path in killed.run.checkpoints.glob("epoch-*")) == [
+        "epoch-0001",
+        "epoch-0002",
+    ]
     killed.train()
     whole = train(config.model_copy(update={"study": "whole"}))
     assert weights(killed, 5) == weights(whole, 5)

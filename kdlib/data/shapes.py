@@ -235,7 +235,9 @@ def draw_scene(rng: np.random.Generator) -> tuple[Image.Image, list[Thing], list
         shade = np.array(COLOURS[thing.colour]) + rng.normal(0, 14, 3)
         image.paste(tuple(int(value) for value in shade.clip(0, 255)), mask=mask)
         things.append(thing)
-        boxes.append([float(centre[0] - radius), float(centre[1] - radius), 2 * float(radius), 2 * float(radius)])
+        boxes.append(
+            [float(centre[0] - radius), float(centre[1] - radius), 2 * float(radius), 2 * float(radius)]
+        )
     return _noise(image, rng, rng.uniform(3, 12)), things, boxes
 
 
@@ -261,10 +263,14 @@ def captions(rng: np.random.Generator, things: list[Thing]) -> list[str]:
     order = [things[i] for i in rng.permutation(len(things))]
     one = order[0]
     counts = {name: sum(thing.outline == name for thing in things) for name in OUTLINES}
-    counted = [f"{NUMBERS[n]} {name}{'s' if n > 1 and name[-1] != 's' else ''}" for name, n in counts.items() if n]
+    counted = [
+        f"{NUMBERS[n]} {name}{'s' if n > 1 and name[-1] != 's' else ''}" for name, n in counts.items() if n
+    ]
     if len(things) > 1:
         other = order[1]
-        related = f"{_article(f'{one.colour} {one.outline}')} {_relation(one, other)} {_article(other.outline)}"
+        related = (
+            f"{_article(f'{one.colour} {one.outline}')} {_relation(one, other)} {_article(other.outline)}"
+        )
     else:
         related = f"{_article(f'{one.colour} {one.outline}')} all alone"
     return [

@@ -17,7 +17,9 @@ def evaluate(
     bank: Tensor, bank_labels: np.ndarray, query: Tensor, query_labels: np.ndarray
 ) -> dict[str, float]:
     """Top-1 and top-5 shares for each k, as ``knn@20_top1`` and so on."""
-    return {name: float(values.mean()) for name, values in credits(bank, bank_labels, query, query_labels).items()}
+    return {
+        name: float(values.mean()) for name, values in credits(bank, bank_labels, query, query_labels).items()
+    }
 
 
 def credits(
@@ -59,6 +61,8 @@ def _class_scores(
             border = best[row, k - 1]
             above, tied = similarity[row] > border, similarity[row] == border
             share = (k - above.sum()) / tied.sum()
-            neighbours = (above.double() + tied.double() * share) * ((similarity[row].double() - 1) / TAU).exp()
+            neighbours = (above.double() + tied.double() * share) * (
+                (similarity[row].double() - 1) / TAU
+            ).exp()
             scores[row] = torch.zeros(classes, dtype=torch.float64).scatter_add_(0, labels, neighbours)
     return scores.numpy()

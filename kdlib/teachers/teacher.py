@@ -176,7 +176,9 @@ def audit(teacher: Teacher, missing: list[str], allow_untrained: bool) -> None:
     teacher.image_parameters = sum(used.values())
     if teacher.has_text:
         tokens = teacher.tokenizer(["a photo of a cat"], return_tensors="pt").to(teacher.device)
-        read = used_parameters(teacher.model, list(teacher.read(tokens["input_ids"], tokens["attention_mask"]).values()))
+        read = used_parameters(
+            teacher.model, list(teacher.read(tokens["input_ids"], tokens["attention_mask"]).values())
+        )
         teacher.text_parameters = sum(read.values())
         used |= read
     if isinstance(getattr(teacher.model, "logit_scale", None), nn.Parameter):
