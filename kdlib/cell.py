@@ -84,9 +84,7 @@ class Cell:
         """The distiller as of ``config.epochs``, from its checkpoint. Raises FileNotFoundError before training."""
         folder = checkpoints.latest(self.run, self.keys["train"], up_to=self.config.epochs)
         if folder is None or not folder.name.endswith(f"{self.config.epochs:04d}"):
-            raise FileNotFoundError(
-                f"{self.run.path}: no checkpoint of epoch {self.config.epochs}; train() first."
-            )
+            raise FileNotFoundError(f"{self.run.path}: no checkpoint of epoch {self.config.epochs}; train() first.")
         distiller = self.distiller()
         checkpoints.restore(folder, distiller)
         return distiller
@@ -243,9 +241,7 @@ def teacher_store(config: RunConfig, dataset: datasets.Dataset) -> features.Feat
 
     def load():
         device = str(choose(config.device))
-        return teachers.load(
-            config.teacher, config.checkpoint, config.revision, config.allow_untrained, device
-        )
+        return teachers.load(config.teacher, config.checkpoint, config.revision, config.allow_untrained, device)
 
     encoder = features.teacher_encoder(load, config.feature_dtype)
     return features.ensure(parts, dataset, encoder, config.on_bad_image)

@@ -27,9 +27,7 @@ def save(run: RunDir, distiller: nn.Module, optimizer: torch.optim.Optimizer, st
     scratch = run.checkpoints / f".{folder.name}.{os.getpid()}"
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
-    save_file(
-        {name: value.contiguous() for name, value in distiller.state_dict().items()}, scratch / FILES[0]
-    )
+    save_file({name: value.contiguous() for name, value in distiller.state_dict().items()}, scratch / FILES[0])
     save_file(flatten_optimizer(distiller, optimizer), scratch / FILES[1])
     for name in FILES:
         _flush(scratch / name)
@@ -107,7 +105,5 @@ def latest(run: RunDir, train_key: str, up_to: int) -> Path | None:
             found = "it belongs to another training"
         if found is None:
             return folder
-        warnings.warn(
-            f"Checkpoint {folder} is passed over: {found}. Going back to the one before.", stacklevel=2
-        )
+        warnings.warn(f"Checkpoint {folder} is passed over: {found}. Going back to the one before.", stacklevel=2)
     return None

@@ -16,27 +16,19 @@ app = typer.Typer(
 data_app = typer.Typer(help="Get or make the data sets.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
-StudyFile = Annotated[
-    Path, typer.Argument(help="a study file, as notebooks/studies/mini.yaml", show_default=False)
-]
+StudyFile = Annotated[Path, typer.Argument(help="a study file, as notebooks/studies/mini.yaml", show_default=False)]
 DataRoot = Annotated[
     str | None,
-    typer.Option(
-        help="folder (or zip) with the data in the official layout, in the place of the study file's"
-    ),
+    typer.Option(help="folder (or zip) with the data in the official layout, in the place of the study file's"),
 ]
 
 
 @app.command()
 def run(
     study_file: StudyFile,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="cells at a time; default: what suits the machine")
-    ] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="cells at a time; default: what suits the machine")] = None,
     data_root: DataRoot = None,
-    plan: Annotated[
-        bool, typer.Option("--plan", help="say what would run and what is missing; run nothing")
-    ] = False,
+    plan: Annotated[bool, typer.Option("--plan", help="say what would run and what is missing; run nothing")] = False,
     scheduler: Annotated[
         str | None,
         typer.Option(help="address or scheduler file of a dask cluster that sees the same files"),
@@ -82,9 +74,7 @@ def run(
 def status(
     study_file: StudyFile,
     data_root: DataRoot = None,
-    why: Annotated[
-        str, typer.Option(help="show only cells whose name holds these words, and what changed")
-    ] = "",
+    why: Annotated[str, typer.Option(help="show only cells whose name holds these words, and what changed")] = "",
 ) -> None:
     """List the cells of a study with their state: done, out of memory, stale, failed, resumable or absent.
 
@@ -124,9 +114,7 @@ def _report(config):
 def data_get(
     name: Annotated[str, typer.Argument(help="tinyimagenet (0.25 GB) or coco (20 GB)")],
     root: Annotated[Path | None, typer.Option(help="where to; default: runs/data")] = None,
-    extract: Annotated[
-        bool, typer.Option(help="also extract; the loaders read the archives as they are")
-    ] = False,
+    extract: Annotated[bool, typer.Option(help="also extract; the loaders read the archives as they are")] = False,
 ) -> None:
     """Download a data set from its official site, going on where an earlier attempt stopped.
 

@@ -21,16 +21,10 @@ class RunConfig(BaseModel):
     epochs: int = Field(5, ge=1, description="epochs in all; more than before continues from the checkpoint")
     seed: int = Field(0, ge=0, description="seed of initial weights and data order")
 
-    checkpoint: str = Field(
-        "stand-in", description="'stand-in', a model id, a folder, or '' for the published one"
-    )
+    checkpoint: str = Field("stand-in", description="'stand-in', a model id, a folder, or '' for the published one")
     revision: str = Field("main", description="revision of a model id: a commit, tag or branch")
-    allow_untrained: bool = Field(
-        False, description="accept a teacher with untrained weights, marked in each result"
-    )
-    data_root: str = Field(
-        "shapes", description="'shapes' (embedded) or the folder or zip of the official layout"
-    )
+    allow_untrained: bool = Field(False, description="accept a teacher with untrained weights, marked in each result")
+    data_root: str = Field("shapes", description="'shapes' (embedded) or the folder or zip of the official layout")
     on_bad_image: Literal["error", "skip"] = Field("error", description="what to do with unreadable images")
     train_limit: int = Field(0, ge=0, description="train on so many images; 0 is all")
 
@@ -38,9 +32,7 @@ class RunConfig(BaseModel):
     bottleneck: int = Field(32, ge=1, description="inner width of the bottleneck student")
     heads: int = Field(8, ge=1, description="attention heads of the attention student")
     convnet: Literal["full", "narrow"] = Field("narrow", description="full is ResNet-18 and DenseNet-121")
-    pretrained: bool = Field(
-        False, description="start ResNet and DenseNet from torchvision's ImageNet weights"
-    )
+    pretrained: bool = Field(False, description="start ResNet and DenseNet from torchvision's ImageNet weights")
     image_size: int = Field(64, ge=16, description="side in pixels of what ResNet and DenseNet read")
 
     batch_size: int = Field(64, ge=2, description="images a step")
@@ -52,13 +44,9 @@ class RunConfig(BaseModel):
     contrastive_weight: float = Field(1.0, ge=0, description="weight of the contrastive term")
     kl_weight: float = Field(1.0, ge=0, description="weight of the KL term beside the contrastive one")
 
-    feature_dtype: Literal["float16", "float32"] = Field(
-        "float16", description="of the feature store on disk"
-    )
+    feature_dtype: Literal["float16", "float32"] = Field("float16", description="of the feature store on disk")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
-    precision: Literal["float32", "bfloat16"] = Field(
-        "float32", description="of the forward pass in training"
-    )
+    precision: Literal["float32", "bfloat16"] = Field("float32", description="of the forward pass in training")
     threads: int = Field(1, ge=1, description="CPU threads; part of the run, since sums depend on it")
 
     @classmethod

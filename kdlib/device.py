@@ -29,9 +29,7 @@ def now(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def latency(
-    call: Callable, device: torch.device, warmup: int = WARMUP, calls: int = CALLS
-) -> dict[str, float]:
+def latency(call: Callable, device: torch.device, warmup: int = WARMUP, calls: int = CALLS) -> dict[str, float]:
     """Milliseconds a call: median, 10th and 90th percentile."""
     for _ in range(warmup):
         call()

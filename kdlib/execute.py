@@ -82,9 +82,7 @@ def main() -> None:
 
         try:
             export_cell(Path(job["output"]), Path(job["report"]))
-        except (
-            Exception
-        ) as problem:  # a page that cannot be made must not cost the run; `kdlib report` makes it again
+        except Exception as problem:  # a page that cannot be made must not cost the run; `kdlib report` makes it again
             report["export_error"] = f"{type(problem).__name__}: {problem}"
     Path(job["answer"]).write_text(json.dumps(report))
 

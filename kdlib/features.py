@@ -37,9 +37,7 @@ class FeatureStore:
 
     def __getitem__(self, name: str) -> np.ndarray:
         if name not in self.manifest["arrays"]:
-            raise StoreError(
-                f"{self.path.name}: no array '{name}'; it has {', '.join(self.manifest['arrays'])}."
-            )
+            raise StoreError(f"{self.path.name}: no array '{name}'; it has {', '.join(self.manifest['arrays'])}.")
         if name not in self._arrays:
             self._arrays[name] = np.load(self.path / f"{name}.npy", mmap_mode="r", allow_pickle=False)
         return self._arrays[name]
@@ -103,9 +101,7 @@ def store_path(key: str) -> Path:
     return runs_root() / "features" / key
 
 
-def ensure(
-    parts: dict, dataset: Dataset, load_encoder: Callable, on_bad_image: str = "error"
-) -> FeatureStore:
+def ensure(parts: dict, dataset: Dataset, load_encoder: Callable, on_bad_image: str = "error") -> FeatureStore:
     """The store that ``parts`` identifies, built first where it is missing.
 
     ``load_encoder() -> (encode, facts)`` is called only to build; ``encode(images, texts)`` maps up to
@@ -120,9 +116,7 @@ def ensure(
         return FeatureStore.open(path)
 
 
-def build(
-    path: Path, parts: dict, dataset: Dataset, load_encoder: Callable, on_bad_image: str = "error"
-) -> None:
+def build(path: Path, parts: dict, dataset: Dataset, load_encoder: Callable, on_bad_image: str = "error") -> None:
     """Write the store, going on where an earlier attempt stopped. The caller holds the lock."""
     scratch = path.with_name(path.name + ".partial")
     scratch.mkdir(parents=True, exist_ok=True)
@@ -228,9 +222,7 @@ class _Appender:
 
     def append(self, array: np.ndarray) -> None:
         if list(array.shape[1:]) != self.shape or array.dtype != self.dtype:
-            raise StoreError(
-                f"Rows of shape {array.shape[1:]} do not fit into a store of {tuple(self.shape)}."
-            )
+            raise StoreError(f"Rows of shape {array.shape[1:]} do not fit into a store of {tuple(self.shape)}.")
         self.file.write(np.ascontiguousarray(array).tobytes())
         self.count += len(array)
 
@@ -288,9 +280,7 @@ def teacher_encoder(load: Callable, dtype: str) -> Callable:
     return load_encoder
 
 
-def encode_with(
-    teacher, images: list, texts: list[tuple[str, ...]] | None, dtype: str
-) -> dict[str, np.ndarray]:
+def encode_with(teacher, images: list, texts: list[tuple[str, ...]] | None, dtype: str) -> dict[str, np.ndarray]:
     """One chunk through the teacher: image arrays, and for a text teacher its captions without padding."""
     seen = teacher.encode_images(images)
     arrays = {f"image_{name}": seen[name].numpy().astype(dtype) for name in ("pooled", "tokens", "attention")}

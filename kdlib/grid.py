@@ -54,9 +54,7 @@ class Queue:
         for item in self.todo:
             chains.setdefault(item.spec.chain, deque()).append(item)
         rank = {method: place for place, method in enumerate(LONGEST_FIRST)}
-        self.chains = sorted(
-            chains.values(), key=lambda chain: rank.get(chain[0].spec.config.method, len(rank))
-        )
+        self.chains = sorted(chains.values(), key=lambda chain: rank.get(chain[0].spec.config.method, len(rank)))
         self.unprepared = deque(dict.fromkeys(chain[0].spec.notebook for chain in self.chains))
         self.preparing: set[str] = set()
         self.busy: set[tuple] = set()
@@ -69,11 +67,7 @@ class Queue:
             spec = next(chain[0].spec for chain in self.chains if chain[0].spec.notebook == notebook)
             return self._job(spec, "kdlib.prepare", "prepare") | {"config": spec.config.model_dump()}
         for chain in self.chains:
-            if (
-                chain
-                and chain[0].spec.chain not in self.busy
-                and chain[0].spec.notebook not in self.preparing
-            ):
+            if chain and chain[0].spec.chain not in self.busy and chain[0].spec.notebook not in self.preparing:
                 self.busy.add(chain[0].spec.chain)
                 self._wait_for_disk()
                 return self._cell_job(chain[0])
@@ -81,9 +75,7 @@ class Queue:
 
     def _job(self, spec: CellSpec, module: str, kind: str) -> dict:
         memory = (
-            self.config.memory_gb * 2**30
-            if self.config.memory_gb
-            else psutil.virtual_memory().total * 0.9 / self.slots
+            self.config.memory_gb * 2**30 if self.config.memory_gb else psutil.virtual_memory().total * 0.9 / self.slots
         )
         words = "-".join(str(part) for part in (*spec.chain, kind)).replace(":", ".")
         log = runs_root() / self.config.study / "logs" / f"{words}.log"
@@ -138,9 +130,7 @@ class Queue:
             )
         elif outcome == "kernel_died" and self.retry.get(item.spec.name, 0) < RESUMES:
             self.retry[item.spec.name] = self.retry.get(item.spec.name, 0) + 1
-            say(
-                f"           {item.spec.name}: the kernel died ({report.get('error', '')}); resuming its checkpoint"
-            )
+            say(f"           {item.spec.name}: the kernel died ({report.get('error', '')}); resuming its checkpoint")
             return
         chain.popleft()
         self.ended += 1
@@ -186,9 +176,7 @@ class Queue:
         return sum(known.get(method, mean) for method in waiting) / self.slots
 
 
-def run(
-    config: StudyConfig, workers: int | None = None, scheduler: str | None = None
-) -> list[state.CellState]:
+def run(config: StudyConfig, workers: int | None = None, scheduler: str | None = None) -> list[state.CellState]:
     """Run what is missing or out of date; the states of all cells afterwards.
 
     ``scheduler``: address or scheduler file of a dask cluster whose workers see the same files and have one
@@ -209,9 +197,7 @@ def run(
         todo = [item for item in before if not item.finished]
         if todo:
             workers = min(workers or default_workers(), len({item.spec.chain for item in todo}))
-            say(
-                f"{config.title}: {len(before)} cells, {len(before) - len(todo)} done before, {workers} at a time."
-            )
+            say(f"{config.title}: {len(before)} cells, {len(before) - len(todo)} done before, {workers} at a time.")
             queue = Queue(config, todo, len(before), workers)
             if workers == 1 and not scheduler:
                 run_serially(queue, inspector)

@@ -16,9 +16,7 @@ def similarity_logits(first: Tensor, second: Tensor, scale: Tensor | float) -> T
     return scale * F.normalize(first.float(), dim=-1) @ F.normalize(second.float(), dim=-1).T
 
 
-def logit_matching(
-    student: Tensor, teacher: Tensor, *, tau: float, leave_out_diagonal: bool = False
-) -> Tensor:
+def logit_matching(student: Tensor, teacher: Tensor, *, tau: float, leave_out_diagonal: bool = False) -> Tensor:
     """tau^2 * KL(softmax(teacher / tau) || softmax(student / tau)) over rows and columns of (B, B) logits.
 
     Rows and columns count half each. For image x image logits leave the diagonal out: each image's

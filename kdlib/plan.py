@@ -35,9 +35,7 @@ def plan(config: StudyConfig) -> str:
             lines.append(f"  {notebook:<20} {method:<11} {epochs} epochs, seed {seeds}")
     lines += ["", "Feature stores (about):"]
     total, missing = 0.0, []
-    configs = {
-        (spec.config.teacher, spec.config.dataset, spec.config.data_root): spec.config for spec in cells
-    }
+    configs = {(spec.config.teacher, spec.config.dataset, spec.config.data_root): spec.config for spec in cells}
     for run in configs.values():
         shape, problem = _teacher_shape(run)
         if problem:
@@ -48,16 +46,12 @@ def plan(config: StudyConfig) -> str:
         for split, (images, texts) in counts.items():
             size = store_bytes(images, texts, *shape, BYTES[run.feature_dtype])
             total += size
-            lines.append(
-                f"  {run.teacher:<5} {run.dataset:<13} {split:<5} {images:>7} images {size / 1e9:>8.2f} GB"
-            )
+            lines.append(f"  {run.teacher:<5} {run.dataset:<13} {split:<5} {images:>7} images {size / 1e9:>8.2f} GB")
     free = shutil.disk_usage(runs_root() if runs_root().exists() else Path.cwd()).free
     for (dataset, root, size), run in _pixel_stores(cells).items():
         images = sum(count for count, _ in _counts(run)[0].values())
         total += images * 3 * size * size
-        lines.append(
-            f"  pixels at {size}, {dataset} in {root}: {images} images {images * 3e-9 * size * size:.2f} GB"
-        )
+        lines.append(f"  pixels at {size}, {dataset} in {root}: {images} images {images * 3e-9 * size * size:.2f} GB")
     lines += ["", f"Disk: {total / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free at {runs_root()}."]
     if total > free:
         missing.append(f"{(total - free) / 1e9:.1f} GB of disk; set KDLIB_RUNS to a larger one")
@@ -111,11 +105,7 @@ def _shape_of(folder: Path) -> tuple[int, int, float]:
 
     content = read_json(folder / "config.json")
     vision = content.get("vision_config") or content
-    width = (
-        content.get("image_text_hidden_size")
-        if content["model_type"] == "blip"
-        else content.get("projection_dim")
-    )
+    width = content.get("image_text_hidden_size") if content["model_type"] == "blip" else content.get("projection_dim")
     tokens = (vision["image_size"] // vision["patch_size"]) ** 2
     return tokens, width or vision["hidden_size"], 13 if "text_config" in content else 0
 
@@ -143,14 +133,8 @@ def _counts(run) -> tuple[dict[str, tuple[int, int]], str]:
             counts[split] = (len(dataset), sum(map(len, dataset.captions or ())))
         return counts, ""
     except (DataError, OSError):
-        words = (
-            f"{run.dataset} in {run.data_root}: get it with 'kdlib data get {run.dataset}' (or --data-root)"
-        )
-        full = {
-            split: count
-            for split, count in FULL.get(run.dataset, {}).items()
-            if split != "dev" or count[1] == 0
-        }
+        words = f"{run.dataset} in {run.data_root}: get it with 'kdlib data get {run.dataset}' (or --data-root)"
+        full = {split: count for split, count in FULL.get(run.dataset, {}).items() if split != "dev" or count[1] == 0}
         return full, words
 
 

@@ -59,9 +59,7 @@ def scores(result: dict) -> Figure:
     names = {"teacher": "teacher", "student": "student, trained", "untrained": "student, untrained"}
     values = [result["scores"][who][headline] for who in names]
     figure, axes = plt.subplots(figsize=(7, 2.2), layout="constrained")
-    bars = axes.barh(
-        list(names.values()), values, color=[GREY, colour(result["config"]["method"]), "#d0d7de"]
-    )
+    bars = axes.barh(list(names.values()), values, color=[GREY, colour(result["config"]["method"]), "#d0d7de"])
     axes.bar_label(bars, fmt="%.3f", padding=3)
     axes.invert_yaxis()
     axes.set(xlabel=score_name(headline), xlim=(0, max(values) * 1.15 + 1e-9))
@@ -121,9 +119,7 @@ def size_against_score(frame: pd.DataFrame) -> Figure:
     )
     for line, (teacher, dataset) in enumerate(pairs):
         part = good[(good.teacher == teacher) & (good.dataset == dataset)]
-        for axes, size, name in zip(
-            grid[line], ("student_mb", "deployed_mb"), ("student", "deployed"), strict=True
-        ):
+        for axes, size, name in zip(grid[line], ("student_mb", "deployed_mb"), ("student", "deployed"), strict=True):
             for method, cells in part.groupby("method", sort=False):
                 axes.scatter(
                     cells[size],

@@ -27,9 +27,7 @@ def export_cell(notebook: Path, page: Path) -> None:
         extra_template_basedirs=[str(TEMPLATE.parent)],
     )
     book = nbformat.read(notebook, as_version=4)
-    title = next(
-        (line[2:] for cell in book.cells for line in cell.source.splitlines() if line.startswith("# ")), ""
-    )
+    title = next((line[2:] for cell in book.cells for line in cell.source.splitlines() if line.startswith("# ")), "")
     book.metadata["title"] = title or notebook.stem
     resources = {"page_css": (TEMPLATE / "page.css").read_text(), "metadata": {"name": notebook.stem}}
     body, _ = exporter.from_notebook_node(book, resources=resources)
@@ -62,10 +60,7 @@ def build(study: StudyConfig, cells: list[CellSpec], folder_of) -> Path:
         export_cell(notebook, page)
     rows = table.collect(cells, folder_of, folder)
     summary = notebooks_folder() / "summary.ipynb"
-    code = [
-        file_digest(path)
-        for path in (summary, *sorted(Path(__file__).parent.glob("*.py")), *TEMPLATE.iterdir())
-    ]
+    code = [file_digest(path) for path in (summary, *sorted(Path(__file__).parent.glob("*.py")), *TEMPLATE.iterdir())]
     state = digest({"rows": json.loads(json.dumps(rows, default=str)), "code": code})
     index = folder / "index.html"
     if index.exists() and (read_json(folder / "index.json") or {}).get("state") == state:

@@ -24,9 +24,7 @@ def figure(drawn, alt: str) -> None:
 
 def table(frame: pd.DataFrame, caption: str, index: bool = True, digits: int = 3) -> None:
     """Show a table with its caption."""
-    markup = frame.to_html(
-        index=index, border=0, float_format=lambda value: f"{value:.{digits}f}", na_rep="–"
-    )
+    markup = frame.to_html(index=index, border=0, float_format=lambda value: f"{value:.{digits}f}", na_rep="–")
     head = markup.index(">") + 1
     display(HTML(f"{markup[:head]}<caption>{html.escape(caption)}</caption>{markup[head:]}"))
 
@@ -47,9 +45,7 @@ def setup(cell: Cell) -> None:
     if cell.config.data_root == "shapes":
         notice("Embedded data: drawn shapes in the data set's official layout, not the data set itself.")
     if facts["untrained"]:
-        notice(
-            f"Untrained teacher: {len(facts['untrained'])} weights that it uses were not in its checkpoint."
-        )
+        notice(f"Untrained teacher: {len(facts['untrained'])} weights that it uses were not in its checkpoint.")
     skipped = sum(len(split.store.skipped) for split in cell.splits.values())
     if skipped:
         notice(f"{skipped} unreadable images were left out.")
@@ -62,15 +58,10 @@ def setup(cell: Cell) -> None:
     table(pd.DataFrame(rows.items(), columns=["", " "]), "What is run", index=False)
     values = cell.config.model_dump()
     frame = pd.DataFrame(
-        [
-            (name, str(value), cell.config.__class__.model_fields[name].description)
-            for name, value in values.items()
-        ],
+        [(name, str(value), cell.config.__class__.model_fields[name].description) for name, value in values.items()],
         columns=["parameter", "value", "meaning"],
     )
-    display(
-        HTML(f"<details><summary>all parameters</summary>{frame.to_html(index=False, border=0)}</details>")
-    )
+    display(HTML(f"<details><summary>all parameters</summary>{frame.to_html(index=False, border=0)}</details>"))
 
 
 def samples(cell: Cell) -> None:
@@ -81,9 +72,7 @@ def samples(cell: Cell) -> None:
 def curves(history: list[dict]) -> None:
     """Loss by epoch."""
     last = history[-1]
-    alt = (
-        f"Loss by epoch, {history[0]['loss']:.3f} in epoch 1 and {last['loss']:.3f} in epoch {last['epoch']}."
-    )
+    alt = f"Loss by epoch, {history[0]['loss']:.3f} in epoch 1 and {last['loss']:.3f} in epoch {last['epoch']}."
     figure(plots.curves(history), alt)
 
 
@@ -150,6 +139,4 @@ def attention(cell: Cell, count: int = 6) -> None:
     )
     if student is None:
         reads = {"features": "reads the teacher's pooled feature", "pixels": "is a convolutional network"}
-        print(
-            f"The {cell.config.method} student {reads[cell.trained.student.reads]} and has no attention map."
-        )
+        print(f"The {cell.config.method} student {reads[cell.trained.student.reads]} and has no attention map.")

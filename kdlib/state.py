@@ -63,11 +63,7 @@ def differences(result: dict, spec: CellSpec, keys: dict[str, str]) -> list[str]
     """Why a result is out of date, field by field."""
     now = spec.config.training()
     before = result["config"]
-    changed = [
-        f"{name}: {before.get(name)!r} then, {now[name]!r} now"
-        for name in now
-        if before.get(name) != now[name]
-    ]
+    changed = [f"{name}: {before.get(name)!r} then, {now[name]!r} now" for name in now if before.get(name) != now[name]]
     if changed:
         return changed
     if result["keys"]["features"] != keys["features"]:

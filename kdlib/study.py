@@ -34,9 +34,7 @@ class StudyConfig(BaseModel):
     seeds: tuple[int, ...] = (0,)
     parameters: dict[str, Any] = {}
     by_method: dict[str, dict[str, Any]] = {}
-    memory_gb: float | None = Field(
-        None, gt=0, description="limit for one cell; the machine's share where absent"
-    )
+    memory_gb: float | None = Field(None, gt=0, description="limit for one cell; the machine's share where absent")
 
 
 class CellSpec(BaseModel):
@@ -82,9 +80,7 @@ def load(path: str | Path, data_root: str | None = None) -> StudyConfig:
     except yaml.YAMLError as error:
         raise StudyError(f"{path} is not YAML: {error}") from error
     if not isinstance(content, dict):
-        raise StudyError(
-            f"{path} holds no study: it must be a mapping with 'study', 'title' and 'notebooks'."
-        )
+        raise StudyError(f"{path} holds no study: it must be a mapping with 'study', 'title' and 'notebooks'.")
     if data_root:
         content["parameters"] = (content.get("parameters") or {}) | {"data_root": _absolute(data_root)}
         for parameters in (content.get("notebooks") or {}).values():
@@ -95,9 +91,7 @@ def load(path: str | Path, data_root: str | None = None) -> StudyConfig:
         cells(study)
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise StudyError(
-            f"{path}: {problems}. Known parameters: {', '.join(RunConfig.model_fields)}."
-        ) from error
+        raise StudyError(f"{path}: {problems}. Known parameters: {', '.join(RunConfig.model_fields)}.") from error
     return study
 
 

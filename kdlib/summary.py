@@ -26,10 +26,7 @@ def head(rows: pd.DataFrame, study: str, title: str) -> None:
     display(HTML(f"<p><strong>{html.escape(title or study)}</strong></p>"))
     good = rows[rows.outcome == "ok"]
     counts = rows.outcome.value_counts().to_dict()
-    print(
-        f"{len(rows)} cells: "
-        + ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items())
-    )
+    print(f"{len(rows)} cells: " + ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items()))
     if not len(good):
         show.notice("No cell has finished yet.")
         return
@@ -98,9 +95,7 @@ def size(rows: pd.DataFrame) -> None:
 def epochs(rows: pd.DataFrame) -> None:
     """Score by budget."""
     if (rows.outcome == "ok").any():
-        show.figure(
-            plots.score_by_epochs(rows), "Score at each number of epochs, a panel a teacher, a line a method."
-        )
+        show.figure(plots.score_by_epochs(rows), "Score at each number of epochs, a panel a teacher, a line a method.")
 
 
 def time(rows: pd.DataFrame) -> None:
@@ -108,12 +103,8 @@ def time(rows: pd.DataFrame) -> None:
     if (rows.outcome == "ok").any():
         show.figure(plots.seconds_per_epoch(rows), "Training seconds an epoch by method and teacher.")
         good = rows[rows.outcome == "ok"].groupby(["teacher", "dataset"], sort=False)["store_seconds"].max()
-        show.table(
-            good.reset_index(), "Building a teacher's features, once for all its cells, in seconds", False, 1
-        )
-        print(
-            "The study, with the teacher in the loop: CLIP 15-18 min, BLIP over 50, DINO 6-10, BEiT 11-30 an epoch."
-        )
+        show.table(good.reset_index(), "Building a teacher's features, once for all its cells, in seconds", False, 1)
+        print("The study, with the teacher in the loop: CLIP 15-18 min, BLIP over 50, DINO 6-10, BEiT 11-30 an epoch.")
 
 
 def sizes(rows: pd.DataFrame) -> None:
@@ -140,13 +131,8 @@ def cells(rows: pd.DataFrame) -> None:
     names = ["teacher", "dataset", "method", "epochs", "seed", "outcome"]
     frame = rows[[*names, *(name for name in ("student", "final_loss", "error") if name in rows)]].copy()
     frame["page"] = [
-        f'<a href="{html.escape(page)}">open</a>' if isinstance(page, str) and page else ""
-        for page in rows.page
+        f'<a href="{html.escape(page)}">open</a>' if isinstance(page, str) and page else "" for page in rows.page
     ]
     display(
-        HTML(
-            frame.to_html(
-                index=False, border=0, escape=False, float_format=lambda value: f"{value:.3f}", na_rep=""
-            )
-        )
+        HTML(frame.to_html(index=False, border=0, escape=False, float_format=lambda value: f"{value:.3f}", na_rep=""))
     )

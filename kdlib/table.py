@@ -42,9 +42,7 @@ def flatten(result: dict) -> dict:
     name = result["headline"]
     row = {"headline": name}
     # 'teacher' is the family's name in these rows, so the teacher's score is called teacher_score
-    row |= {
-        {"teacher": "teacher_score"}.get(who, who): scores[name] for who, scores in result["scores"].items()
-    }
+    row |= {{"teacher": "teacher_score"}.get(who, who): scores[name] for who, scores in result["scores"].items()}
     row |= {
         f"{who} {score}": value
         for who, scores in result["scores"].items()
@@ -80,9 +78,7 @@ def read(folder: Path) -> pd.DataFrame:
     """The rows of a study. Raises FileNotFoundError with the remedy when there are none."""
     path = folder / "results.csv"
     if not path.exists():
-        raise FileNotFoundError(
-            f"{path}: no results yet. Run 'kdlib run' and 'kdlib report' on the study file."
-        )
+        raise FileNotFoundError(f"{path}: no results yet. Run 'kdlib run' and 'kdlib report' on the study file.")
     return pd.read_csv(path)
 
 

@@ -33,9 +33,7 @@ def make_optimizer(distiller: nn.Module, config: RunConfig) -> torch.optim.AdamW
     return torch.optim.AdamW(groups, lr=config.lr_peak)
 
 
-def train(
-    distiller: Distiller, loader: TrainLoader, config: RunConfig, run: RunDir, train_key: str
-) -> list[dict]:
+def train(distiller: Distiller, loader: TrainLoader, config: RunConfig, run: RunDir, train_key: str) -> list[dict]:
     """Train to ``config.epochs`` epochs, from the last good checkpoint of this training; one checkpoint an epoch.
 
     Returns the history, a record an epoch: mean loss and terms, learning rate, seconds, and the share of

@@ -1,5 +1,6 @@
 """What runs in a slot of the grid: one job in a fresh process, watched from outside. Imports nothing heavy."""
 
+import contextlib
 import json
 import os
 import signal
@@ -95,10 +96,8 @@ def end_group(process: subprocess.Popen) -> None:
         members = psutil.Process(process.pid).children(recursive=True)
     except psutil.NoSuchProcess:
         members = []
-    try:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):
-        pass
     for member in members:
         try:
             member.kill()

@@ -150,9 +150,7 @@ def test_load__refuses_a_cut_annotation_file(root):
 def test_load__refuses_captions_of_images_that_are_not_there(root, packed):
     (root / "coco" / "val2017" / file_of(902)).unlink()
     place = zips(root) if packed else root
-    with pytest.raises(
-        DataError, match=r"names 1 images that are not in val2017: 000000000902\.jpg\. Extract"
-    ):
+    with pytest.raises(DataError, match=r"names 1 images that are not in val2017: 000000000902\.jpg\. Extract"):
         data.load("coco", place, "test")
 
 

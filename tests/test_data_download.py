@@ -209,9 +209,7 @@ def make_zip(path, members):
 
 
 def test_extract__writes_every_file_and_leaves_no_scratch(tmp_path):
-    archive = make_zip(
-        tmp_path / "a.zip", {"val2017/": "", "val2017/1.jpg": b"one", "val2017/deep/2.jpg": b"two"}
-    )
+    archive = make_zip(tmp_path / "a.zip", {"val2017/": "", "val2017/1.jpg": b"one", "val2017/deep/2.jpg": b"two"})
     folder = tmp_path / "data" / "coco"
     assert download.extract(archive, folder) == folder
     assert (folder / "val2017/1.jpg").read_bytes() == b"one"

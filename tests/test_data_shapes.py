@@ -36,9 +36,7 @@ def test_ensure__another_seed_draws_other_images_and_writes_other_captions(root,
 
 
 def test_write__more_images_leave_the_first_ones_as_they_are(root, tmp_path):
-    larger = contents(
-        shapes.ensure(dataclasses.replace(SMALL, train_per_class=4, train_scenes=13), tmp_path / "l")
-    )
+    larger = contents(shapes.ensure(dataclasses.replace(SMALL, train_per_class=4, train_scenes=13), tmp_path / "l"))
     smaller = contents(root)
     for name in smaller:
         if "/train" in name and not name.endswith(".json"):
@@ -49,9 +47,7 @@ def test_load__the_class_set_is_read_by_the_loader_of_tiny_imagenet(root):
     fit, dev, test = (tinyimagenet.load(root, split) for split in data.SPLITS)
     assert [len(fit), len(dev), len(test)] == [40, 20, 40]  # of 3 images a class one is dev
     assert len(fit.class_names) == len(set(fit.class_names)) == 20
-    assert set(fit.class_names) == {
-        f"{fill} {outline}" for fill in shapes.FILLS for outline in shapes.OUTLINES
-    }
+    assert set(fit.class_names) == {f"{fill} {outline}" for fill in shapes.FILLS for outline in shapes.OUTLINES}
     assert np.bincount(test.labels).tolist() == [2] * 20
     assert {image.size for image in test.images} == {(64, 64)}
 

@@ -51,8 +51,7 @@ def pixels(dataset):
 def test_load__folder_and_zip_give_the_same_dataset(root, split):
     archive = zipped(root)
     first, *others = [
-        data.load("tinyimagenet", place, split)
-        for place in (root, root / "tiny-imagenet-200", archive, archive.parent)
+        data.load("tinyimagenet", place, split) for place in (root, root / "tiny-imagenet-200", archive, archive.parent)
     ]
     for other in others:
         assert other.ids == first.ids
@@ -68,9 +67,7 @@ def test_load__fit_and_dev_share_train_by_the_sha1_of_the_file_name(root):
     expected = set()
     for wnid in WNIDS:
         files = [f"{wnid}_{number}.JPEG" for number in range(PER_CLASS)]
-        expected.update(
-            sorted(files, key=lambda file: hashlib.sha1(file.encode()).hexdigest())[: PER_CLASS // 10]
-        )
+        expected.update(sorted(files, key=lambda file: hashlib.sha1(file.encode()).hexdigest())[: PER_CLASS // 10])
     assert set(dev.ids) == expected
     assert not set(dev.ids) & set(fit.ids)
     assert len(dev) + len(fit) == len(set(dev.ids) | set(fit.ids)) == 3 * PER_CLASS
@@ -176,9 +173,7 @@ def test_load__refuses_an_unknown_class_in_val_annotations_and_names_the_line(ro
 @pytest.mark.parametrize(("file", "split"), [("val/val_annotations.txt", "test"), ("wnids.txt", "fit")])
 def test_load__refuses_an_empty_split(root, file, split):
     (root / "tiny-imagenet-200" / file).write_text("\n")
-    with pytest.raises(
-        DataError, match=rf"the split '{split}' of tinyimagenet is empty.*archive was extracted"
-    ):
+    with pytest.raises(DataError, match=rf"the split '{split}' of tinyimagenet is empty.*archive was extracted"):
         data.load("tinyimagenet", root, split)
 
 

@@ -49,9 +49,7 @@ def imported(path: Path) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize(
-    "path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE))
-)
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_layout__a_file_imports_only_from_above(path):
     name = path.relative_to(PACKAGE).as_posix()
     own = name.split("/")[0].removesuffix(".py")
@@ -65,20 +63,14 @@ def test_layout__every_file_has_its_place():
 
 
 def test_layout__every_module_says_what_it_is_for():
-    silent = [
-        path.name for path in PACKAGE.rglob("*.py") if not ast.get_docstring(ast.parse(path.read_text()))
-    ]
+    silent = [path.name for path in PACKAGE.rglob("*.py") if not ast.get_docstring(ast.parse(path.read_text()))]
     assert not silent
 
 
 def test_layout__no_path_of_a_machine_in_any_file():
     roots = ("/" + "work/", "/" + "home/", "/" + "root/")
     suffixes = {".py", ".ipynb", ".yaml", ".yml", ".toml", ".md", ".cff"}
-    files = [
-        path
-        for path in ROOT.rglob("*")
-        if path.suffix in suffixes and not path.is_relative_to(ROOT / ".venv")
-    ]
+    files = [path for path in ROOT.rglob("*") if path.suffix in suffixes and not path.is_relative_to(ROOT / ".venv")]
     files = [path for path in files if path.relative_to(ROOT).parts[0] not in ("runs", "reports")]
     assert files
     named = [str(path) for path in files if any(root in path.read_text() for root in roots)]

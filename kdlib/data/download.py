@@ -40,14 +40,10 @@ class Archive:
 COCO = "http://images.cocodataset.org"
 ARCHIVES: dict[str, tuple[Archive, ...]] = {
     "tinyimagenet": (
-        Archive(
-            "http://cs231n.stanford.edu/tiny-imagenet-200.zip", 248100043, "90528d7ca1a48142e341f4ef8d21d0de"
-        ),
+        Archive("http://cs231n.stanford.edu/tiny-imagenet-200.zip", 248100043, "90528d7ca1a48142e341f4ef8d21d0de"),
     ),
     "coco": (
-        Archive(
-            f"{COCO}/annotations/annotations_trainval2017.zip", 252907541, "f4bbac642086de4f52a3fdda2de5fa2c"
-        ),
+        Archive(f"{COCO}/annotations/annotations_trainval2017.zip", 252907541, "f4bbac642086de4f52a3fdda2de5fa2c"),
         Archive(f"{COCO}/zips/val2017.zip", 815585330, "442b8da7639aecaf257c1dceb8ba8c80"),
         Archive(f"{COCO}/zips/train2017.zip", 19336861798, "cced6f7f71b7629ddf16f17bbcfab6b2"),
     ),
@@ -134,9 +130,7 @@ def _download(archive: Archive, target: Path) -> None:
 
 def _fetch(archive: Archive, part: Path) -> None:
     """Append to ``part`` what is missing, over as many connections as it takes."""
-    retrying = Retrying(
-        retry=retry_if_exception(_may_pass), wait=WAIT, stop=stop_after_attempt(ATTEMPTS), reraise=True
-    )
+    retrying = Retrying(retry=retry_if_exception(_may_pass), wait=WAIT, stop=stop_after_attempt(ATTEMPTS), reraise=True)
     with (
         Progress(f"{archive.file} (MB)", archive.bytes // MB) as bar,
         httpx.Client(follow_redirects=True, timeout=TIMEOUT) as client,

@@ -97,6 +97,15 @@ def _regular(corners: int, inner: float = 1.0) -> np.ndarray:
     return _polygon([(r * math.cos(a), r * math.sin(a)) for r, a in zip(radii, angles, strict=True)])
 
 
+def _quarter_turns(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The points, then the same turned by 90, 180 and 270 degrees."""
+    turned = []
+    for _ in range(4):
+        turned += points
+        points = [(-y, x) for x, y in points]
+    return turned
+
+
 def _outline(name: str) -> list[np.ndarray]:
     """Closed outlines in the unit disc; a second one is cut out of the first."""
     circle = _regular(48)
@@ -110,12 +119,7 @@ def _outline(name: str) -> list[np.ndarray]:
         "pentagon": [_regular(5)],
         "ring": [circle, 0.55 * circle],
         "crescent": [circle, 0.85 * circle + np.array([0.42, 0.0])],
-        "cross": [
-            _polygon(
-                [(-arm, -1), (arm, -1), (arm, -arm), (1, -arm), (1, arm), (arm, arm)]
-                + [(arm, 1), (-arm, 1), (-arm, arm), (-1, arm), (-1, -arm), (-arm, -arm)]
-            )
-        ],
+        "cross": [_polygon(_quarter_turns([(-arm, -1), (arm, -1), (arm, -arm)]))],
         "heart": [
             np.stack(
                 [
@@ -125,9 +129,7 @@ def _outline(name: str) -> list[np.ndarray]:
                 axis=1,
             )
         ],
-        "arrow": [
-            _polygon([(-1, -0.28), (0.1, -0.28), (0.1, -0.75), (1, 0), (0.1, 0.75), (0.1, 0.28), (-1, 0.28)])
-        ],
+        "arrow": [_polygon([(-1, -0.28), (0.1, -0.28), (0.1, -0.75), (1, 0), (0.1, 0.75), (0.1, 0.28), (-1, 0.28)])],
     }[name]
 
 
@@ -176,9 +178,7 @@ def _noise(image: Image.Image, rng: np.random.Generator, sigma: float) -> Image.
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
 
 
-def draw_object(
-    rng: np.random.Generator, outline: str, fill: str, size: int = 64
-) -> tuple[Image.Image, Image.Image]:
+def draw_object(rng: np.random.Generator, outline: str, fill: str, size: int = 64) -> tuple[Image.Image, Image.Image]:
     """One class image of the Tiny-ImageNet-like set, a single object, all else random; and the object's mask."""
     image = _background(rng, (size, size))
     _clutter(image, rng, int(rng.integers(0, 4)))
@@ -235,9 +235,7 @@ def draw_scene(rng: np.random.Generator) -> tuple[Image.Image, list[Thing], list
         shade = np.array(COLOURS[thing.colour]) + rng.normal(0, 14, 3)
         image.paste(tuple(int(value) for value in shade.clip(0, 255)), mask=mask)
         things.append(thing)
-        boxes.append(
-            [float(centre[0] - radius), float(centre[1] - radius), 2 * float(radius), 2 * float(radius)]
-        )
+        boxes.append([float(centre[0] - radius), float(centre[1] - radius), 2 * float(radius), 2 * float(radius)])
     return _noise(image, rng, rng.uniform(3, 12)), things, boxes
 
 
@@ -263,14 +261,10 @@ def captions(rng: np.random.Generator, things: list[Thing]) -> list[str]:
     order = [things[i] for i in rng.permutation(len(things))]
     one = order[0]
     counts = {name: sum(thing.outline == name for thing in things) for name in OUTLINES}
-    counted = [
-        f"{NUMBERS[n]} {name}{'s' if n > 1 and name[-1] != 's' else ''}" for name, n in counts.items() if n
-    ]
+    counted = [f"{NUMBERS[n]} {name}{'s' if n > 1 and name[-1] != 's' else ''}" for name, n in counts.items() if n]
     if len(things) > 1:
         other = order[1]
-        related = (
-            f"{_article(f'{one.colour} {one.outline}')} {_relation(one, other)} {_article(other.outline)}"
-        )
+        related = f"{_article(f'{one.colour} {one.outline}')} {_relation(one, other)} {_article(other.outline)}"
     else:
         related = f"{_article(f'{one.colour} {one.outline}')} all alone"
     return [
@@ -326,9 +320,7 @@ def _write_coco(root: Path, spec: ShapesSpec) -> None:
             image_id = stream * 100_000 + number
             file_name = f"{image_id:012d}.jpg"
             _save(image, root / part / file_name)
-            images.append(
-                {"id": image_id, "file_name": file_name, "width": image.width, "height": image.height}
-            )
+            images.append({"id": image_id, "file_name": file_name, "width": image.width, "height": image.height})
             for caption in captions(rng, things):
                 texts.append({"id": len(texts) + 1, "image_id": image_id, "caption": caption})
             for thing, box in zip(things, boxes, strict=True):

@@ -42,9 +42,7 @@ class Tree:
                 try:
                     names = self._zip(archive).namelist()
                 except (zipfile.BadZipFile, OSError) as error:
-                    raise OSError(
-                        f"{archive}: not a complete zip archive ({error}). Download it again."
-                    ) from error
+                    raise OSError(f"{archive}: not a complete zip archive ({error}). Download it again.") from error
                 for name in names:
                     members.setdefault(name.removeprefix(self._prefix), (archive, name))
             self._members = members  # only when it is complete, for other threads

@@ -13,18 +13,12 @@ TAU = 0.07
 CHUNK = 512  # queries at a time: 512 x 100,000 float32 similarities are 200 MB
 
 
-def evaluate(
-    bank: Tensor, bank_labels: np.ndarray, query: Tensor, query_labels: np.ndarray
-) -> dict[str, float]:
+def evaluate(bank: Tensor, bank_labels: np.ndarray, query: Tensor, query_labels: np.ndarray) -> dict[str, float]:
     """Top-1 and top-5 shares for each k, as ``knn@20_top1`` and so on."""
-    return {
-        name: float(values.mean()) for name, values in credits(bank, bank_labels, query, query_labels).items()
-    }
+    return {name: float(values.mean()) for name, values in credits(bank, bank_labels, query, query_labels).items()}
 
 
-def credits(
-    bank: Tensor, bank_labels: np.ndarray, query: Tensor, query_labels: np.ndarray
-) -> dict[str, np.ndarray]:
+def credits(bank: Tensor, bank_labels: np.ndarray, query: Tensor, query_labels: np.ndarray) -> dict[str, np.ndarray]:
     """One credit in [0, 1] per query, k and top-1/top-5.
 
     ``bank`` (M, D) with labels (M,), ``query`` (Q, D) with labels (Q,). Cosine similarity; a neighbour weighs
@@ -49,9 +43,7 @@ def credits(
     return {name: np.concatenate(parts) for name, parts in credits.items()}
 
 
-def _class_scores(
-    similarity: Tensor, best: Tensor, index: Tensor, labels: Tensor, k: int, classes: int
-) -> np.ndarray:
+def _class_scores(similarity: Tensor, best: Tensor, index: Tensor, labels: Tensor, k: int, classes: int) -> np.ndarray:
     """(B, K) float64 sums of the weights of the k nearest neighbours of each class."""
     weights = ((best[:, :k].double() - 1) / TAU).exp()
     scores = torch.zeros(len(best), classes, dtype=torch.float64)
@@ -61,8 +53,6 @@ def _class_scores(
             border = best[row, k - 1]
             above, tied = similarity[row] > border, similarity[row] == border
             share = (k - above.sum()) / tied.sum()
-            neighbours = (above.double() + tied.double() * share) * (
-                (similarity[row].double() - 1) / TAU
-            ).exp()
+            neighbours = (above.double() + tied.double() * share) * ((similarity[row].double() - 1) / TAU).exp()
             scores[row] = torch.zeros(classes, dtype=torch.float64).scatter_add_(0, labels, neighbours)
     return scores.numpy()

@@ -42,9 +42,7 @@ def credits(images: Tensor, texts: Tensor, owner: np.ndarray) -> dict[str, np.nd
         for k in DEPTHS:
             result[f"{way}_r@{k}"] = recall_credit(above, wrong, right, k)
         result[f"{way}_rank"] = expected_rank(above, wrong, right)
-    first = np.unique(owner.numpy(), return_index=True)[
-        1
-    ]  # one caption an image, as the study's batches have
+    first = np.unique(owner.numpy(), return_index=True)[1]  # one caption an image, as the study's batches have
     return result | in_batch(images, texts[first])
 
 
@@ -65,9 +63,7 @@ def in_batch(queries: Tensor, candidates: Tensor) -> dict[str, np.ndarray]:
     return {f"in_batch@{size}": in_batch_accuracy(reached, len(candidates), size) for size in sizes}
 
 
-def _counts(
-    queries: Tensor, candidates: Tensor, matches: Tensor
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _counts(queries: Tensor, candidates: Tensor, matches: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Per query: wrong candidates above its best match, wrong ones tied with it, right ones tied with it."""
     parts = []
     for start in range(0, len(queries), CHUNK):

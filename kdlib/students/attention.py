@@ -23,9 +23,7 @@ class AttentionBlock(nn.Module):
         padding = None
         if mask is not None:
             padding = torch.cat([mask.new_zeros(len(mask), 1), ~mask], dim=1)
-        attended, weights = self.attend(
-            query, keys, keys, key_padding_mask=padding
-        )  # (B, 1, T), (B, 1, 1 + N)
+        attended, weights = self.attend(query, keys, keys, key_padding_mask=padding)  # (B, 1, T), (B, 1, 1 + N)
         attention = weights[:, 0, 1:]
         attention = attention / attention.sum(dim=-1, keepdim=True).clamp_min(1e-12)
         return (query + attended)[:, 0], attention

@@ -165,9 +165,7 @@ def train(family: str, folder: Path) -> None:
         texts = words([text for five in captions for text in five], padding=True, return_tensors="pt")
         ids = texts["input_ids"].reshape(len(images), 5, -1)
         masks = texts["attention_mask"].reshape(len(images), 5, -1)
-    batches = [
-        prepare(images[i : i + 500], return_tensors="pt")["pixel_values"] for i in range(0, len(images), 500)
-    ]
+    batches = [prepare(images[i : i + 500], return_tensors="pt")["pixel_values"] for i in range(0, len(images), 500)]
     pixels = torch.cat(batches)
     print(f"{family}: {len(images)} images drawn in {time.perf_counter() - started:.0f} s", flush=True)
 
@@ -228,8 +226,7 @@ def train(family: str, folder: Path) -> None:
         {
             "made by": "python -m kdlib.teachers.standins",
             "data": f"{recipe['images']} images of kdlib.data.shapes, seed {SEED} (the study's data has seed 0)",
-            "recipe": recipe
-            | {"batch": BATCH, "width": WIDTH, "optimizer": "AdamW, cosine, weight decay 0.05"},
+            "recipe": recipe | {"batch": BATCH, "width": WIDTH, "optimizer": "AdamW, cosine, weight decay 0.05"},
             "minutes": round(minutes, 1),
             "threads": torch.get_num_threads(),
             "scores on the study's test split": scores(family, folder),
