@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-WARMUP, CALLS = 10, 50  # of a latency
+CALLS, SECONDS = 100, 3.0  # of a latency: so many calls, so long at most
 
 
 def choose(name: str) -> torch.device:
@@ -29,16 +29,24 @@ def now(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def latency(call: Callable, device: torch.device, warmup: int = WARMUP, calls: int = CALLS) -> dict[str, float]:
-    """Milliseconds a call: median, 10th and 90th percentile."""
-    for _ in range(warmup):
+def latency(call: Callable, device: torch.device, calls: int = CALLS, seconds: float = SECONDS) -> dict[str, float]:
+    """Milliseconds a call: median, 10th and 90th percentile.
+
+    A tenth as many warm-up calls, then ``calls`` timed ones, or fewer (at least 5) where they would take
+    longer than ``seconds``; how many is in the record.
+    """
+    started = now(device)
+    call()
+    first = now(device) - started
+    calls = int(min(calls, max(5, seconds / first)))
+    for _ in range(max(1, calls // 10)):
         call()
-    seconds = []
+    times = []
     for _ in range(calls):
         started = now(device)
         call()
-        seconds.append(now(device) - started)
-    p10, p50, p90 = np.percentile(np.array(seconds) * 1000, [10, 50, 90])
+        times.append(now(device) - started)
+    p10, p50, p90 = np.percentile(np.array(times) * 1000, [10, 50, 90])
     return {"p10_ms": float(p10), "p50_ms": float(p50), "p90_ms": float(p90), "calls": calls}
 
 
