@@ -76,7 +76,10 @@ def refuse_unknown(notebook: str, parameters: dict) -> None:
 
 def main() -> None:
     job = json.loads(Path(sys.argv[1]).read_text())
-    report = execute(job)
+    try:
+        report = execute(job)
+    except Exception as problem:  # a notebook that cannot be run at all: an error, and no reason to try again
+        report = {"outcome": "error", "error": f"{type(problem).__name__}: {problem}"}
     if report["outcome"] == "ok":
         from kdlib.report import export_cell
 

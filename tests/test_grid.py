@@ -6,7 +6,7 @@ from pathlib import Path
 import nbformat
 import pytest
 import yaml
-from nbformat.v4 import new_code_cell, new_notebook
+from nbformat.v4 import new_code_cell
 
 from kdlib import grid, state, study
 from kdlib.study import notebooks_folder
@@ -27,7 +27,8 @@ def small_study(tmp_path, small_shapes, monkeypatch):
         keep = [cell for cell in book.cells[: place + 1] if cell.id in ("parameters", "setup", "train")]
         keep.insert(2, new_code_cell(before or "pass", id="before"))
         end = "result = cell.finish(cell.evaluate(), history)"
-        nbformat.write(new_notebook(cells=[*keep, new_code_cell(end, id="end")]), folder / "clip_coco.ipynb")
+        book.cells = [*keep, new_code_cell(end, id="end")]
+        nbformat.write(book, folder / "clip_coco.ipynb")
         content = {
             "study": "small",
             "title": "A small study",
