@@ -46,6 +46,11 @@ class Cell:
         torch.set_num_threads(config.threads)
         data = load_data(config, splits)
         stores = {split: teacher_store(config, dataset) for split, dataset in data.items()}
+        if data["fit"].labels is None and "text_pooled" not in stores["fit"]:
+            raise ValueError(
+                f"The teacher {config.teacher} has no text side and {config.dataset} has captions but no labels: "
+                "there is nothing to score. Take a vision-language teacher, or a data set with labels."
+            )
         reads_pixels = reads(config.method) == "pixels"
         opened = {}
         for split, dataset in data.items():

@@ -124,7 +124,7 @@ def test_narrow__is_a_fraction_of_the_full_network():
 def test_errors__speak_to_the_user():
     with pytest.raises(ValueError, match=r"5 heads do not divide the teacher's width 32; set 'heads' to one of \[1, 2"):
         students.build("attention", StudentSpec(**SMALL | {"heads": 5}))
-    with pytest.raises(KeyError, match=r"There is no student 'projektion'\\. Known: attention, bottleneck"):
+    with pytest.raises(KeyError, match=r"There is no student 'projektion'\. Known: attention, bottleneck"):
         students.build("projektion", StudentSpec(**SMALL))
 
 

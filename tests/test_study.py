@@ -1,0 +1,174 @@
+"""Study files, plans, states, tables and the command line."""
+
+import json
+import shutil
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from kdlib import cli, code, plan, study, table
+from kdlib.study import StudyError, studies_folder
+
+GOOD = {"study": "s", "title": "t", "notebooks": {"clip_coco": {"tau": 3.0}}, "parameters": {"tau": 2.0}}
+
+
+def load(tmp_path, **fields) -> study.StudyConfig:
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(GOOD | fields))
+    return study.load(path)
+
+
+def test_mini__is_the_48_cells_of_the_study():
+    cells = study.cells(study.load(studies_folder() / "mini.yaml"))
+    assert len({cell.name for cell in cells}) == len(cells) == 48
+    assert {cell.config.teacher for cell in cells} == {"clip", "blip", "dino", "beit"}
+    assert {cell.config.epochs for cell in cells} == {5, 10}
+
+
+@pytest.mark.parametrize("path", sorted(studies_folder().glob("*.yaml")), ids=lambda path: path.stem)
+def test_study_files__are_valid_and_named_after_their_study(path):
+    assert study.load(path).study == path.stem
+
+
+def test_paper__has_the_studys_sizes():
+    config = study.cells(study.load(studies_folder() / "paper.yaml"))[0].config
+    assert (config.width, config.bottleneck, config.convnet, config.checkpoint) == (256, 128, "full", "")
+
+
+def test_cells__the_more_special_parameter_wins(tmp_path):
+    made = study.cells(load(tmp_path, methods=["projection", "cbam"], by_method={"cbam": {"tau": 5.0}}))
+    assert {cell.config.method: cell.config.tau for cell in made} == {"projection": 3.0, "cbam": 5.0}
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"parameters": {"lr": 1}}, r"lr: Extra inputs .*Known parameters: .*lr_peak"),
+        ({"epoch": [5]}, "epoch: Extra inputs"),
+        ({"notebooks": {"clip": None}}, "not named <teacher>_<dataset>"),
+        ({"epochs": [0]}, "epochs: Input should be greater than or equal to 1"),
+        ({"study": "a/b"}, "study: String should match"),
+    ],
+)
+def test_load__says_what_is_wrong_with_a_study(tmp_path, fields, words):
+    with pytest.raises(StudyError, match=words):
+        load(tmp_path, **fields)
+
+
+def test_load__an_absent_file_lists_those_that_exist(tmp_path):
+    with pytest.raises(StudyError, match=r"mini\.yaml"):
+        study.load(tmp_path / "none.yaml")
+
+
+def test_data_root__replaces_the_files(tmp_path):
+    load(tmp_path)
+    config = study.load(tmp_path / "study.yaml", data_root=str(tmp_path))
+    assert {cell.config.data_root for cell in study.cells(config)} == {str(tmp_path.resolve())}
+
+
+def test_plan__lists_cells_stores_and_what_is_missing(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    text = plan.plan(study.load(studies_folder() / "paper.yaml"))
+    assert "144 cells" in text and "113287 images" in text
+    assert "openai/clip-vit-base-patch32: not downloaded yet" in text and "kdlib data get coco" in text
+
+
+def test_plan__predicts_a_stores_bytes(small_run):
+    """What is planned for the small data is what its store takes, but for headers and the mean caption length."""
+    from kdlib.cell import load_data, teacher_store
+
+    config = small_run("dino")
+    dataset = load_data(config)["test"]
+    store = teacher_store(config, dataset)
+    assert plan.store_bytes(len(dataset), 0, 64, 128, 0, 2) == pytest.approx(store.bytes, rel=0.01)
+
+
+def test_code_digest__words_do_not_count_and_code_does():
+    source = 'def f(x):\n    """Says."""\n    return x + 1  # adds\n'
+    assert code.without_docstrings(source) == code.without_docstrings("def f(x):\n    return x + 1\n")
+    assert code.without_docstrings(source) != code.without_docstrings("def f(x):\n    return x + 2\n")
+    assert all(list(code.PACKAGE.glob(pattern)) for patterns in code.STAGES.values() for pattern in patterns)
+
+
+# ---------------------------------------------------------------- tables
+
+
+def row(**fields) -> dict:
+    return {"teacher": "clip", "dataset": "coco", "method": "projection", "epochs": 5, "outcome": "ok"} | fields
+
+
+def test_figure__has_the_studys_layout_and_its_outcomes():
+    printed = table.paper_figure("tinyimagenet")
+    assert list(printed.columns) == ["projection", "bottleneck", "attention", "resnet", "densenet"]
+    assert printed.loc["dino, 5 epochs", "projection"] == "1.0000"
+    assert printed.loc["dino, 10 epochs", "resnet"] == "out of memory"
+    assert table.paper_figure("coco").loc["clip, 10 epochs", "cbam"] == "0.7234"
+
+
+def test_figure__averages_seeds_and_says_what_did_not_run():
+    import pandas as pd
+
+    frame = pd.DataFrame(
+        [
+            row(student=0.2),
+            row(student=0.4),
+            row(method="cbam", outcome="failed"),
+            row(method="resnet", outcome="absent"),
+        ]
+    )
+    line = table.figure(frame, "coco", "student").loc["clip, 5 epochs"]
+    assert line.to_dict() == {"projection": "0.300 ± 0.141", "cbam": "failed", "resnet": "absent"}
+
+
+def test_paper_results__are_the_studys():
+    frame = table.paper()
+    assert len(frame) == 44 and (frame.outcome == "out_of_memory").sum() == 4
+    assert frame[(frame.teacher == "blip") & (frame.method == "cbam")].accuracy.tolist() == [0.4864, 0.6634]
+
+
+# ---------------------------------------------------------------- the command line
+
+
+def test_cli__every_command_has_help_worth_reading():
+    for words in (["run"], ["status"], ["report"], ["data"], ["data", "get"], ["data", "check"]):
+        result = CliRunner().invoke(cli.app, [*words, "--help"])
+        assert result.exit_code == 0 and len(result.output) > 300, words
+
+
+def test_cli__status_lists_cells_and_reads_no_result_as_absent(tmp_path, small_shapes):
+    load(tmp_path, methods=["projection"], parameters={"data_root": str(small_shapes)})
+    result = CliRunner().invoke(cli.app, ["status", str(tmp_path / "study.yaml")])
+    assert "absent         clip_coco projection 5 epochs" in result.output and "2 absent" in result.output
+
+
+def test_cli__an_error_is_a_sentence_and_exit_code_two(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["kdlib", "status", str(tmp_path / "none.yaml")])
+    with pytest.raises(SystemExit) as caught:
+        cli.main()
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.startswith("kdlib: There is no study file")
+
+
+def test_cli__data_check_lists_unreadable_images(tmp_path, small_shapes):
+    copy = tmp_path / "copy"
+    shutil.copytree(small_shapes, copy)
+    broken = next((copy / "coco" / "val2017").glob("*.jpg"))
+    broken.write_bytes(broken.read_bytes()[:100])
+    result = CliRunner().invoke(cli.app, ["data", "check", "coco", str(copy)])
+    assert result.exit_code == 1 and broken.name in result.output and "1 unreadable" in result.output
+
+
+def test_learning_rate__rises_to_the_peak_and_falls_as_the_root():
+    from kdlib.trainer import learning_rate
+
+    rates = [learning_rate(step, 0.1, 10) for step in (1, 5, 10, 40, 1000)]
+    assert rates == pytest.approx([0.01, 0.05, 0.1, 0.05, 0.01])
+
+
+def test_results__are_written_whole(tmp_path):
+    table.write([row(student=0.5), row(outcome="failed", error="x")], tmp_path)
+    assert len(table.read(tmp_path)) == 2
+    assert json.loads((tmp_path / "results.json").read_text())[1]["student"] is None
+    with pytest.raises(FileNotFoundError, match="no results yet"):
+        table.read(tmp_path / "nowhere")
