@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from kdlib.study import METHODS
 
@@ -135,6 +136,9 @@ def size_against_score(frame: pd.DataFrame) -> Figure:
                 fontsize=8, color=GREY,
             )  # fmt: skip
             axes.set(xscale="log", xlabel=f"MB, {name}", ylim=(0, None))
+            axes.xaxis.set_major_formatter("{x:g}")
+            axes.xaxis.set_minor_formatter("")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=8))
             axes.set_title(f"{teacher} on {dataset}", fontsize=10)
         grid[line, 0].set_ylabel(_short(part.headline.iloc[0]))
     grid[0, 1].legend(fontsize=8, bbox_to_anchor=(1.02, 1), loc="upper left")

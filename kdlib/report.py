@@ -10,8 +10,11 @@ from kdlib.study import CellSpec, StudyConfig, notebooks_folder
 TEMPLATE = Path(__file__).parent / "report_template"
 
 
-def export_cell(notebook: Path, page: Path) -> None:
-    """Render an executed notebook; parameters are shown as a table, code is folded away."""
+def export_cell(notebook: Path, page: Path, title: str = "") -> None:
+    """Render an executed notebook; parameters are shown as a table, code is folded away.
+
+    ``title`` of the page; the notebook's first heading where there is none.
+    """
     import nbformat
     from nbconvert import HTMLExporter
     from traitlets.config import Config
@@ -27,7 +30,9 @@ def export_cell(notebook: Path, page: Path) -> None:
         extra_template_basedirs=[str(TEMPLATE.parent)],
     )
     book = nbformat.read(notebook, as_version=4)
-    title = next((line[2:] for cell in book.cells for line in cell.source.splitlines() if line.startswith("# ")), "")
+    title = title or next(
+        (line[2:] for cell in book.cells for line in cell.source.splitlines() if line.startswith("# ")), ""
+    )
     book.metadata["title"] = title or notebook.stem
     resources = {"page_css": (TEMPLATE / "page.css").read_text(), "metadata": {"name": notebook.stem}}
     body, _ = exporter.from_notebook_node(book, resources=resources)
@@ -76,6 +81,6 @@ def build(study: StudyConfig, cells: list[CellSpec], folder_of) -> Path:
     answer = execute(job)
     if answer["outcome"] != "ok":
         raise RuntimeError(f"The summary notebook failed: {answer['error']}. See {job['failed_output']}.")
-    export_cell(executed, index)
+    export_cell(executed, index, study.title)
     write_json(folder / "index.json", {"state": state})
     return index

@@ -36,7 +36,7 @@ def head(rows: pd.DataFrame, study: str, title: str) -> None:
             f"Stand-in teachers for {', '.join(name.upper() for name in standins)}: small models that this project "
             "trained on drawn shapes. Their numbers say nothing about the published checkpoints."
         )
-    if (good.convnet == "narrow").any() and good.method.isin(("resnet", "densenet")).any():
+    if (good[good.method.isin(("resnet", "densenet"))].convnet == "narrow").any():
         show.notice("ResNet and DenseNet are narrow ones here, so that the study ends in minutes.")
     if good.untrained_teacher.any():
         names = ", ".join(sorted(good[good.untrained_teacher].teacher.unique()))
@@ -44,10 +44,13 @@ def head(rows: pd.DataFrame, study: str, title: str) -> None:
     if good.skipped_images.any():
         show.notice(f"Up to {int(good.skipped_images.max())} unreadable images were left out.")
     worse = good[good.student <= good.untrained]
-    for _, row in worse.iterrows():
+    if len(worse):
+        listed = [
+            f"{row.teacher} {row.method} {row.epochs} epochs ({row.student:.3f}, untrained {row.untrained:.3f})"
+            for row in worse.itertuples()
+        ]
         show.notice(
-            f"{row.teacher} {row.method}, {row.epochs} epochs: not better than the same student untrained "
-            f"({row.student:.3f} against {row.untrained:.3f})."
+            f"Not better than the same student untrained, {len(worse)} of {len(good)} cells: {'; '.join(listed)}."
         )
 
 
