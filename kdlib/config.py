@@ -33,7 +33,7 @@ class RunConfig(BaseModel):
     heads: int = Field(8, ge=1, description="attention heads of the attention student")
     convnet: Literal["full", "narrow"] = Field("narrow", description="full is ResNet-18 and DenseNet-121")
     pretrained: bool = Field(False, description="start ResNet and DenseNet from torchvision's ImageNet weights")
-    image_size: int = Field(64, ge=16, description="side in pixels of what ResNet and DenseNet read")
+    image_size: int = Field(48, ge=16, description="side in pixels of what ResNet and DenseNet read")
 
     batch_size: int = Field(64, ge=2, description="images a step")
     lr_peak: float = Field(1e-3, gt=0, description="learning rate after the warm-up")

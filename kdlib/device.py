@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-CALLS, SECONDS = 100, 3.0  # of a latency: so many calls, so long at most
+CALLS, SECONDS = 100, 1.0  # of a latency: so many calls, so long at most
 
 
 def choose(name: str) -> torch.device:
