@@ -22,8 +22,9 @@ from kdlib.worker import run_job
 
 RESUMES = 2  # how often a cell whose kernel died is started again
 SPACE_BYTES = 2**30  # the grid waits when the disk has less than this left
-# Longest first keeps all slots busy to the end; the rest follow in the order of the tables.
-LONGEST_FIRST = ("densenet", "resnet", "attention", "cbam")
+# How long a cell takes, roughly, against a projection's: for the order (longest first keeps all slots busy to
+# the end) and for the estimate of the rest before a method has been seen.
+EFFORT = {"densenet": 3.0, "resnet": 3.0, "attention": 1.2, "cbam": 1.1}
 
 
 def default_workers() -> int:
@@ -45,7 +46,7 @@ class Queue:
     slots: int
     retry: dict[str, int] = field(default_factory=dict)
     started: float = field(default_factory=time.perf_counter)
-    seconds: dict[str, list[float]] = field(default_factory=dict)
+    seconds: dict[tuple[str, str], list[float]] = field(default_factory=dict)
     ended: int = 0
     bad: int = 0
 
@@ -53,8 +54,7 @@ class Queue:
         chains: dict[tuple, deque[state.CellState]] = {}
         for item in self.todo:
             chains.setdefault(item.spec.chain, deque()).append(item)
-        rank = {method: place for place, method in enumerate(LONGEST_FIRST)}
-        self.chains = sorted(chains.values(), key=lambda chain: rank.get(chain[0].spec.config.method, len(rank)))
+        self.chains = sorted(chains.values(), key=lambda chain: -EFFORT.get(chain[0].spec.config.method, 1.0))
         self.unprepared = deque(dict.fromkeys(chain[0].spec.notebook for chain in self.chains))
         self.preparing: set[str] = set()
         self.busy: set[tuple] = set()
@@ -134,7 +134,7 @@ class Queue:
             return
         chain.popleft()
         self.ended += 1
-        self.seconds.setdefault(item.spec.config.method, []).append(report["seconds"])
+        self.seconds.setdefault(self._kind(item.spec), []).append(report["seconds"])
         self._record(item, outcome, report, keys)
         self._say(item.spec, outcome, report)
 
@@ -168,12 +168,16 @@ class Queue:
             f"{clock(time.perf_counter() - self.started)} elapsed, about {clock(self._rest())} left"
         )
 
+    @staticmethod
+    def _kind(spec: CellSpec) -> tuple[str, str]:
+        return spec.config.dataset, spec.config.method
+
     def _rest(self) -> float:
-        """Seconds for what is left: each cell as long as its method took so far, else as the mean."""
-        known = {method: sum(times) / len(times) for method, times in self.seconds.items()}
-        mean = sum(known.values()) / len(known)
-        waiting = [item.spec.config.method for chain in self.chains for item in chain]
-        return sum(known.get(method, mean) for method in waiting) / self.slots
+        """Seconds for what is left: each cell as its kind took so far, else by its method's effort."""
+        known = {kind: sum(times) / len(times) for kind, times in self.seconds.items()}
+        unit = sum(mean / EFFORT.get(kind[1], 1.0) for kind, mean in known.items()) / len(known)
+        kinds = [self._kind(item.spec) for chain in self.chains for item in chain]
+        return sum(known.get(kind, unit * EFFORT.get(kind[1], 1.0)) for kind in kinds) / self.slots
 
 
 def run(config: StudyConfig, workers: int | None = None, scheduler: str | None = None) -> list[state.CellState]:
