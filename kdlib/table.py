@@ -119,34 +119,3 @@ def _text(cells: pd.DataFrame, value: str, digits: int) -> str:
 def paper_figure(dataset: str, value: str = "accuracy", digits: int = 4) -> pd.DataFrame:
     """The study's printed table, in the same layout."""
     return figure(paper(), dataset, value, digits)
-
-
-def versus(frame: pd.DataFrame, dataset: str) -> pd.DataFrame:
-    """One row per teacher, method and epochs: the study's printed value, ours by its definition, ours soundly."""
-    printed = paper()
-    printed = printed[printed.dataset == dataset].set_index(["teacher", "method", "epochs"])
-    ours = frame[(frame.dataset == dataset) & (frame.outcome == "ok")]
-    rows = []
-    for (teacher, method, epochs), group in ours.groupby(["teacher", "method", "epochs"], sort=False):
-        key = (teacher, method, epochs)
-        known = printed.loc[key] if key in printed.index else None
-        rows.append(
-            {
-                "teacher": teacher,
-                "method": method,
-                "epochs": epochs,
-                "study prints": _printed(known),
-                "in_batch@64": group["student in_batch@64"].mean(),
-                "untrained in_batch@64": group["untrained in_batch@64"].mean(),
-                "student": group["student"].mean(),
-                "untrained": group["untrained"].mean(),
-                "teacher's own": group["teacher_score"].mean(),
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-def _printed(known) -> str:
-    if known is None:
-        return "–"
-    return f"{known.accuracy:.4f}" if known.outcome == "ok" else known.outcome.replace("_", " ")

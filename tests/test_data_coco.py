@@ -198,17 +198,6 @@ def test_fingerprint__differs_with_a_caption_and_with_an_image(root):
     assert len(set(prints)) == 5
 
 
-def test_take__keeps_captions_and_categories_with_their_image(root):
-    fit = data.load("coco", root, "fit")
-    few = fit.take(5)
-    assert len(few) == 5
-    rows = [fit.ids.index(name) for name in few.ids]
-    assert rows == sorted(rows)
-    assert few.captions == tuple(fit.captions[row] for row in rows)
-    assert few.categories == tuple(fit.categories[row] for row in rows)
-    assert few.category_names == fit.category_names
-
-
 # ---------------------------------------------------------------- the real sample
 
 

@@ -82,31 +82,6 @@ class Dataset:
     def images(self) -> Images:
         return Images(self.tree, self.image_names)
 
-    def take(self, count: int) -> "Dataset":
-        """The ``count`` images that come first in the order of the SHA-1 of their ids, in their old order.
-
-        0 takes all. The choice depends on nothing but the ids, so every teacher and student gets the same.
-        """
-        if not count or count >= len(self):
-            return self
-        rows = sorted(sorted(range(len(self)), key=lambda row: sha1(self.ids[row]))[:count])
-
-        def pick(values):
-            return None if values is None else tuple(values[row] for row in rows)
-
-        return Dataset(
-            name=self.name,
-            split=self.split,
-            tree=self.tree,
-            ids=pick(self.ids),
-            image_names=pick(self.image_names),
-            labels=None if self.labels is None else self.labels[rows],
-            class_names=self.class_names,
-            captions=pick(self.captions),
-            categories=pick(self.categories),
-            category_names=self.category_names,
-        )
-
     @property
     def fingerprint(self) -> str:
         """SHA-256 over the content of every image and its annotations; the same for a folder and its zip."""
