@@ -48,6 +48,10 @@ class Distiller(nn.Module):
         return self.log_scale.exp().clamp(max=LARGEST_SCALE)
 
     def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
+        with torch.no_grad():
+            # The parameter itself is held below the limit: past it the clamped scale would have no gradient and
+            # never come down again. float32's ln(100) rounds above the limit, hence the margin.
+            self.log_scale.clamp_(max=math.log(LARGEST_SCALE) - 1e-6)
         outputs = self.student(batch)
         other = "text" if self.student.spec.text else "image"
         logits = losses.similarity_logits(outputs["image"], outputs[other], self.scale)

@@ -12,8 +12,12 @@ from kdlib.registry import Registry
 
 
 def similarity_logits(first: Tensor, second: Tensor, scale: Tensor | float) -> Tensor:
-    """Scaled cosines of all pairs: (B, D), (B, D) -> (B, B)."""
-    return scale * F.normalize(first.float(), dim=-1) @ F.normalize(second.float(), dim=-1).T
+    """Scaled cosines of all pairs: (B, D), (B, D) -> (B, B).
+
+    In float32 even under autocast: at a scale of 100 two neighbouring bfloat16 logits differ by a half.
+    """
+    with torch.autocast(first.device.type, enabled=False):
+        return scale * F.normalize(first.float(), dim=-1) @ F.normalize(second.float(), dim=-1).T
 
 
 def logit_matching(student: Tensor, teacher: Tensor, *, tau: float, leave_out_diagonal: bool = False) -> Tensor:

@@ -5,7 +5,32 @@ exactly chance and no score depends on the order of the samples.
 """
 
 import numpy as np
+import torch.nn.functional as F
 from scipy.special import gammaln
+from torch import Tensor
+
+DECIMALS = 10  # of a cosine: equal embeddings get equal cosines, whatever the shape of the matrix product
+
+
+def unit_rows(embeddings: Tensor) -> Tensor:
+    """Rows at length 1, float64, ready for :func:`cosines`.
+
+    Raises ValueError when a value is not finite: every comparison with NaN is False, so that a broken encoder
+    would be above reproach.
+    """
+    embeddings = embeddings.double()
+    if not embeddings.isfinite().all():
+        raise ValueError("Embeddings hold values that are not finite; the encoder or its training is broken.")
+    return F.normalize(embeddings, dim=-1)
+
+
+def cosines(first: Tensor, second: Tensor) -> Tensor:
+    """All cosines between unit rows, (A, D), (B, D) -> (A, B) float64, rounded so that ties are ties.
+
+    A matrix product sums in another order at its edges and in small chunks; unrounded, a constant encoder
+    would beat chance or miss it by the shape of its batch.
+    """
+    return (first @ second.T).round(decimals=DECIMALS)
 
 
 def log_choose(n: np.ndarray, k: np.ndarray) -> np.ndarray:

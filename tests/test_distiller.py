@@ -1,12 +1,12 @@
 import pytest
 import torch
 from pydantic import ValidationError
+from test_students import SMALL, batch
 
 from kdlib import losses, students
 from kdlib.config import RunConfig
 from kdlib.distiller import OBJECTIVES, Distiller
 from kdlib.students import StudentSpec
-from tests.test_students import SMALL, batch
 
 FULL_BATCH = {"image_attention": torch.rand(3, 16), "text_attention": torch.rand(3, 5), "row": torch.arange(3)}
 TABLE = {  # architecture: which loss trains which student, without and with text
@@ -85,3 +85,103 @@ def test_config__is_frozen_and_knows_its_fields():
         RunConfig(teacher="clip", dataset="coco", epochs=0)
     assert {"epochs", "study", "device", "data_root"}.isdisjoint(config.training())
     assert {"seed", "lr_peak", "tau", "method", "teacher", "batch_size"} <= set(config.training())
+
+
+def similarities(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.cosine_similarity(first[:, None], second[None], dim=-1)
+
+
+@pytest.mark.parametrize("method", TABLE)
+def test_distiller__vision_only_logits_leave_out_the_diagonal(method):
+    """Cosines by torch's own function, the KL over the others only."""
+    made, data = distiller(method, False, tau=1.5).eval(), batch() | FULL_BATCH
+    student = made.scale * similarities(made.student(data)["image"], made.student(data)["image"])
+    teacher = 20.0 * similarities(data["image"], data["image"])
+    off = ~torch.eye(3, dtype=torch.bool)
+    rows = [matrix[off].view(3, 2) / 1.5 for matrix in (student, teacher)]
+    expected = 1.5**2 * torch.nn.functional.kl_div(
+        rows[0].log_softmax(-1), rows[1].softmax(-1), reduction="batchmean"
+    )  # of a symmetric matrix the columns say what the rows say
+    assert made(data)[1]["logit_matching"].item() == pytest.approx(expected.item(), rel=1e-4, abs=1e-6)
+
+
+def test_distiller__text_logits_keep_the_diagonal():
+    made, data = distiller("projection", True, tau=1.5), batch() | FULL_BATCH
+    out = made.student(data)
+    student = made.scale * similarities(out["image"], out["text"])
+    teacher = 20.0 * similarities(data["image"], data["text"])
+    expected = losses.logit_matching(student, teacher, tau=1.5)
+    assert made(data)[0].item() == pytest.approx(expected.item(), rel=1e-4)
+    assert losses.logit_matching(student, teacher, tau=1.5, leave_out_diagonal=True) != expected
+
+
+def test_distiller__rows_of_the_same_image_are_positives():
+    made = distiller("resnet", True).eval()
+    alone, twice = batch() | FULL_BATCH, batch() | FULL_BATCH | {"row": torch.tensor([4, 4, 9])}
+    out = made.student(twice)
+    positives = torch.tensor([[1, 1, 0], [1, 1, 0], [0, 0, 1]], dtype=torch.bool)
+    logits = made.scale * similarities(out["image"], out["text"])
+    assert made(twice)[1]["contrastive"].item() == pytest.approx(losses.contrastive(logits, positives).item(), rel=1e-4)
+    assert made(twice)[1]["contrastive"] != made(alone)[1]["contrastive"]
+    assert made(twice)[1]["kl"] == made(alone)[1]["kl"]
+
+
+@pytest.mark.parametrize("method", ["attention", "cbam"])
+def test_distiller__the_attention_weight_scales_its_terms_alone(method):
+    data = batch() | FULL_BATCH
+    once, thrice = (distiller(method, True, attention_weight=weight)(data)[1] for weight in (1.0, 3.0))
+    for name, term in once.items():
+        assert torch.allclose(thrice[name], 3 * term if name.endswith("transfer") else term)
+        assert not name.endswith("transfer") or term > 0
+
+
+def test_distiller__teacher_features_get_no_gradient():
+    data = batch() | FULL_BATCH
+    for name in ("image", "text", "image_attention", "text_attention"):
+        data[name] = data[name].clone().requires_grad_(True)
+    made = distiller("projection", True)
+    with torch.no_grad():  # what the student makes of the features is its own; here only the target's path counts
+        out = made.student(data)
+    made.student = torch.nn.Module()
+    made.student.spec, made.student.forward = StudentSpec(**SMALL, text=True), lambda _: out
+    made(data)[0].backward()
+    assert all(data[name].grad is None for name in ("image", "text", "image_attention", "text_attention"))
+    assert made.log_scale.grad is not None
+
+
+@pytest.mark.parametrize("text", [False, True])
+@pytest.mark.parametrize("method", TABLE)
+def test_state__of_another_distiller_makes_the_same_losses(method, text):
+    first, data = distiller(method, text), batch() | FULL_BATCH
+    with torch.no_grad():
+        for parameter in first.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape))
+    torch.manual_seed(9)
+    second = Distiller(
+        students.build(method, StudentSpec(**SMALL, text=text)), OBJECTIVES[method], first.config, teacher_scale=20.0
+    )
+    assert second.eval()(data)[0] != first.eval()(data)[0]
+    second.load_state_dict(first.state_dict())
+    assert torch.equal(second(data)[0], first(data)[0])
+    assert {name for name, _ in first.named_parameters()} <= set(first.state_dict())
+
+
+def test_scale__starts_at_clips():
+    assert distiller("projection", True).scale.item() == pytest.approx(1 / 0.07)
+
+
+def test_scale__comes_back_from_its_limit_when_the_loss_wants_it_lower():
+    """A student that is its teacher, at a scale past the limit of 100, where the teacher's is 5."""
+    config = RunConfig(teacher="clip", dataset="coco", width=32)
+    student = students.build("projection", StudentSpec(**SMALL | {"width": 32}, text=True))
+    for side in (student.image, student.text):
+        torch.nn.init.eye_(side.weight)
+        torch.nn.init.zeros_(side.bias)
+    made = Distiller(student, ("logit_matching",), config, teacher_scale=5.0)
+    made.log_scale.data.fill_(4.7)  # exp(4.7) = 110
+    optimizer = torch.optim.SGD([made.log_scale], lr=0.01)
+    for _ in range(20):
+        optimizer.zero_grad()
+        made(batch() | FULL_BATCH)[0].backward()
+        optimizer.step()
+    assert made.scale < 99

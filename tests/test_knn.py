@@ -92,6 +92,15 @@ def test_knn__k_is_capped_at_the_smallest_class_of_a_bank_out_of_balance():
     assert scores["knn@200_top1"] == 1
 
 
+def test_knn__tied_neighbours_share_the_last_place_by_hand():
+    """k = 2: one of class 0 at cosine 1; for the other place one of class 0 and three of class 1, 1/4 each."""
+    bank = torch.tensor([[1.0, 0.0]] + 4 * [[24.0, 7.0]])
+    weight = math.exp((24 / 25 - 1) / 0.07)
+    assert 3 / 4 * weight < 1 + weight / 4 and 3 * weight > 1 + weight  # class 1 would win with whole places
+    scores = knn.evaluate(bank, np.array([0, 0, 1, 1, 1]), torch.tensor([[2.0, 0.0]]), np.array([0]))
+    assert scores["knn@20_top1"] == 1
+
+
 def test_knn__length_of_a_feature_does_not_matter():
     bank, bank_labels = clouds(120, 4, 1)
     query, labels = clouds(40, 4, 2)

@@ -159,3 +159,138 @@ def test_losses__are_finite_in_bfloat16(name):
 def test_similarity_logits__are_scaled_cosines():
     first, second = torch.tensor([[3.0, 4.0]]), torch.tensor([[1.0, 0.0], [0.0, -2.0]])
     assert torch.allclose(losses.similarity_logits(first, second, 10.0), torch.tensor([[6.0, -8.0]]))
+
+
+def test_similarity_logits__stay_float32_under_autocast():
+    """At a scale of 100 bfloat16 knows cosines to 0.4 of a logit: 'float32 whatever comes in' must hold there too."""
+    torch.manual_seed(0)
+    first, second = torch.randn(2, 16, 64)
+    exact = losses.similarity_logits(first, second, 100.0)
+    with torch.autocast("cpu", torch.bfloat16):
+        got = losses.similarity_logits(first, second, 100.0)
+    assert got.dtype == torch.float32
+    assert torch.allclose(got, exact, atol=1e-4)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(2, 7).flatmap(lambda n: st.tuples(st.lists(st.integers(0, 2), min_size=n, max_size=n))), st.data())
+def test_contrastive__is_the_sum_written_out(owners, data):
+    owner = np.array(owners[0])
+    size = len(owner)
+    logits = np.random.default_rng(data.draw(st.integers(0, 99))).normal(size=(size, size)) * 4
+    positives = owner[:, None] == owner[None]
+
+    def way(matrix):
+        log_p = scipy.special.log_softmax(matrix, axis=1)
+        return -np.mean([log_p[i, positives[i]].mean() for i in range(size)])
+
+    expected = (way(logits) + way(logits.T)) / 2
+    got = losses.contrastive(torch.tensor(logits), torch.tensor(positives)).item()
+    assert got == pytest.approx(expected, rel=1e-4, abs=1e-5)
+    floor = np.mean(np.log(positives.sum(axis=1)))
+    assert got >= floor - 1e-5
+
+
+@pytest.mark.parametrize("captions", [1, 2, 5])
+def test_contrastive__reaches_log_of_the_positives_and_rests_there(captions):
+    owner = torch.arange(4).repeat_interleave(captions)
+    positives = owner[:, None] == owner[None]
+    student = (60.0 * positives).requires_grad_(True)
+    loss = losses.contrastive(student, positives)
+    loss.backward()
+    assert loss.item() == pytest.approx(np.log(captions), abs=1e-6)
+    assert student.grad.abs().max() < 1e-6
+
+
+def test_contrastive__is_clips_loss_for_pairs_of_embeddings():
+    """As CLIP's own pseudocode: cross-entropy of logits and of their transpose with labels 0 ... B - 1."""
+    torch.manual_seed(0)
+    image, text = torch.nn.functional.normalize(torch.randn(2, 6, 8), dim=-1)
+    logits = image @ text.T * 14.0
+    nll = torch.nn.functional.nll_loss
+    labels = torch.arange(6)
+    expected = (nll(logits.log_softmax(1), labels) + nll(logits.log_softmax(0).T, labels)) / 2
+    got = losses.contrastive(losses.similarity_logits(image, text, 14.0), torch.eye(6, dtype=torch.bool))
+    assert got.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 999), st.integers(1, 6), st.integers(2, 20))
+def test_attention_transfer__is_the_distance_written_out_and_lies_between_0_and_2(seed, rows, places):
+    rng = np.random.default_rng(seed)
+    student, teacher = rng.random((2, rows, places)) + 1e-3
+    expected = np.mean(
+        [((s / np.linalg.norm(s) - t / np.linalg.norm(t)) ** 2).sum() for s, t in zip(student, teacher, strict=True)]
+    )
+    got = losses.attention_transfer(torch.tensor(student), torch.tensor(teacher)).item()
+    assert got == pytest.approx(expected, rel=1e-4, abs=1e-6)
+    assert 0 <= got <= 2
+
+
+def test_attention_transfer__padding_costs_nothing():
+    student, teacher = torch.rand(3, 4), torch.rand(3, 4)
+    padded = [torch.cat([maps, torch.zeros(3, 5)], dim=1) for maps in (student, teacher)]
+    assert torch.allclose(losses.attention_transfer(*padded), losses.attention_transfer(student, teacher))
+
+
+@pytest.mark.parametrize(("side", "target"), [(2, 7), (7, 14), (14, 7), (7, 4)])
+def test_resample__keeps_flat_maps_flat_and_sides_in_place(side, target):
+    assert torch.allclose(losses.resample(torch.full((2, side**2), 0.3), target**2), torch.tensor(0.3))
+    rows = torch.arange(float(side)).repeat_interleave(side)[None]  # grows downwards
+    moved = losses.resample(rows, target**2).view(target, target)
+    assert torch.allclose(moved, moved[:, :1].expand(target, target), atol=1e-5)
+    assert (moved[1:] >= moved[:-1]).all() and moved[-1, 0] > moved[0, 0]
+
+
+def test_resample__by_hand():
+    """A row (0, 1) to four places: centres at -1/4, 1/4, 3/4, 5/4 of the way, held at the border."""
+    moved = losses.resample(torch.tensor([[0.0, 1.0, 0.0, 1.0]]), 16).view(4, 4)
+    assert torch.allclose(moved, torch.tensor([0.0, 0.25, 0.75, 1.0]).expand(4, 4))
+
+
+def test_logit_matching__nothing_is_learnt_from_a_constant_added_to_all_logits():
+    torch.manual_seed(0)
+    student, teacher = torch.randn(2, 5, 5)
+    before = losses.logit_matching(student, teacher, tau=2.0)
+    assert torch.allclose(losses.logit_matching(student + 30, teacher - 7, tau=2.0), before, atol=1e-4)
+
+
+def test_logit_matching__the_teachers_left_out_diagonal_changes_nothing():
+    torch.manual_seed(0)
+    student, teacher = torch.randn(2, 6, 6)
+    before = losses.logit_matching(student, teacher, tau=1.0, leave_out_diagonal=True)
+    teacher[torch.eye(6, dtype=torch.bool)] = torch.tensor([1e4, -1e4, 7.0, 0.0, 3.0, torch.inf])
+    assert torch.equal(losses.logit_matching(student, teacher, tau=1.0, leave_out_diagonal=True), before)
+
+
+def test_logit_matching__two_images_without_the_diagonal_have_nothing_to_compare():
+    """One other image takes all the probability: the loss is 0 whatever the logits."""
+    student, teacher = torch.tensor([[0.0, 9.0], [1.0, 0.0]]), torch.tensor([[0.0, -5.0], [4.0, 0.0]])
+    assert losses.logit_matching(student, teacher, tau=1.0, leave_out_diagonal=True).item() == 0
+
+
+def test_logit_matching__pulls_the_student_towards_the_teacher():
+    torch.manual_seed(0)
+    student, teacher = torch.randn(2, 5, 5)
+    student = student.clone().requires_grad_(True)
+    before = losses.logit_matching(student, teacher, tau=2.0)
+    before.backward()
+    assert losses.logit_matching(student.detach() - 0.5 * student.grad, teacher, tau=2.0) < before
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 99), st.floats(0, 4), st.floats(0, 4))
+def test_combined__lies_above_its_contrastive_floor(seed, contrastive_weight, kl_weight):
+    rng = np.random.default_rng(seed)
+    student, teacher = (torch.tensor(values) for values in rng.normal(size=(2, 6, 6)) * 5)
+    owner = torch.tensor([0, 0, 0, 1, 1, 2])
+    positives = owner[:, None] == owner[None]
+    weights = {"contrastive_weight": contrastive_weight, "kl_weight": kl_weight}
+    floor = contrastive_weight * (3 * np.log(3) + 2 * np.log(2)) / 6
+    assert losses.combined(student, teacher, positives, tau=2.0, **weights).item() >= floor - 1e-5
+
+
+def test_losses__are_the_registrys_and_an_unknown_one_is_an_error_that_lists_them():
+    assert set(losses.LOSSES) == {"logit_matching", "attention_transfer", "contrastive", "combined"}
+    with pytest.raises(KeyError, match=r"no loss 'mse'\. Known: attention_transfer, combined, contrastive"):
+        losses.LOSSES["mse"]
