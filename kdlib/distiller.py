@@ -1,7 +1,6 @@
 """Student + losses: batch -> (loss, named terms). All that is trained lives here, so a checkpoint has it all."""
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -41,7 +40,7 @@ class Distiller(nn.Module):
         self.log_scale = nn.Parameter(torch.tensor(math.log(INITIAL_SCALE)))
         if not student.spec.text:
             objective = tuple("logit_matching" if name == "combined" else name for name in objective)
-        self.objective = objective
+        self.objective = {name: LOSSES[name] for name in objective}  # an unknown name fails here, not in training
 
     @property
     def scale(self) -> Tensor:
@@ -58,8 +57,8 @@ class Distiller(nn.Module):
         with torch.no_grad():
             target = losses.similarity_logits(batch["image"], batch[other], self.teacher_scale)
         terms = {}
-        for name in self.objective:
-            terms |= TERMS[name](self, batch, outputs, logits, target)
+        for make_terms in self.objective.values():
+            terms |= make_terms(self, batch, outputs, logits, target)
         loss = torch.stack(list(terms.values())).sum()
         return loss, {name: term.detach() for name, term in terms.items()}
 
@@ -88,8 +87,12 @@ def _combined(distiller: Distiller, batch, outputs, logits, target) -> dict[str,
     }
 
 
-TERMS: dict[str, Callable] = {
-    "logit_matching": _logit_matching,
-    "attention_transfer": _attention_transfer,
-    "combined": _combined,
-}
+# Name of a loss, as objectives use it -> what makes its named terms from a batch and the student's outputs.
+LOSSES = Registry(
+    "loss",
+    {
+        "logit_matching": _logit_matching,
+        "attention_transfer": _attention_transfer,
+        "combined": _combined,
+    },
+)

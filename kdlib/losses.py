@@ -8,8 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdlib.registry import Registry
-
 
 def similarity_logits(first: Tensor, second: Tensor, scale: Tensor | float) -> Tensor:
     """Scaled cosines of all pairs: (B, D), (B, D) -> (B, B).
@@ -91,14 +89,3 @@ def combined(
     """The study's loss for pixel students: contrastive + KL to the teacher's logits, weighted."""
     matching = logit_matching(student, teacher, tau=tau)
     return contrastive_weight * contrastive(student, positives) + kl_weight * matching
-
-
-LOSSES = Registry(
-    "loss",
-    {
-        "logit_matching": logit_matching,
-        "attention_transfer": attention_transfer,
-        "contrastive": contrastive,
-        "combined": combined,
-    },
-)

@@ -1,7 +1,8 @@
 """Arrays in, numbers out: the counting rules of every score. Protocol: README, 'How it is measured'.
 
-Ties get the credit that a random order among the tied would earn on average, so a constant encoder scores
-exactly chance and no score depends on the order of the samples.
+In k-NN and recall, ties get the credit that a random order among the tied would earn on average: a constant
+encoder scores exactly chance and no score depends on the order of the samples. In-batch accuracy counts a tie
+as lost, as the protocol defines it.
 """
 
 import numpy as np

@@ -43,7 +43,7 @@ def curves(history: list[dict]) -> Figure:
     left.set(xlabel="epoch", ylabel="mean loss of the epoch", ylim=(0, None))
     left.legend(fontsize="small")
     right.plot(frame.epoch, frame.images_per_second, marker="o", color=GREY)
-    right.set(xlabel="epoch", ylabel="training images a second", ylim=(0, None))
+    right.set(xlabel="epoch", ylabel="training images a second", ylim=(0, 1.1 * frame.images_per_second.max()))
     for axes in (left, right):
         axes.set_xticks(frame.epoch)
     return figure
@@ -130,12 +130,10 @@ def size_against_score(frame: pd.DataFrame) -> Figure:
                     marker=MARKERS.get(method, "o"),
                     label=method,
                 )
-            axes.axhline(part.teacher_score.mean(), color=GREY, ls="--", lw=1)
-            axes.annotate(
-                "teacher", (1, part.teacher_score.mean()), xycoords=("axes fraction", "data"), ha="right", va="bottom",
-                fontsize=8, color=GREY,
-            )  # fmt: skip
-            axes.set(xscale="log", xlabel=f"MB, {name}", ylim=(0, None))
+            axes.axhline(part.teacher_score.mean(), color=GREY, ls="--", lw=1, label="teacher")
+            axes.set(
+                xscale="log", xlabel=f"MB, {name}", ylim=(0, 1.12 * max(part.student.max(), part.teacher_score.max()))
+            )
             axes.xaxis.set_major_formatter("{x:g}")
             axes.xaxis.set_minor_formatter("")
             axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=8))
@@ -166,7 +164,8 @@ def _by_epochs(frame: pd.DataFrame, value: str, label: str | None) -> Figure:
             mean = cells.groupby("epochs")[value].mean()
             axes.plot(mean.index, mean, marker=MARKERS.get(method, "o"), color=colour(method), label=method)
         axes.axhline(part.teacher_score.mean(), color=GREY, ls="--", lw=1, label="teacher")
-        axes.set(xlabel="epochs", xticks=sorted(part.epochs.unique()), ylim=(0, None))
+        highest = max(part[value].max(), part.teacher_score.max())
+        axes.set(xlabel="epochs", xticks=sorted(part.epochs.unique()), ylim=(0, 1.08 * highest))
         axes.set_ylabel(label or _short(part.headline.iloc[0]))
         axes.set_title(f"{teacher} on {dataset}", fontsize=10)
     row[0, -1].legend(fontsize=8, bbox_to_anchor=(1.02, 1), loc="upper left")

@@ -106,7 +106,8 @@ def time(rows: pd.DataFrame) -> None:
     if (rows.outcome == "ok").any():
         show.figure(plots.seconds_per_epoch(rows), "Training seconds an epoch by method and teacher.")
         good = rows[rows.outcome == "ok"].groupby(["teacher", "dataset"], sort=False)["store_seconds"].max()
-        show.table(good.reset_index(), "Building a teacher's features, once for all its cells, in seconds", False, 1)
+        good = good.rename("seconds").reset_index()
+        show.table(good, "Building a teacher's features, once for all its cells", False, 1)
         print("The study, with the teacher in the loop: CLIP 15-18 min, BLIP over 50, DINO 6-10, BEiT 11-30 an epoch.")
 
 

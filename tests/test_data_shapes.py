@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from kdlib import data
-from kdlib.data import coco, shapes, tinyimagenet
+from kdlib.data import coco, drawing, shapes, tinyimagenet
 from kdlib.data.shapes import ShapesSpec
 
 SMALL = ShapesSpec(train_per_class=3, val_per_class=2, train_scenes=12, val_scenes=8)
@@ -47,7 +47,7 @@ def test_load__the_class_set_is_read_by_the_loader_of_tiny_imagenet(root):
     fit, dev, test = (tinyimagenet.load(root, split) for split in data.SPLITS)
     assert [len(fit), len(dev), len(test)] == [40, 20, 40]  # of 3 images a class one is dev
     assert len(fit.class_names) == len(set(fit.class_names)) == 20
-    assert set(fit.class_names) == {f"{fill} {outline}" for fill in shapes.FILLS for outline in shapes.OUTLINES}
+    assert set(fit.class_names) == {f"{fill} {outline}" for fill in drawing.FILLS for outline in drawing.OUTLINES}
     assert np.bincount(test.labels).tolist() == [2] * 20
     assert {image.size for image in test.images} == {(64, 64)}
 
@@ -55,7 +55,7 @@ def test_load__the_class_set_is_read_by_the_loader_of_tiny_imagenet(root):
 def test_load__the_scenes_are_read_by_the_loader_of_coco(root):
     fit, dev, test = (coco.load(root, split) for split in data.SPLITS)
     assert [len(fit), len(dev), len(test)] == [11, 1, 8]
-    assert test.category_names == shapes.OUTLINES
+    assert test.category_names == drawing.OUTLINES
     for dataset in (fit, dev, test):
         for captions, categories in zip(dataset.captions, dataset.categories, strict=True):
             assert len(captions) == len(set(captions)) == 5
@@ -78,44 +78,11 @@ def test_load__no_image_of_test_is_in_fit_or_dev(root, name):
 def test_captions__name_the_objects_of_the_scene(root):
     test = coco.load(root, "test")
     for captions, categories in zip(test.captions, test.categories, strict=True):
-        objects = {shapes.OUTLINES[index] for index in categories}
+        objects = {drawing.OUTLINES[index] for index in categories}
         listing, counting = captions[0], captions[3]
-        for outline in shapes.OUTLINES:
+        for outline in drawing.OUTLINES:
             assert (f" {outline}" in listing) == (outline in objects)
             assert (f" {outline}" in counting) == (outline in objects)
-
-
-@pytest.mark.parametrize(
-    ("other", "relation"),
-    [((1, 2), "above"), ((1, 0), "below"), ((2, 1), "to the left of"), ((0, 1), "to the right of")],
-)
-def test_captions__relate_two_objects_by_their_places(other, relation):
-    first = shapes.Thing("star", "red", large=True, column=1, row=1)
-    second = shapes.Thing("ring", "blue", large=False, column=other[0], row=other[1])
-    found = {
-        shapes.captions(np.random.default_rng(seed), [first, second])[1]
-        for seed in range(20)  # the order of the two is drawn
-    }
-    opposite = {"above": "below", "to the left of": "to the right of"}
-    opposite |= {value: key for key, value in opposite.items()}
-    assert found == {f"a red star {relation} a ring", f"a blue ring {opposite[relation]} a star"}
-
-
-def test_draw_object__the_mask_covers_what_was_drawn():
-    image, mask = shapes.draw_object(np.random.default_rng(3), "square", "solid")
-    assert image.size == mask.size == (64, 64)
-    inside = np.asarray(mask) == 255
-    assert 0.03 < inside.mean() < 0.6
-
-
-def test_draw_scene__boxes_lie_in_the_image_and_match_their_objects():
-    for seed in range(20):
-        image, things, boxes = shapes.draw_scene(np.random.default_rng(seed))
-        assert 1 <= len(things) == len(boxes) <= 4
-        assert len({(thing.row, thing.column) for thing in things}) == len(things)
-        for x, y, width, height in boxes:
-            assert 0 <= x <= x + width <= image.width
-            assert 0 <= y <= y + height <= image.height
 
 
 def test_ensure__writes_nothing_when_all_is_there(root):

@@ -29,6 +29,15 @@ def distiller(method: str, text: bool, **fields) -> Distiller:
     return Distiller(student, OBJECTIVES[method], config, teacher_scale=20.0)
 
 
+def identity_student() -> students.Student:
+    """A projection that leaves the teacher's features as they are."""
+    student = students.build("projection", StudentSpec(**SMALL | {"width": 32}, text=True))
+    for side in (student.image, student.text):
+        torch.nn.init.eye_(side.weight)
+        torch.nn.init.zeros_(side.bias)
+    return student
+
+
 @pytest.mark.parametrize("text", [False, True])
 @pytest.mark.parametrize("method", TABLE)
 def test_distiller__each_student_gets_its_losses(method, text):
@@ -54,10 +63,7 @@ def test_distiller__pixel_students_of_a_text_teacher_get_the_combined_loss():
 def test_distiller__a_student_that_is_its_teacher_has_no_loss():
     """An identity projection at the teacher's scale reproduces every similarity."""
     config = RunConfig(teacher="clip", dataset="coco", width=32)
-    student = students.build("projection", StudentSpec(**SMALL | {"width": 32}, text=True))
-    for side in (student.image, student.text):
-        torch.nn.init.eye_(side.weight)
-        torch.nn.init.zeros_(side.bias)
+    student = identity_student()
     made = Distiller(student, ("logit_matching",), config, teacher_scale=1 / 0.07)
     assert made(batch() | FULL_BATCH)[0].item() == pytest.approx(0, abs=1e-6)
 
@@ -173,10 +179,7 @@ def test_scale__starts_at_clips():
 def test_scale__comes_back_from_its_limit_when_the_loss_wants_it_lower():
     """A student that is its teacher, at a scale past the limit of 100, where the teacher's is 5."""
     config = RunConfig(teacher="clip", dataset="coco", width=32)
-    student = students.build("projection", StudentSpec(**SMALL | {"width": 32}, text=True))
-    for side in (student.image, student.text):
-        torch.nn.init.eye_(side.weight)
-        torch.nn.init.zeros_(side.bias)
+    student = identity_student()
     made = Distiller(student, ("logit_matching",), config, teacher_scale=5.0)
     made.log_scale.data.fill_(4.7)  # exp(4.7) = 110
     optimizer = torch.optim.SGD([made.log_scale], lr=0.01)
@@ -185,3 +188,9 @@ def test_scale__comes_back_from_its_limit_when_the_loss_wants_it_lower():
         made(batch() | FULL_BATCH)[0].backward()
         optimizer.step()
     assert made.scale < 99
+
+
+def test_distiller__an_unknown_loss_is_an_error_that_lists_the_known_ones():
+    config = RunConfig(teacher="clip", dataset="coco", width=32)
+    with pytest.raises(KeyError, match=r"no loss 'mse'\. Known: attention_transfer, combined, logit_matching"):
+        Distiller(identity_student(), ("mse",), config, teacher_scale=1.0)

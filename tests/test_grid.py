@@ -1,6 +1,7 @@
 """The grid with real notebooks and kernels: done, repeated, failed, out of memory, killed."""
 
 import json
+import re
 from pathlib import Path
 
 import nbformat
@@ -58,7 +59,9 @@ def test_grid__runs_what_is_missing_in_parallel_and_then_nothing(small_study, ca
     first = json.loads((results[0] / "result-0002.json").read_text())
     assert len(first["history"]) == 2 and first["history"][0]["epoch"] == 1
     for cell in study.cells(config):
-        assert "<script" not in cell.page.read_text()
+        page = cell.page.read_text()
+        assert "<script" not in page and "<link" not in page and "<iframe" not in page
+        assert set(re.findall(r'src="(.{5})', page)) <= {"data:"}  # nothing is fetched
 
 
 def test_grid__a_failing_cell_keeps_its_traceback_and_is_tried_again(small_study):
