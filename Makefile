@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?=
+SEEDS ?=
 
 .PHONY: study test lint lab help
 
@@ -20,7 +21,7 @@ $(VENV)/installed: pyproject.toml
 	@touch $@
 
 study: $(VENV)/installed
-	$(BIN)/kdlib run notebooks/studies/mini.yaml $(if $(WORKERS),--workers $(WORKERS))
+	$(BIN)/kdlib run notebooks/studies/mini.yaml $(if $(WORKERS),--workers $(WORKERS)) $(if $(SEEDS),--seeds $(SEEDS))
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest -n auto --dist loadfile

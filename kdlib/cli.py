@@ -21,6 +21,7 @@ DataRoot = Annotated[
     str | None,
     typer.Option(help="folder (or zip) with the data in the official layout, in the place of the study file's"),
 ]
+Seeds = Annotated[int | None, typer.Option(min=1, help="so many seeds, from 0 on, in the place of the study file's")]
 
 
 @app.command()
@@ -28,6 +29,7 @@ def run(
     study_file: StudyFile,
     workers: Annotated[int | None, typer.Option(min=1, help="cells at a time; default: what suits the machine")] = None,
     data_root: DataRoot = None,
+    seeds: Seeds = None,
     plan: Annotated[bool, typer.Option("--plan", help="say what would run and what is missing; run nothing")] = False,
     scheduler: Annotated[
         str | None,
@@ -50,7 +52,7 @@ def run(
     """
     from kdlib import study
 
-    config = study.load(study_file, data_root)
+    config = study.load(study_file, data_root, seeds)
     if plan:
         from kdlib.plan import plan as make_plan
 
@@ -74,6 +76,7 @@ def run(
 def status(
     study_file: StudyFile,
     data_root: DataRoot = None,
+    seeds: Seeds = None,
     why: Annotated[str, typer.Option(help="show only cells whose name holds these words, and what changed")] = "",
 ) -> None:
     """List the cells of a study with their state: done, out of memory, stale, failed, resumable or absent.
@@ -83,7 +86,7 @@ def status(
     """
     from kdlib import state, study
 
-    config = study.load(study_file, data_root)
+    config = study.load(study_file, data_root, seeds)
     inspector = state.Inspector()
     counts: dict[str, int] = {}
     for spec in study.cells(config):
@@ -95,17 +98,17 @@ def status(
 
 
 @app.command()
-def report(study_file: StudyFile, data_root: DataRoot = None) -> None:
+def report(study_file: StudyFile, data_root: DataRoot = None, seeds: Seeds = None) -> None:
     """Build the pages and tables of a study from the results that are there; runs no cell."""
     from kdlib import study
 
-    print(_report(study.load(study_file, data_root)))
+    print(_report(study.load(study_file, data_root, seeds)))
 
 
 def _report(config):
     from kdlib import report as reports
     from kdlib import study
-    from kdlib.cell import run_dir
+    from kdlib.inputs import run_dir
 
     return reports.build(config, study.cells(config), run_dir)
 

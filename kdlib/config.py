@@ -4,6 +4,11 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+NOT_TRAINING = {
+    "study", "variant", "epochs", "score_on", "checkpoint", "revision", "data_root", "on_overlap", "device",
+    "feature_dtype", "timed_calls",
+}  # fmt: skip
+
 
 class RunConfig(BaseModel):
     """What is trained on what, and how. Unknown names and values out of range are errors.
@@ -20,12 +25,18 @@ class RunConfig(BaseModel):
     method: str = Field("projection", description="how the student is built")
     epochs: int = Field(5, ge=1, description="epochs in all; more than before continues from the checkpoint")
     seed: int = Field(0, ge=0, description="seed of initial weights and data order")
+    variant: str = Field("", pattern=r"^[\w.-]*$", description="name of a variation of the method, part of the folder")
+    score_on: Literal["test", "dev"] = Field(
+        "test", description="the split that is scored; whatever is chosen uses dev"
+    )
 
     checkpoint: str = Field("stand-in", description="'stand-in', a model id, a folder, or '' for the published one")
     revision: str = Field("main", description="revision of a model id: a commit, tag or branch")
     allow_untrained: bool = Field(False, description="accept a teacher with untrained weights, marked in each result")
+    untrained_heads: bool = Field(False, description="BLIP with new layers in the place of its joint space")
     data_root: str = Field("shapes", description="'shapes' (embedded) or the folder or zip of the official layout")
     on_bad_image: Literal["error", "skip"] = Field("error", description="what to do with unreadable images")
+    on_overlap: Literal["error", "drop"] = Field("error", description="images of test that are also in train")
     train_limit: int = Field(0, ge=0, description="train on so many images; 0 is all")
 
     width: int = Field(64, ge=2, description="width of the student's embedding")
@@ -35,8 +46,11 @@ class RunConfig(BaseModel):
     pretrained: bool = Field(False, description="start ResNet and DenseNet from torchvision's ImageNet weights")
     image_size: int = Field(48, ge=16, description="side in pixels of what ResNet and DenseNet read")
 
+    objective: str = Field("", description="losses joined by +, or no_teacher; empty takes the method's own")
+    diagonal: bool = Field(False, description="keep each image's match with itself in logit matching")
     batch_size: int = Field(64, ge=2, description="images a step")
-    lr_peak: float = Field(1e-3, gt=0, description="learning rate after the warm-up")
+    # lr_peak, tau and the three weights: chosen on dev, notebooks/studies/tuning.yaml and tuning.csv.
+    lr_peak: float = Field(1e-2, gt=0, description="learning rate after the warm-up")
     warmup_steps: int = Field(50, ge=1, description="steps to the peak; then the rate falls as 1/sqrt(step)")
     weight_decay: float = Field(0.01, ge=0, description="AdamW's, on matrices only")
     tau: float = Field(2.0, gt=0, description="temperature of the softened logits")
@@ -48,6 +62,7 @@ class RunConfig(BaseModel):
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
     precision: Literal["float32", "bfloat16"] = Field("float32", description="of the forward pass in training")
     threads: int = Field(1, ge=1, description="CPU threads; part of the run, since sums depend on it")
+    timed_calls: int = Field(200, ge=5, description="calls that a latency is taken from")
 
     @classmethod
     def from_notebook(cls, variables: dict, teacher: str, dataset: str) -> "RunConfig":
@@ -55,9 +70,12 @@ class RunConfig(BaseModel):
         given = {name: variables[name] for name in cls.model_fields if name in variables}
         return cls(**given | {"teacher": teacher, "dataset": dataset})
 
+    @property
+    def folder(self) -> str:
+        """Method and variant, as they name folders and pages: projection, resnet+no_teacher."""
+        return f"{self.method.replace(':', '.')}{'+' if self.variant else ''}{self.variant}"
+
     def training(self) -> dict:
         """The fields that a trained weight can depend on. Epochs are not among them: 10 is 5 and 5 more."""
         # Teacher and data enter through the digests of their content, the device through the result's record.
-        return self.model_dump(
-            exclude={"study", "epochs", "checkpoint", "revision", "data_root", "device", "feature_dtype"}
-        )
+        return self.model_dump(exclude=NOT_TRAINING)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-CALLS, SECONDS = 100, 1.0  # of a latency: so many calls, so long at most
+WARM_UP_CALLS = 30
 
 
 def choose(name: str) -> torch.device:
@@ -29,25 +29,45 @@ def now(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def latency(call: Callable, device: torch.device, calls: int = CALLS, seconds: float = SECONDS) -> dict[str, float]:
-    """Milliseconds a call: median, 10th and 90th percentile.
-
-    A tenth as many warm-up calls, then ``calls`` timed ones, or fewer (at least 5) where they would take
-    longer than ``seconds``; how many is in the record.
-    """
-    started = now(device)
-    call()
-    first = now(device) - started
-    calls = int(min(calls, max(5, seconds / first)))
-    for _ in range(max(1, calls // 10)):
+def call_times(call: Callable, device: torch.device, calls: int) -> list[float]:
+    """Milliseconds of each of ``calls`` calls, after 30 that warm up (or as many as are timed, where fewer)."""
+    for _ in range(min(WARM_UP_CALLS, calls)):
         call()
     times = []
     for _ in range(calls):
         started = now(device)
         call()
-        times.append(now(device) - started)
-    p10, p50, p90 = np.percentile(np.array(times) * 1000, [10, 50, 90])
-    return {"p10_ms": float(p10), "p50_ms": float(p50), "p90_ms": float(p90), "calls": calls}
+        times.append(round((now(device) - started) * 1000, 5))
+    return times
+
+
+def latency(*parts: list[float]) -> dict[str, float]:
+    """Median, 10th and 90th percentile in milliseconds of parts that run one after the other.
+
+    ``parts``: :func:`call_times` of each, measured apart; any call of one can meet any call of the other.
+    """
+    total = np.zeros(1)
+    for times in parts:
+        total = np.add.outer(total, times).ravel()
+    p10, p50, p90 = np.percentile(total, [10, 50, 90])
+    return {"p10_ms": float(p10), "p50_ms": float(p50), "p90_ms": float(p90), "calls": min(map(len, parts))}
+
+
+def multiply_accumulates(call: Callable) -> int:
+    """Multiply-accumulates of one call, by torch's counter: half its floating point operations.
+
+    Matrix products, convolutions and attention count; norms, activations and pooling do not.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # the counter does not know the fused kernel
+    try:
+        with FlopCounterMode(display=False) as counter:
+            call()
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
+    return counter.get_total_flops() // 2
 
 
 def hardware(device: torch.device) -> dict:

@@ -3,6 +3,7 @@
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdlib import losses
@@ -28,19 +29,43 @@ OBJECTIVES = Registry(
 
 
 class Distiller(nn.Module):
-    """A student, its logit scale and the weights of its losses. ``distiller(batch) -> (loss, terms)``.
+    """A student, its logit scale and the trained parts of its losses. ``distiller(batch) -> (loss, terms)``.
 
     Vision-only: image x image logits without the diagonal, and 'combined' is logit matching alone, since
-    there is no text to contrast with. Vision-language: image x text.
+    there is no text to contrast with. Vision-language: image x text. 'no_teacher' learns from the captions or
+    from the labels (``classes`` of them) and never sees the teacher's images or logits.
     """
 
-    def __init__(self, student: Student, objective: tuple[str, ...], config: RunConfig, teacher_scale: float):
+    def __init__(
+        self,
+        student: Student,
+        objective: tuple[str, ...],
+        config: RunConfig,
+        teacher_scale: float,
+        classes: int = 0,
+    ):
         super().__init__()
         self.student, self.config, self.teacher_scale = student, config, teacher_scale
         self.log_scale = nn.Parameter(torch.tensor(math.log(INITIAL_SCALE)))
-        if not student.spec.text:
-            objective = tuple("logit_matching" if name == "combined" else name for name in objective)
+        text = student.spec.text
+        instead = {"no_teacher": "contrastive" if text else "labels"} | ({} if text else {"combined": "logit_matching"})
+        objective = tuple(instead.get(name, name) for name in objective)
         self.objective = {name: LOSSES[name] for name in objective}  # an unknown name fails here, not in training
+        self._check(student, classes)
+        if "labels" in objective:
+            self.classifier = nn.Linear(student.spec.width, classes, bias=False)
+
+    def _check(self, student: Student, classes: int) -> None:
+        """A loss that lacks what it compares fails before training, with the remedy."""
+        wanted = set(self.objective)
+        if wanted & {"contrastive", "kl", "combined"} and not student.spec.text:
+            raise ValueError("The objectives contrastive and kl need captions; on labelled images take logit_matching.")
+        if "labels" in wanted and not classes:
+            raise ValueError("The objective labels needs a data set with labels; with captions take contrastive.")
+        if "attention_transfer" in wanted and student.reads != "tokens":
+            raise ValueError(
+                f"{type(student).__name__} has no attention map; attention_transfer is for students that read tokens."
+            )
 
     @property
     def scale(self) -> Tensor:
@@ -64,7 +89,7 @@ class Distiller(nn.Module):
 
 
 def _logit_matching(distiller: Distiller, batch, outputs, logits, target) -> dict[str, Tensor]:
-    alone = not distiller.student.spec.text
+    alone = not distiller.student.spec.text and not distiller.config.diagonal
     tau = distiller.config.tau
     return {"logit_matching": losses.logit_matching(logits, target, tau=tau, leave_out_diagonal=alone)}
 
@@ -78,13 +103,23 @@ def _attention_transfer(distiller: Distiller, batch, outputs, logits, target) ->
     }
 
 
-def _combined(distiller: Distiller, batch, outputs, logits, target) -> dict[str, Tensor]:
-    config = distiller.config
+def _contrastive(distiller: Distiller, batch, outputs, logits, target) -> dict[str, Tensor]:
     positives = batch["row"][:, None] == batch["row"][None]
-    return {
-        "contrastive": config.contrastive_weight * losses.contrastive(logits, positives),
-        "kl": config.kl_weight * losses.logit_matching(logits, target, tau=config.tau),
-    }
+    return {"contrastive": distiller.config.contrastive_weight * losses.contrastive(logits, positives)}
+
+
+def _kl(distiller: Distiller, batch, outputs, logits, target) -> dict[str, Tensor]:
+    config = distiller.config
+    return {"kl": config.kl_weight * losses.logit_matching(logits, target, tau=config.tau)}
+
+
+def _combined(distiller: Distiller, *given) -> dict[str, Tensor]:
+    return _contrastive(distiller, *given) | _kl(distiller, *given)
+
+
+def _labels(distiller: Distiller, batch, outputs, logits, target) -> dict[str, Tensor]:
+    scores = losses.similarity_logits(outputs["image"], distiller.classifier.weight, distiller.scale)
+    return {"labels": F.cross_entropy(scores, batch["label"])}
 
 
 # Name of a loss, as objectives use it -> what makes its named terms from a batch and the student's outputs.
@@ -93,6 +128,9 @@ LOSSES = Registry(
     {
         "logit_matching": _logit_matching,
         "attention_transfer": _attention_transfer,
+        "contrastive": _contrastive,
+        "kl": _kl,
         "combined": _combined,
+        "labels": _labels,
     },
 )

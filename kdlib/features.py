@@ -5,7 +5,6 @@ that the numbers depend on. Rows are images; captions are ragged: ``caption_offs
 to an image, ``text_offsets`` which tokens to a text.
 """
 
-import hashlib
 import os
 import shutil
 import time
@@ -104,9 +103,9 @@ def store_path(key: str) -> Path:
 def ensure(parts: dict, dataset: Dataset, load_encoder: Callable, on_bad_image: str = "error") -> FeatureStore:
     """The store that ``parts`` identifies, built first where it is missing.
 
-    ``load_encoder() -> (encode, facts)`` is called only to build; ``encode(images, texts)`` maps up to
-    CHUNK images and their captions to arrays by name, ``facts`` go into the manifest. Processes that need the
-    same store at once build it once.
+    ``load_encoder() -> (encode, facts, extras)`` is called only to build; ``encode(images, texts)`` maps up to
+    CHUNK images and their captions to arrays by name, ``facts`` go into the manifest, ``extras`` are arrays that
+    belong to the whole split. Processes that need the same store at once build it once.
     """
     path = store_path(store_key(parts))
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -128,7 +127,7 @@ def build(path: Path, parts: dict, dataset: Dataset, load_encoder: Callable, on_
         "seconds": 0.0,
     }
     started = time.perf_counter()
-    encode, facts = load_encoder()
+    encode, facts, extras = load_encoder()
     writers: dict[str, _Appender] = {}
     try:
         for name, state in mark["arrays"].items():
@@ -163,6 +162,11 @@ def build(path: Path, parts: dict, dataset: Dataset, load_encoder: Callable, on_
             writer.close()
     if not mark["rows"]:
         raise StoreError(f"{dataset.tree.where}: not one readable image in {dataset.name}/{dataset.split}.")
+    for name, array in extras.items():
+        writers[name] = _Appender(scratch / f"{name}.npy", array.dtype.str, list(array.shape[1:]), 0)
+        writers[name].append(array)
+        writers[name].flush()
+        writers[name].close()
     arrays = {}
     for name, writer in writers.items():
         writer.finish()
@@ -246,19 +250,23 @@ class _Appender:
 # ---------------------------------------------------------------- what is stored
 
 
-def teacher_parts(description: dict, dataset: Dataset, dtype: str) -> dict:
+def teacher_parts(description: dict, dataset: Dataset, dtype: str, prompts: list[str]) -> dict:
     """What the features of a teacher depend on. ``description``: ``teachers.describe(...)``."""
     return {
         "kind": "teacher",
         "teacher": description,
         "dataset": dataset.fingerprint,
         "dtype": dtype,
+        "prompts": prompts,
         "code": code.digest_of("features"),
     }
 
 
-def teacher_encoder(load: Callable, dtype: str) -> Callable:
-    """Make ``load_encoder`` for :func:`ensure` from a function that loads the teacher."""
+def teacher_encoder(load: Callable, dtype: str, prompts: list[str], timed_calls: int) -> Callable:
+    """Make ``load_encoder`` for :func:`ensure` from a function that loads the teacher.
+
+    ``prompts`` are texts for zero-shot scores, encoded beside the split where the teacher reads text.
+    """
 
     def load_encoder():
         from kdlib.teachers.cost import teacher_cost
@@ -273,9 +281,10 @@ def teacher_encoder(load: Callable, dtype: str) -> Callable:
             "centre_crop": bool(getattr(teacher.preprocess, "do_center_crop", False)),
             "logit_scale": teacher.logit_scale,
             "text": teacher.has_text,
-            "cost": teacher_cost(teacher),
+            "cost": teacher_cost(teacher, timed_calls),
         }
-        return lambda images, texts: encode_with(teacher, images, texts, dtype), facts
+        extras = encode_captions(teacher, prompts, dtype, "prompt") if prompts and teacher.has_text else {}
+        return lambda images, texts: encode_with(teacher, images, texts, dtype), facts, extras
 
     return load_encoder
 
@@ -286,14 +295,21 @@ def encode_with(teacher, images: list, texts: list[tuple[str, ...]] | None, dtyp
     arrays = {f"image_{name}": seen[name].numpy().astype(dtype) for name in ("pooled", "tokens", "attention")}
     if texts is None or not teacher.has_text:
         return arrays
-    read = teacher.encode_texts([text for captions in texts for text in captions])
-    mask = read["mask"].bool()
-    arrays["text_pooled"] = read["pooled"].numpy().astype(dtype)
-    arrays["text_tokens"] = read["tokens"][mask].numpy().astype(dtype)
-    arrays["text_attention"] = read["attention"][mask].numpy().astype(dtype)
-    arrays["text_length"] = mask.sum(dim=1).numpy().astype(np.int32)
+    arrays |= encode_captions(teacher, [text for captions in texts for text in captions], dtype, "text")
     arrays["caption_count"] = np.array([len(captions) for captions in texts], dtype=np.int32)
     return arrays
+
+
+def encode_captions(teacher, texts: list[str], dtype: str, kind: str) -> dict[str, np.ndarray]:
+    """Texts through the teacher, without padding: ``<kind>_pooled``, ``_tokens``, ``_attention``, ``_length``."""
+    read = teacher.encode_texts(texts)
+    mask = read["mask"].bool()
+    return {
+        f"{kind}_pooled": read["pooled"].numpy().astype(dtype),
+        f"{kind}_tokens": read["tokens"][mask].numpy().astype(dtype),
+        f"{kind}_attention": read["attention"][mask].numpy().astype(dtype),
+        f"{kind}_length": mask.sum(dim=1).numpy().astype(np.int32),
+    }
 
 
 def pixel_parts(dataset: Dataset, size: int) -> dict:
@@ -315,9 +331,4 @@ def pixel_encoder(size: int) -> Callable:
         fitted = [ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC) for image in images]
         return {"pixels": np.stack([np.asarray(image).transpose(2, 0, 1) for image in fitted])}
 
-    return lambda: (encode, {"size": size})
-
-
-def identity_hash(ids: list[str]) -> str:
-    """SHA-256 of a split's ids, one a line."""
-    return hashlib.sha256("\n".join(ids).encode()).hexdigest()
+    return lambda: (encode, {"size": size}, {})

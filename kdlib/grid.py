@@ -55,19 +55,19 @@ class Queue:
         for item in self.todo:
             chains.setdefault(item.spec.chain, deque()).append(item)
         self.chains = sorted(chains.values(), key=lambda chain: -EFFORT.get(chain[0].spec.config.method, 1.0))
-        self.unprepared = deque(dict.fromkeys(chain[0].spec.notebook for chain in self.chains))
-        self.preparing: set[str] = set()
+        self.unprepared = deque(dict.fromkeys(chain[0].spec.sources for chain in self.chains))
+        self.preparing: set[tuple] = set()
         self.busy: set[tuple] = set()
 
     def next(self) -> dict | None:
         """A job that can start now; None when everything else has to wait for a running one."""
         if self.unprepared:
-            notebook = self.unprepared.popleft()
-            self.preparing.add(notebook)
-            spec = next(chain[0].spec for chain in self.chains if chain[0].spec.notebook == notebook)
+            sources = self.unprepared.popleft()
+            self.preparing.add(sources)
+            spec = next(chain[0].spec for chain in self.chains if chain[0].spec.sources == sources)
             return self._job(spec, "kdlib.prepare", "prepare") | {"config": spec.config.model_dump()}
         for chain in self.chains:
-            if chain and chain[0].spec.chain not in self.busy and chain[0].spec.notebook not in self.preparing:
+            if chain and chain[0].spec.chain not in self.busy and chain[0].spec.sources not in self.preparing:
                 self.busy.add(chain[0].spec.chain)
                 self._wait_for_disk()
                 return self._cell_job(chain[0])
@@ -83,7 +83,7 @@ class Queue:
             "module": module,
             "kind": kind,
             "name": spec.name,
-            "notebook_name": spec.notebook,
+            "sources": list(spec.sources),
             "chain": spec.chain,
             "threads": spec.config.threads,
             "memory_bytes": int(memory),
@@ -109,11 +109,12 @@ class Queue:
     def handle(self, job: dict, report: dict, inspector: state.Inspector) -> None:
         """Take a finished job: the result on disk decides, then what the process said."""
         if job["kind"] == "prepare":
-            self.preparing.discard(job["notebook_name"])
+            self.preparing.discard(tuple(job["sources"]))
+            name = f"{job['sources'][0]}{' with untrained heads' if job['sources'][2] else ''}"
             if report["outcome"] == "ok":
-                say(f"           features of {job['notebook_name']} ready in {clock(report['seconds'])}")
+                say(f"           features of {name} ready in {clock(report['seconds'])}")
             else:  # the cells will meet the same error and keep it in their notebooks
-                say(f"           features of {job['notebook_name']} failed: {report.get('error', '')}")
+                say(f"           features of {name} failed: {report.get('error', '')}")
             return
         chain = next(chain for chain in self.chains if chain and chain[0].spec.chain == tuple(job["chain"]))
         item = chain[0]

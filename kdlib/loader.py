@@ -15,13 +15,15 @@ from kdlib.seeding import generator
 class Split:
     """What is known of one split: the teacher's store, the pixels if a student reads them, and the labels.
 
-    ``labels`` (N,) for classification. ``name`` is fit, dev or test.
+    ``labels`` (N,) for classification, ``relevant`` (N, K) booleans where images have categories. ``name`` is
+    fit, dev or test.
     """
 
     name: str
     store: FeatureStore
     pixels: FeatureStore | None = None
     labels: np.ndarray | None = None
+    relevant: np.ndarray | None = None
 
     def __post_init__(self):
         if self.pixels is not None and self.pixels.ids != self.store.ids:
@@ -48,9 +50,8 @@ class Split:
         return np.repeat(np.arange(len(self)), self.store["caption_count"])
 
     @property
-    def token_offsets(self) -> np.ndarray:
-        """(texts + 1,) the tokens of text j are token_offsets[j] to token_offsets[j + 1]."""
-        return np.concatenate([[0], np.cumsum(self.store["text_length"], dtype=np.int64)])
+    def has_prompts(self) -> bool:
+        return "prompt_pooled" in self.store
 
     @property
     def teacher_scale(self) -> float:
@@ -66,7 +67,12 @@ class Reader:
 
     def __init__(self, split: Split, reads: str):
         self.split, self.reads = split, reads
-        self.offsets = split.token_offsets if split.has_text else None
+        # The tokens of text j are offsets[j] to offsets[j + 1].
+        self.offsets = {
+            kind: np.concatenate([[0], np.cumsum(split.store[f"{kind}_length"], dtype=np.int64)])
+            for kind in ("text", "prompt")
+            if f"{kind}_length" in split.store
+        }
 
     def images(self, rows: np.ndarray) -> dict[str, Tensor]:
         store = self.split.store
@@ -78,18 +84,19 @@ class Reader:
             batch["pixels"] = torch.from_numpy(self.split.pixels["pixels"][rows]).float() / 255
         return batch
 
-    def texts(self, rows: np.ndarray) -> dict[str, Tensor]:
+    def texts(self, rows: np.ndarray, kind: str = "text") -> dict[str, Tensor]:
+        """``kind``: 'text' for the captions, 'prompt' for the zero-shot prompts."""
         store = self.split.store
-        batch = {"text": _tensor(store["text_pooled"], rows)}
+        batch = {"text": _tensor(store[f"{kind}_pooled"], rows)}
         if self.reads == "tokens":
-            starts, ends = self.offsets[rows], self.offsets[rows + 1]
+            starts, ends = self.offsets[kind][rows], self.offsets[kind][rows + 1]
             longest = int((ends - starts).max())
             places = np.arange(longest)[None] + starts[:, None]  # (B, L)
             mask = places < ends[:, None]
             places = np.where(mask, places, 0)
             batch["text_mask"] = torch.from_numpy(mask)
-            batch["text_tokens"] = _tensor(store["text_tokens"], places) * batch["text_mask"][..., None]
-            batch["text_attention"] = _tensor(store["text_attention"], places) * batch["text_mask"]
+            batch["text_tokens"] = _tensor(store[f"{kind}_tokens"], places) * batch["text_mask"][..., None]
+            batch["text_attention"] = _tensor(store[f"{kind}_attention"], places) * batch["text_mask"]
         return batch
 
 
@@ -123,6 +130,8 @@ class TrainLoader:
         for step in range(len(self)):
             rows = self.rows[order[step * self.batch_size : (step + 1) * self.batch_size]]
             batch = self.reader.images(rows) | {"row": torch.from_numpy(rows)}
+            if self.split.labels is not None:
+                batch["label"] = torch.from_numpy(self.split.labels[rows])
             if captions is not None:
                 batch |= self.reader.texts(captions[rows])
             yield batch

@@ -7,8 +7,8 @@ import psutil
 
 from kdlib import data as datasets
 from kdlib import study, teachers
-from kdlib.cell import reads
 from kdlib.data.dataset import DataError
+from kdlib.inputs import reads
 from kdlib.runs import runs_root
 from kdlib.study import StudyConfig
 from kdlib.teachers.teacher import STANDIN

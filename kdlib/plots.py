@@ -10,6 +10,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
 from kdlib.study import METHODS
+from kdlib.table import summary_of
+from kdlib.verdicts import NO_TEACHER
 
 PALETTE = dict(zip(METHODS, sns.color_palette("colorblind", len(METHODS)), strict=True))
 MARKERS = dict(zip(METHODS, "osD^vP", strict=True))
@@ -55,12 +57,14 @@ def _terms(frame: pd.DataFrame) -> list[str]:
 
 
 def scores(result: dict) -> Figure:
-    """The headline score of teacher, untrained and trained student, side by side."""
+    """The headline score of the student between its controls."""
     headline = result["headline"]
-    names = {"teacher": "teacher", "student": "student, trained", "untrained": "student, untrained"}
+    names = {"teacher": "teacher", "pca": "PCA of the teacher", "student": "student, trained"}
+    names |= {"untrained": "student, untrained", "constant": "chance"}
     values = [result["scores"][who][headline] for who in names]
-    figure, axes = plt.subplots(figsize=(7, 2.2), layout="constrained")
-    bars = axes.barh(list(names.values()), values, color=[GREY, colour(result["config"]["method"]), "#d0d7de"])
+    colours = [colour(result["config"]["method"]) if who == "student" else "#afb8c1" for who in names]
+    figure, axes = plt.subplots(figsize=(7, 2.6), layout="constrained")
+    bars = axes.barh(list(names.values()), values, color=colours)
     axes.bar_label(bars, fmt="%.3f", padding=3)
     axes.invert_yaxis()
     axes.set(xlabel=score_name(headline), xlim=(0, max(values) * 1.15 + 1e-9))
@@ -112,7 +116,7 @@ def attention(images: list, teacher: np.ndarray, student: np.ndarray | None, gri
 
 def size_against_score(frame: pd.DataFrame) -> Figure:
     """Size of the student alone, and of all that runs, against the headline score at the largest budget."""
-    good = frame[frame.outcome == "ok"]
+    good = frame[(frame.outcome == "ok") & (frame.variant == "")]
     good = good[good.epochs == good.epochs.max()]
     pairs = list(dict.fromkeys(zip(good.teacher, good.dataset, strict=True)))
     figure, grid = plt.subplots(
@@ -148,25 +152,40 @@ def _short(headline: str) -> str:
 
 
 def score_by_epochs(frame: pd.DataFrame) -> Figure:
-    """Headline score at each budget, a panel a teacher, a line a method."""
-    return _by_epochs(frame, "student", None)
+    """Headline score at each budget with its interval, a panel a teacher, a line a method.
 
-
-def _by_epochs(frame: pd.DataFrame, value: str, label: str | None) -> Figure:
-    good = frame[frame.outcome == "ok"]
+    Dashed and hollow: the same network trained without a teacher. Dashed grey: the teacher.
+    """
+    good = frame[(frame.outcome == "ok") & frame.variant.isin(("", NO_TEACHER))]
     pairs = list(dict.fromkeys(zip(good.teacher, good.dataset, strict=True)))
     figure, row = plt.subplots(
         1, len(pairs), figsize=(2.7 * len(pairs) + 1.2, 3.2), layout="constrained", squeeze=False
     )
     for axes, (teacher, dataset) in zip(row[0], pairs, strict=True):
         part = good[(good.teacher == teacher) & (good.dataset == dataset)]
-        for method, cells in part.groupby("method", sort=False):
-            mean = cells.groupby("epochs")[value].mean()
-            axes.plot(mean.index, mean, marker=MARKERS.get(method, "o"), color=colour(method), label=method)
+        lines = list(part.groupby(["method", "variant"], sort=False))
+        for place, ((method, variant), cells) in enumerate(lines):
+            points = {epochs: summary_of(group) for epochs, group in cells.groupby("epochs")}
+            mean = np.array([point.mean for point in points.values()])
+            bounds = np.array([[point.low, point.high] for point in points.values()]).T
+            shift = 0.12 * (place - (len(lines) - 1) / 2)  # side by side, so that every interval can be seen
+            axes.errorbar(
+                np.array(list(points)) + shift,
+                mean,
+                yerr=np.abs(bounds - mean),
+                marker=MARKERS.get(method, "o"),
+                color=colour(method),
+                label=f"{method}, no teacher" if variant else method,
+                ls="--" if variant else "-",
+                markerfacecolor="white" if variant else None,
+                lw=1.2,
+                elinewidth=0.9,
+                ms=5,
+            )
         axes.axhline(part.teacher_score.mean(), color=GREY, ls="--", lw=1, label="teacher")
-        highest = max(part[value].max(), part.teacher_score.max())
-        axes.set(xlabel="epochs", xticks=sorted(part.epochs.unique()), ylim=(0, 1.08 * highest))
-        axes.set_ylabel(label or _short(part.headline.iloc[0]))
+        highest = max(part.student.max(), part.teacher_score.max())
+        axes.set(xlabel="epochs", xticks=sorted(part.epochs.unique()), ylim=(0, 1.15 * highest))
+        axes.set_ylabel(_short(part.headline.iloc[0]))
         axes.set_title(f"{teacher} on {dataset}", fontsize=10)
     row[0, -1].legend(fontsize=8, bbox_to_anchor=(1.02, 1), loc="upper left")
     return figure
@@ -174,7 +193,7 @@ def _by_epochs(frame: pd.DataFrame, value: str, label: str | None) -> Figure:
 
 def seconds_per_epoch(frame: pd.DataFrame) -> Figure:
     """Training seconds an epoch, by method and teacher; the teacher's features come from the store."""
-    good = frame[(frame.outcome == "ok")]
+    good = frame[(frame.outcome == "ok") & (frame.variant == "")]
     order = [method for method in METHODS if method in set(good.method)]
     figure, axes = plt.subplots(figsize=(8, 3.2), layout="constrained")
     good = good.assign(name=good.teacher + " on " + good.dataset)

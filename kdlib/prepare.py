@@ -4,7 +4,7 @@ import json
 import sys
 from pathlib import Path
 
-from kdlib import cell
+from kdlib import inputs
 from kdlib.config import RunConfig
 
 
@@ -12,8 +12,8 @@ def main() -> None:
     job = json.loads(Path(sys.argv[1]).read_text())
     config = RunConfig(**job["config"])
     try:
-        for dataset in cell.load_data(config).values():
-            cell.teacher_store(config, dataset)
+        for dataset in inputs.load_data(config).values():
+            inputs.teacher_store(config, dataset)
         report = {"outcome": "ok"}
     except Exception as problem:  # told to the grid, which tells the user
         report = {"outcome": "error", "error": f"{type(problem).__name__}: {problem}"}

@@ -4,8 +4,11 @@ import json
 from pathlib import Path
 
 from kdlib import table
+from kdlib.claims import judge
 from kdlib.runs import digest, file_digest, read_json, reports_root, write_atomic, write_json
 from kdlib.study import CellSpec, StudyConfig, notebooks_folder
+from kdlib.threeway import threeway
+from kdlib.verdicts import verdicts
 
 TEMPLATE = Path(__file__).parent / "report_template"
 
@@ -55,32 +58,45 @@ def missing_pages(cells: list[CellSpec], folder_of) -> list[tuple[Path, Path]]:
 def build(study: StudyConfig, cells: list[CellSpec], folder_of) -> Path:
     """Tables, missing pages and index.html of a study; only what is out of date. Returns the index.
 
-    ``folder_of(config)`` gives the run's folder. Raises RuntimeError with the traceback when the summary
-    notebook fails.
+    ``folder_of(config)`` gives the run's folder. Raises TripWireError when a check on the scores was tripped, and
+    RuntimeError when a report notebook fails.
     """
-    from kdlib.execute import execute
-
     folder = reports_root() / study.study
     for notebook, page in missing_pages(cells, folder_of):
         export_cell(notebook, page)
     rows = table.collect(cells, folder_of, folder)
-    summary = notebooks_folder() / "summary.ipynb"
-    code = [file_digest(path) for path in (summary, *sorted(Path(__file__).parent.glob("*.py")), *TEMPLATE.iterdir())]
+    table.check(rows)
+    notebooks = [notebooks_folder() / f"{name}.ipynb" for name in study.reports]
+    code = [
+        file_digest(path) for path in (*notebooks, *sorted(Path(__file__).parent.glob("*.py")), *TEMPLATE.iterdir())
+    ]
     state = digest({"rows": json.loads(json.dumps(rows, default=str)), "code": code})
     index = folder / "index.html"
     if index.exists() and (read_json(folder / "index.json") or {}).get("state") == state:
         return index
     table.write(rows, folder)
-    executed = folder_of(cells[0].config).path.parents[2] / "summary.ipynb"
+    frame = table.read(folder)
+    write_atomic(folder / "verdicts.csv", verdicts(frame).to_csv(index=False))
+    write_atomic(folder / "threeway.csv", threeway(frame).to_csv(index=False))
+    write_atomic(folder / "claims.csv", judge(frame).to_csv(index=False))
+    for place, notebook in enumerate(notebooks):
+        page = folder / f"{notebook.stem}.html" if place else index
+        _render(study, notebook, folder_of(cells[0].config).path.parents[2] / notebook.name, page)
+    write_json(folder / "index.json", {"state": state})
+    return index
+
+
+def _render(study: StudyConfig, notebook: Path, executed: Path, page: Path) -> None:
+    """Execute one of the study's report notebooks and make its page."""
+    from kdlib.execute import execute
+
     job = {
-        "notebook": str(summary),
+        "notebook": str(notebook),
         "parameters": {"study": study.study, "title": study.title},
         "output": str(executed),
         "failed_output": str(executed.with_suffix(".failed.ipynb")),
     }
     answer = execute(job)
     if answer["outcome"] != "ok":
-        raise RuntimeError(f"The summary notebook failed: {answer['error']}. See {job['failed_output']}.")
-    export_cell(executed, index, study.title)
-    write_json(folder / "index.json", {"state": state})
-    return index
+        raise RuntimeError(f"The notebook {notebook.name} failed: {answer['error']}. See {job['failed_output']}.")
+    export_cell(executed, page, study.title)

@@ -1,11 +1,14 @@
 """Where things lie on disk, and how they are written: whole or not at all."""
 
 import hashlib
+import io
 import json
 import os
 import shutil
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 
 def project_root() -> Path:
@@ -51,6 +54,13 @@ def write_json(path: Path, record: Any) -> None:
     write_atomic(path, json.dumps(record, indent=1, allow_nan=False) + "\n")
 
 
+def write_arrays(path: Path, arrays: dict) -> None:
+    """A .npz file of numpy arrays, read with ``numpy.load(path)``, which never unpickles."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    write_atomic(path, buffer.getvalue())
+
+
 def read_json(path: Path) -> Any | None:
     """The record in ``path``; None where there is no file or it is not whole."""
     try:
@@ -85,6 +95,14 @@ class RunDir:
 
     def notebook_path(self, epochs: int, failed: bool = False) -> Path:
         return self.path / f"epoch-{epochs:04d}{'.failed' if failed else ''}.ipynb"
+
+    def scores_path(self, epochs: int) -> Path:
+        """Resamples and per-query credits of the student's scores."""
+        return self.path / f"scores-{epochs:04d}.npz"
+
+    def embeddings_path(self, epochs: int) -> Path:
+        """The student's embeddings of the scored splits."""
+        return self.path / f"embeddings-{epochs:04d}.npz"
 
     def result(self, epochs: int) -> dict | None:
         return read_json(self.result_path(epochs))

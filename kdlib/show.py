@@ -5,12 +5,15 @@ import html
 import io
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from IPython.display import HTML, display
 from PIL import ImageOps
 
-from kdlib import plots
+from kdlib import inputs, plots
 from kdlib.cell import Cell
+from kdlib.teachers.exposure import exposure
+from kdlib.uncertainty import interval
 
 
 def figure(drawn, alt: str) -> None:
@@ -49,9 +52,12 @@ def setup(cell: Cell) -> None:
     skipped = sum(len(split.store.skipped) for split in cell.splits.values())
     if skipped:
         notice(f"{skipped} unreadable images were left out.")
+    seen = exposure(inputs.source(cell.config), cell.config.dataset, cell.config.data_root, cell.config.pretrained)
     rows = {
         "teacher": f"{facts['family']}, {facts['source']} (revision {facts['revision']})",
+        "exposure to the test images": f"{seen['level']}: {seen['why']}",
         "data": ", ".join(f"{name} {len(split)}" for name, split in cell.splits.items()) + " images",
+        "losses": ", ".join(cell.objective),
         "run": "/".join(cell.run.path.parts[-4:]),
         "train key": cell.keys["train"][:16],
     }
@@ -66,7 +72,10 @@ def setup(cell: Cell) -> None:
 
 def samples(cell: Cell) -> None:
     """The first test images with their class or caption."""
-    figure(plots.samples(cell.data["test"]), "The first test images, each with its class or first caption.")
+    figure(
+        plots.samples(cell.data[cell.exam.on]),
+        f"The first images of {cell.exam.on}, each with its class or first caption.",
+    )
 
 
 def curves(history: list[dict]) -> None:
@@ -76,25 +85,52 @@ def curves(history: list[dict]) -> None:
     figure(plots.curves(history), alt)
 
 
-def result(record: dict) -> None:
-    """Scores of teacher, untrained and trained student, and what the student costs."""
+def result(cell: Cell, record: dict) -> None:
+    """Scores of the controls and of the student, with the student's intervals; tripped wires stop the table."""
+    tripped = [wire for wire in record["wires"] if not wire["passed"]]
+    if tripped:
+        for wire in tripped:
+            notice(f"Tripped: {wire['wire']} ({wire['found']}). The scores are not shown.")
+        return
     scores = pd.DataFrame(record["scores"]).T
     chosen = [record["headline"], *[name for name in scores if name != record["headline"]]]
-    names = {"student": f"student, {record['config']['epochs']} epochs", "untrained": "student, untrained"}
+    epochs = record["config"]["epochs"]
+    names = {"student": f"student, {epochs} epochs", "untrained": "student, untrained", "pca": "PCA"}
+    order = ["student", "untrained", *(row for row in scores.index if row not in ("student", "untrained"))]
+    frame = scores.loc[order, chosen].rename(index=names).T
+    with np.load(cell.run.scores_path(epochs)) as arrays:
+        found = {name: arrays[key] for name in chosen if (key := f"student/replicates/{name}") in arrays}
+    bounds = {name: interval(replicates) for name, replicates in found.items()}
+    frame.insert(1, "95 % interval", [f"[{low:.3f}, {high:.3f}]" if low == low else "" for low, high in
+                                      (bounds.get(name, (np.nan, np.nan)) for name in chosen)])  # fmt: skip
+    split = record["config"]["score_on"]
     table(
-        scores[chosen].rename(index=names).T,
-        "Scores on the test split, shares in [0, 1] (median ranks: places)",
+        frame,
+        f"Scores on {split}: shares in [0, 1], ranks in places, similarity_kl in nats. The interval is the student's, "
+        "over the images",
     )
     trained = record["scores"]["student"][record["headline"]]
     values = ", ".join(f"{who} {row[record['headline']]:.3f}" for who, row in record["scores"].items())
     figure(plots.scores(record), f"{plots.score_name(record['headline'])}: {values}.")
-    if not record["headline"].startswith("mean"):
+    if record["degenerate"]:
         notice(
-            "in_batch@B is degenerate here: each image looks for itself among the images of its batch, so every "
-            "encoder that does not collapse scores 1, an untrained one too. The study's 1.00 on this data is this."
+            f"Degenerate, since the untrained student has more than 0.99 of it: {', '.join(record['degenerate'])}. "
+            + (
+                "Each image looks for itself among the images of its batch; the study's 1.00 on this data is this."
+                if not record["pairing"]
+                else ""
+            )
         )
-    if trained <= record["scores"]["untrained"][record["headline"]]:
-        notice("This student is not better than the same student untrained.")
+    for control in ("untrained", "pca"):
+        if trained <= record["scores"][control][record["headline"]]:
+            notice(f"This student is not better than {names[control]}.")
+    passed = pd.DataFrame(record["wires"])[["wire", "found"]]
+    display(
+        HTML(
+            f"<details><summary>{len(passed)} trip-wires, none tripped</summary>"
+            f"{passed.to_html(index=False, border=0)}</details>"
+        )
+    )
 
 
 def cost(record: dict) -> None:
@@ -104,11 +140,21 @@ def cost(record: dict) -> None:
         ("student, all that was trained", size["student_mb"], "MB"),
         ("student, image side only (the study's way for pixel students)", size["image_mb"], "MB"),
         ("deployed, with the teacher's backbone where inference needs it", size["deployed_mb"], "MB"),
+        ("its weights on disk", size["safetensors_bytes"] / 2**20, "MB"),
+        ("multiply-accumulates, pixels to embedding", size["deployed_image_macs"] / 1e6, "million"),
         ("an epoch, teacher cached (median without the first)", time["seconds_per_epoch"], "s"),
+        ("the first epoch", time["first_epoch_seconds"], "s"),
+        ("of which waiting for data", 100 * time["data_share"], "%"),
         ("building the feature stores, once for all methods", record["teacher"]["store_seconds"], "s"),
-        ("pixels to embedding, 1 image", time["batch_1"]["from_pixels_ms"], "ms"),
-        ("pixels to embedding, 32 images", time["batch_32"]["from_pixels_ms"], "ms"),
-    ]
+        ("from decoded data to this student: store of its training images and all epochs",
+         time["minutes_from_nothing"], "min"),
+    ]  # fmt: skip
+    for side, start in (("image", "pixels"), ("text", "text")):
+        for batch in (1, 32):
+            if (measured := time.get(f"{side}_batch_{batch}")) is not None:
+                words = f"{start} to embedding, {batch} at a time, p10 / p50 / p90 of {measured['calls']} calls"
+                values = " / ".join(f"{measured[part]:.2f}" for part in ("p10_ms", "p50_ms", "p90_ms"))
+                rows.append((words, values, "ms"))
     hardware = record["hardware"]
     where = f"{hardware['name']}, {hardware['device']}, {hardware['threads']} threads"
     table(
@@ -123,9 +169,9 @@ def attention(cell: Cell, count: int = 6) -> None:
     """Teacher's and student's attention over the first test images."""
     from kdlib.evaluate.embed import embed
 
-    split = cell.splits["test"]
+    split = cell.exam.scored
     facts = split.store.manifest["facts"]
-    images = [cell.data["test"].images[row] for row in split.store.rows[:count]]
+    images = [cell.data[cell.exam.on].images[row] for row in split.store.rows[:count]]
     if facts["centre_crop"]:  # the teacher does not see the borders, so neither does the reader
         images = [ImageOps.fit(image, (min(image.size),) * 2) for image in images]
     teacher = split.store["image_attention"][:count].astype("float32")

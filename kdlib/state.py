@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-from kdlib import cell as cells
-from kdlib import teachers
+from kdlib import inputs, teachers
+from kdlib.cell import SCHEMA
 from kdlib.runs import RunDir, read_json
 from kdlib.study import CellSpec
 
@@ -32,18 +32,17 @@ class Inspector:
     def keys(self, spec: CellSpec) -> dict[str, str]:
         """The cell's keys as they would be now. Raises DataError or TeacherError when they cannot be had."""
         config = spec.config
-        data = (config.dataset, config.data_root)
+        data = (config.dataset, config.data_root, config.score_on, config.on_overlap)
         if data not in self._data:
-            self._data[data] = cells.load_data(config)
-        source = config.checkpoint or teachers.TEACHERS[config.teacher].DEFAULT
-        teacher = (config.teacher, source, config.revision)
+            self._data[data] = inputs.load_data(config)
+        teacher = (config.teacher, inputs.source(config), config.revision)
         if teacher not in self._teachers:
             self._teachers[teacher] = teachers.describe(*teacher)
-        return cells.cell_keys(config, self._data[data], self._teachers[teacher])
+        return inputs.cell_keys(config, self._data[data], self._teachers[teacher])
 
     def state(self, spec: CellSpec) -> CellState:
         """What is known of a cell on disk."""
-        run, epochs = cells.run_dir(spec.config), spec.config.epochs
+        run, epochs = inputs.run_dir(spec.config), spec.config.epochs
         keys = self.keys(spec)
         result, failure = run.result(epochs), run.failure(epochs)
         if result is not None and result["keys"]["cell"] == keys["cell"]:
@@ -63,6 +62,8 @@ def differences(result: dict, spec: CellSpec, keys: dict[str, str]) -> list[str]
     """Why a result is out of date, field by field."""
     now = spec.config.training()
     before = result["config"]
+    if result.get("schema") != SCHEMA:
+        return ["an earlier version wrote the result"]
     changed = [f"{name}: {before.get(name)!r} then, {now[name]!r} now" for name in now if before.get(name) != now[name]]
     if changed:
         return changed
@@ -70,4 +71,4 @@ def differences(result: dict, spec: CellSpec, keys: dict[str, str]) -> list[str]
         return ["the teacher, the data, or the code that computes features changed"]
     if result["keys"]["train"] != keys["train"]:
         return ["the code of students, losses or training changed"]
-    return ["the code of the scores changed"]
+    return ["the scored data or the code of the scores changed"]

@@ -17,11 +17,22 @@ class StudyError(Exception):
     """A study file that cannot be run; the message names the entry and what it may be."""
 
 
+class Variant(BaseModel):
+    """Cells beside the study's own that differ in some parameters, as the same network without a teacher."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    parameters: dict[str, Any]
+    notebooks: tuple[str, ...] = Field((), description="all where none is named")
+    methods: tuple[str, ...] = Field((), description="all where none is named")
+
+
 class StudyConfig(BaseModel):
     """The content of a study file.
 
     ``notebooks``: notebook name -> parameters for it; ``parameters``: for all cells; ``by_method``: method ->
-    parameters for its cells. The more special wins: notebooks over parameters, by_method over both.
+    parameters for its cells; ``variants``: name -> further cells. The more special wins: notebooks over
+    parameters, by_method over both, variants over all.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -31,9 +42,13 @@ class StudyConfig(BaseModel):
     notebooks: dict[str, dict[str, Any]]
     methods: tuple[str, ...] = METHODS
     epochs: tuple[int, ...] = (5, 10)
-    seeds: tuple[int, ...] = (0,)
+    seeds: tuple[int, ...] = (0, 1, 2)
     parameters: dict[str, Any] = {}
     by_method: dict[str, dict[str, Any]] = {}
+    variants: dict[str, Variant] = {}
+    reports: tuple[str, ...] = Field(
+        ("summary", "claims"), description="notebooks of the report; the first is its index"
+    )
     memory_gb: float | None = Field(None, gt=0, description="limit for one cell; the machine's share where absent")
 
 
@@ -48,19 +63,25 @@ class CellSpec(BaseModel):
     @property
     def name(self) -> str:
         config = self.config
+        variant = f" {config.variant}" if config.variant else ""
         seed = f" seed {config.seed}" if config.seed else ""
-        return f"{config.teacher}_{config.dataset} {config.method} {config.epochs} epochs{seed}"
+        return f"{config.teacher}_{config.dataset} {config.method}{variant} {config.epochs} epochs{seed}"
 
     @property
     def chain(self) -> tuple[str, str, int]:
         """Cells of one chain share checkpoints and run one after the other."""
-        return self.notebook, self.config.method, self.config.seed
+        return self.notebook, self.config.folder, self.config.seed
+
+    @property
+    def sources(self) -> tuple[str, str, bool]:
+        """What the cell's feature stores come from; cells that share it share them."""
+        return self.notebook, self.config.checkpoint, self.config.untrained_heads
 
     @property
     def page(self) -> Path:
         """Its report: reports/<study>/<teacher>_<dataset>/<method>-seed<k>-epoch-<e>.html."""
         config = self.config
-        name = f"{config.method.replace(':', '.')}-seed{config.seed}-epoch-{config.epochs:04d}.html"
+        name = f"{config.folder}-seed{config.seed}-epoch-{config.epochs:04d}.html"
         return reports_root() / config.study / f"{config.teacher}_{config.dataset}" / name
 
     @property
@@ -69,8 +90,11 @@ class CellSpec(BaseModel):
         return self.config.model_dump(exclude={"teacher", "dataset"})
 
 
-def load(path: str | Path, data_root: str | None = None) -> StudyConfig:
-    """Read a study file; ``data_root`` replaces the file's. Raises StudyError with the entry and the remedy."""
+def load(path: str | Path, data_root: str | None = None, seeds: int | None = None) -> StudyConfig:
+    """Read a study file; ``data_root`` and the number of ``seeds`` replace the file's.
+
+    Raises StudyError with the entry and the remedy.
+    """
     path = Path(path)
     try:
         content = yaml.safe_load(path.read_text())
@@ -85,6 +109,8 @@ def load(path: str | Path, data_root: str | None = None) -> StudyConfig:
         content["parameters"] = (content.get("parameters") or {}) | {"data_root": _absolute(data_root)}
         for parameters in (content.get("notebooks") or {}).values():
             (parameters or {}).pop("data_root", None)
+    if seeds:
+        content["seeds"] = list(range(seeds))
     content["notebooks"] = {name: given or {} for name, given in (content.get("notebooks") or {}).items()}
     try:
         study = StudyConfig(**content)
@@ -104,12 +130,24 @@ def cells(study: StudyConfig) -> list[CellSpec]:
 
     A notebook's teacher and data set are its name's: <teacher>_<dataset>.
     """
+    result = _cells(study, "", study.notebooks, study.methods, {})
+    for name, variant in study.variants.items():
+        unknown = sorted(set(variant.notebooks) - set(study.notebooks))
+        if unknown:
+            raise StudyError(f"The variant '{name}' names notebooks that the study lacks: {', '.join(unknown)}.")
+        notebooks = variant.notebooks or tuple(study.notebooks)
+        given = {notebook: study.notebooks[notebook] for notebook in notebooks}
+        result += _cells(study, name, given, variant.methods or study.methods, variant.parameters)
+    return result
+
+
+def _cells(study: StudyConfig, variant: str, notebooks: dict, methods: tuple[str, ...], own: dict) -> list[CellSpec]:
     result = []
-    for (notebook, given), method, seed in product(study.notebooks.items(), study.methods, study.seeds):
+    for (notebook, given), method, seed in product(notebooks.items(), methods, study.seeds):
         teacher, _, dataset = notebook.partition("_")
         if not dataset:
             raise StudyError(f"The notebook '{notebook}' is not named <teacher>_<dataset>.")
-        parameters = study.parameters | given | study.by_method.get(method, {})
+        parameters = study.parameters | given | study.by_method.get(method, {}) | own
         for field in ("checkpoint", "data_root"):  # relative folders are meant from the checkout
             value = parameters.get(field, "")
             if isinstance(value, str) and value.startswith("."):
@@ -118,6 +156,7 @@ def cells(study: StudyConfig) -> list[CellSpec]:
             config = RunConfig(
                 **parameters,
                 study=study.study,
+                variant=variant,
                 teacher=teacher,
                 dataset=dataset,
                 method=method,

@@ -192,5 +192,7 @@ def test_scale__comes_back_from_its_limit_when_the_loss_wants_it_lower():
 
 def test_distiller__an_unknown_loss_is_an_error_that_lists_the_known_ones():
     config = RunConfig(teacher="clip", dataset="coco", width=32)
-    with pytest.raises(KeyError, match=r"no loss 'mse'\. Known: attention_transfer, combined, logit_matching"):
+    with pytest.raises(
+        KeyError, match=r"no loss 'mse'\. Known: attention_transfer, combined, contrastive, kl, labels, logit_matching"
+    ):
         Distiller(identity_student(), ("mse",), config, teacher_scale=1.0)

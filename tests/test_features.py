@@ -37,7 +37,7 @@ def mean_encoder(calls=None, stop_at=None):
         counts = np.array([len(captions) for captions in texts], dtype=np.int32)
         return {"image_pooled": seen, "caption_count": counts}
 
-    return lambda: (encode, {"logit_scale": 1.0})
+    return lambda: (encode, {"logit_scale": 1.0}, {})
 
 
 def test_build__rows_are_in_the_order_of_the_data(dataset):

@@ -216,7 +216,7 @@ def test_cbam__maps_the_tokens_row_by_row_and_finds_the_bright_one():
         block.places.weight.data[0, 1, 3, 3] = 5.0  # of the maximum over channels
     tokens = torch.ones(1, N, 32)
     tokens[0, 1 * 4 + 2, 0] = 20.0
-    attention = student({"image_tokens": tokens})["image_attention"]
+    attention = student({"image": torch.ones(1, 32), "image_tokens": tokens})["image_attention"]
     assert attention.argmax().item() == 6
     assert torch.allclose(attention[0, :6], attention[0, 0].expand(6), atol=1e-6)
 

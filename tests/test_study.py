@@ -19,9 +19,10 @@ def load(tmp_path, **fields) -> study.StudyConfig:
     return study.load(path)
 
 
-def test_mini__is_the_48_cells_of_the_study():
+def test_mini__is_the_48_cells_of_the_study_and_its_controls():
     cells = study.cells(study.load(studies_folder() / "mini.yaml"))
-    assert len({cell.name for cell in cells}) == len(cells) == 48
+    assert len({cell.name for cell in cells}) == len(cells) == 48 + 16 + 8
+    assert len([cell for cell in cells if not cell.config.variant]) == 48
     assert {cell.config.teacher for cell in cells} == {"clip", "blip", "dino", "beit"}
     assert {cell.config.epochs for cell in cells} == {5, 10}
 
@@ -76,7 +77,7 @@ def test_plan__lists_cells_stores_and_what_is_missing(monkeypatch):
 
 def test_plan__predicts_a_stores_bytes(small_run):
     """What is planned for the small data is what its store takes, but for headers and the mean caption length."""
-    from kdlib.cell import load_data, teacher_store
+    from kdlib.inputs import load_data, teacher_store
 
     config = small_run("dino")
     dataset = load_data(config)["test"]

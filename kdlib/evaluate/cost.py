@@ -1,25 +1,34 @@
-"""What a student costs: parameters, and the time from input to embedding."""
+"""What a student costs: parameters, operations, and the time from what it reads to the embedding."""
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from kdlib.device import choose, latency
+from kdlib.device import call_times, choose, multiply_accumulates
 from kdlib.loader import Reader, Split
 from kdlib.students import Student, megabytes
 
 
 @torch.inference_mode()
-def student_cost(student: Student, split: Split, device: str = "auto") -> dict:
-    """Size and latency of the student alone, image side, from what it reads to the embedding."""
+def student_cost(student: Student, split: Split, device: str = "auto", calls: int = 200) -> dict:
+    """Size of the whole student; of each side MB, multiply-accumulates of one input, milliseconds of each call."""
     target = choose(device)
     student = student.to(target).eval()
     reader = Reader(split, student.reads)
-    cost = {"student_mb": megabytes(student), "text_mb": _text_megabytes(student)}
-    for size in (1, 32):
-        rows = np.arange(size) % len(split)
-        batch = {name: value.to(target) for name, value in reader.images(rows).items()}
-        cost[f"batch_{size}"] = latency(lambda batch=batch: student.see(batch), target)
+    cost: dict = {"student_mb": megabytes(student), "text_mb": _text_megabytes(student)}
+    sides = {"image": (student.see, reader.images, len(split))}
+    if student.spec.text:
+        sides["text"] = (student.read, reader.texts, len(split.owner))
+    for side, (call, read, rows) in sides.items():
+        inputs = {size: _to(read(np.arange(size) % rows), target) for size in (1, 32)}
+        cost[side] = {"macs": multiply_accumulates(lambda call=call, one=inputs[1]: call(one))}
+        for size, batch in inputs.items():
+            cost[side][f"batch_{size}_ms"] = call_times(lambda call=call, batch=batch: call(batch), target, calls)
     return cost
+
+
+def _to(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    return {name: value.to(device) for name, value in batch.items()}
 
 
 def _text_megabytes(student: Student) -> float:

@@ -12,31 +12,36 @@ BATCH = 256
 
 
 @torch.inference_mode()
-def embed(student: Student, split: Split, device: str = "auto", batch: int = BATCH) -> dict[str, Tensor]:
-    """``image`` (N, D), ``text`` (M, D) where there is text, ``image_attention`` (N, tokens) where there is one.
+def embed(
+    student: Student, split: Split, device: str = "auto", batch: int = BATCH, limit: int = 0
+) -> dict[str, Tensor]:
+    """``image`` (N, D); ``text`` (M, D) and ``prompt`` (K, D) where there are; ``image_attention`` (N, tokens).
 
-    Float32 on the CPU, in the order of the store, eval mode, every caption of every image.
+    Only the first ``limit`` images and texts where it is given. Float32 on the CPU, in the order of the store,
+    eval mode, every caption of every image.
     """
     target = choose(device)
     student = student.to(target).eval()
     reader = Reader(split, student.reads)
     parts: dict[str, list[Tensor]] = {}
-    for rows in _chunks(len(split), batch):
+    for rows in _chunks(len(split), batch, limit):
         seen = student.see({name: value.to(target) for name, value in reader.images(rows).items()})
         for name, value in seen.items():
             parts.setdefault(name, []).append(value.float().cpu())
     if student.spec.text:
-        for rows in _chunks(len(split.owner), batch):
-            read = student.read({name: value.to(target) for name, value in reader.texts(rows).items()})
-            parts.setdefault("text", []).append(read["text"].float().cpu())
+        for kind in reader.offsets:
+            for rows in _chunks(len(split.store[f"{kind}_length"]), batch, limit):
+                read = student.read({name: value.to(target) for name, value in reader.texts(rows, kind).items()})
+                parts.setdefault(kind, []).append(read["text"].float().cpu())
     return {name: torch.cat(values) for name, values in parts.items()}
 
 
-def _chunks(count: int, size: int) -> list[np.ndarray]:
+def _chunks(count: int, size: int, limit: int) -> list[np.ndarray]:
+    count = min(count, limit) if limit else count
     return [np.arange(start, min(start + size, count)) for start in range(0, count, size)]
 
 
 def teacher_features(split: Split) -> dict[str, Tensor]:
     """The teacher's own pooled features from the store, in the form that :func:`embed` gives a student's."""
-    names = ("image", "text") if split.has_text else ("image",)
+    names = [name for name in ("image", "text", "prompt") if f"{name}_pooled" in split.store]
     return {name: torch.from_numpy(np.array(split.store[f"{name}_pooled"])).float() for name in names}

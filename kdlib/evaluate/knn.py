@@ -27,7 +27,7 @@ def credits(bank: Tensor, bank_labels: np.ndarray, query: Tensor, query_labels: 
     bank, query = unit_rows(bank), unit_rows(query)
     classes = int(max(bank_labels.max(), query_labels.max())) + 1
     smallest = int(np.bincount(bank_labels)[np.unique(bank_labels)].min())
-    labels = torch.as_tensor(bank_labels)
+    labels = torch.as_tensor(bank_labels).long()
     credits: dict[str, list[np.ndarray]] = {f"knn@{k}_top{n}": [] for k in NEIGHBOURS for n in (1, 5)}
     widest = min(min(max(NEIGHBOURS), smallest) + 1, len(bank))  # one more, to see ties at the border
     for start in range(0, len(query), CHUNK):
@@ -39,19 +39,21 @@ def credits(bank: Tensor, bank_labels: np.ndarray, query: Tensor, query_labels: 
             scores = _class_scores(similarity, best, index, labels, capped, classes)
             for n in (1, 5):
                 credits[f"knn@{k}_top{n}"].append(top_class_credit(scores, rows, n))
+        del similarity  # or it stays until the next one is complete, and there are two
     return {name: np.concatenate(parts) for name, parts in credits.items()}
 
 
 def _class_scores(similarity: Tensor, best: Tensor, index: Tensor, labels: Tensor, k: int, classes: int) -> np.ndarray:
     """(B, K) float64 sums of the weights of the k nearest neighbours of each class."""
-    weights = ((best[:, :k].double() - 1) / TAU).exp()
+    weights = ((best[:, :k] - 1) / TAU).exp()
     scores = torch.zeros(len(best), classes, dtype=torch.float64)
     scores.scatter_add_(1, labels[index[:, :k]], weights)
     if best.shape[1] > k:
         for row in (best[:, k - 1] == best[:, k]).nonzero().flatten().tolist():
             border = best[row, k - 1]
-            above, tied = similarity[row] > border, similarity[row] == border
-            share = (k - above.sum()) / tied.sum()
-            neighbours = (above.double() + tied.double() * share) * ((similarity[row].double() - 1) / TAU).exp()
-            scores[row] = torch.zeros(classes, dtype=torch.float64).scatter_add_(0, labels, neighbours)
+            above = int((best[row, :k] > border).sum())  # the first ones, since best falls
+            # In numpy: torch would wake its threads for each row, and with a constant encoder every row ties.
+            tied = np.bincount(labels, similarity[row].numpy() == border.item(), minlength=classes)  # (K,)
+            scores[row] = torch.from_numpy(tied * ((k - above) / tied.sum())) * weights[row, k - 1]
+            scores[row].scatter_add_(0, labels[index[row, :above]], weights[row, :above])
     return scores.numpy()

@@ -31,12 +31,10 @@ def credits(images: Tensor, texts: Tensor, owner: np.ndarray) -> dict[str, np.nd
     Image to text hits when any of the image's captions is in the top K of all captions.
     """
     images, texts = unit_rows(images), unit_rows(texts)
-    owner = torch.as_tensor(owner)
+    owner = torch.as_tensor(owner).long()
     result: dict[str, np.ndarray] = {}
-    counts = {
-        "i2t": _counts(images, texts, torch.arange(len(images))[:, None] == owner[None]),
-        "t2i": _counts(texts, images, owner[:, None] == torch.arange(len(images))[None]),
-    }
+    captions = torch.arange(len(owner))
+    counts = {"i2t": _counts(images, texts, owner, captions), "t2i": _counts(texts, images, captions, owner)}
     for way, (above, wrong, right) in counts.items():
         for k in DEPTHS:
             result[f"{way}_r@{k}"] = recall_credit(above, wrong, right, k)
@@ -56,21 +54,36 @@ def in_batch(queries: Tensor, candidates: Tensor) -> dict[str, np.ndarray]:
         similarity = cosines(queries[start : start + CHUNK], candidates)
         rows = torch.arange(len(similarity))
         match = similarity[rows, rows + start][:, None]
-        others.append(((similarity >= match).sum(dim=1) - 1).numpy())
+        others.append((_row_counts(similarity >= match) - 1).numpy())
     reached = np.concatenate(others)
     sizes = [size for size in BATCHES if size <= len(candidates)]
     return {f"in_batch@{size}": in_batch_accuracy(reached, len(candidates), size) for size in sizes}
 
 
-def _counts(queries: Tensor, candidates: Tensor, matches: Tensor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Per query: wrong candidates above its best match, wrong ones tied with it, right ones tied with it."""
+def _counts(
+    queries: Tensor, candidates: Tensor, query: Tensor, match: Tensor
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Per query: wrong candidates above its best match, wrong ones tied with it, right ones tied with it.
+
+    Pair i says that candidate ``match[i]`` is right for query ``query[i]``; every other one is wrong.
+    """
+    order = query.argsort(stable=True)
+    query, match = query[order], match[order]
     parts = []
     for start in range(0, len(queries), CHUNK):
-        similarity = cosines(queries[start : start + CHUNK], candidates)
-        right = matches[start : start + CHUNK]
-        best = similarity.masked_fill(~right, -torch.inf).amax(dim=1, keepdim=True)
-        tied = similarity == best
-        above = (similarity > best).sum(dim=1)
-        parts.append(torch.stack([above, (tied & ~right).sum(dim=1), (tied & right).sum(dim=1)]))
+        similarity = cosines(queries[start : start + CHUNK], candidates)  # (B, M)
+        first, last = torch.searchsorted(query, torch.tensor([start, start + len(similarity)])).tolist()
+        row, own = query[first:last] - start, match[first:last]
+        right = similarity[row, own]  # of the right pairs alone, since a mask of all pairs would fill the memory
+        best = similarity.new_full((len(similarity),), -torch.inf).scatter_reduce_(0, row, right, "amax")
+        above = _row_counts(similarity > best[:, None])
+        tied = _row_counts(similarity == best[:, None])
+        tied_right = torch.zeros_like(tied).index_add_(0, row, (right == best[row]).long())
+        parts.append(torch.stack([above, tied - tied_right, tied_right]))
     above, wrong, right = torch.cat(parts, dim=1).numpy()
     return above, wrong, right
+
+
+def _row_counts(mask: Tensor) -> Tensor:
+    """(B, M) bool -> (B,) int64; torch sums bytes into int32 faster than truth values into int64."""
+    return mask.view(torch.uint8).sum(dim=1, dtype=torch.int32).long()

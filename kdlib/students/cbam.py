@@ -28,6 +28,13 @@ class CBAMBlock(nn.Module):
 
 
 class CBAM(Student):
+    """The refined map's mean beside the teacher's pooled feature, as in the attention student.
+
+    The mean of the tokens alone is not what the teacher pools: on dev of the embedded study such a student keeps
+    89 % of CLIP's mean recall, this one all of it. The study's CBAM is as good as its projection, which sees the
+    pooled feature too.
+    """
+
     reads = "tokens"
 
     def __init__(self, spec: StudentSpec):
@@ -44,4 +51,5 @@ class CBAM(Student):
             maps, places = block(maps)
         attention = places.flatten(1)
         attention = attention / attention.sum(dim=-1, keepdim=True)
-        return {"image": unit(self.image(standardised(maps.mean(dim=(2, 3))))), "image_attention": attention}
+        refined = standardised(batch["image"]) + standardised(maps.mean(dim=(2, 3)))  # (B, T)
+        return {"image": unit(self.image(refined)), "image_attention": attention}

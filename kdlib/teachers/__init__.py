@@ -17,15 +17,22 @@ def load(
     revision: str = "main",
     allow_untrained: bool = False,
     device: str = "cpu",
+    untrained_heads: bool = False,
 ) -> Teacher:
     """A teacher of ``family`` from ``source``: 'stand-in', a model id, a local folder, or '' for the published one.
 
     Raises TeacherError when weights that the teacher's outputs use are not in the checkpoint, unless
-    ``allow_untrained``; their names are then in ``teacher.untrained``.
+    ``allow_untrained``; their names are then in ``teacher.untrained``. ``untrained_heads`` asks for BLIP with
+    new layers in the place of its joint space, which is what the study's BLIP numbers look like.
     """
     source = source or TEACHERS[family].DEFAULT
     folder = resolve(family, source, revision)
-    build, model, missing, preprocess, tokenizer = TEACHERS[family].load(folder)
+    load_family = TEACHERS[family].load
+    if untrained_heads:
+        load_family = getattr(TEACHERS[family], "load_untrained_heads", None)
+        if load_family is None:
+            raise TeacherError(f"untrained_heads is a variant of blip; {family} has no such layers. Take it out.")
+    build, model, missing, preprocess, tokenizer = load_family(folder)
     teacher = build(
         family=family,
         source=source,
@@ -35,6 +42,6 @@ def load(
         tokenizer=tokenizer,
         device=torch.device(device),
     )
-    audit(teacher, missing, allow_untrained)
+    audit(teacher, missing, allow_untrained or untrained_heads)
     teacher.model.requires_grad_(False)
     return teacher

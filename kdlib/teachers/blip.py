@@ -4,6 +4,7 @@ Not BlipModel: no public checkpoint carries its projections, which are then rand
 25024, 28034, 37486; the likely cause of the study's BLIP numbers, see the README).
 """
 
+import torch
 from torch import Tensor
 
 from kdlib.teachers.teacher import Teacher, load_model, normalised
@@ -29,6 +30,36 @@ class BlipTeacher(Teacher):
     @property
     def max_tokens(self) -> int:
         return min(LONGEST_TEXT, self.model.config.text_config.max_position_embeddings)
+
+
+class UntrainedHeadsTeacher(BlipTeacher):
+    """BLIP as the study probably had it: the trained vision encoder below a text encoder and projections at random."""
+
+    def look(self, pixels: Tensor) -> dict[str, Tensor]:
+        outputs = self.model.vision_model(pixels, output_attentions=True)
+        project = self.model.visual_projection
+        attention = outputs.attentions[-1].mean(dim=1)[:, 0, 1:]  # (B, N)
+        pooled, tokens = project(outputs.pooler_output), project(outputs.last_hidden_state[:, 1:])
+        return {"pooled": pooled, "tokens": tokens, "attention": normalised(attention)}
+
+    def read(self, ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        outputs = self.model.text_model(ids, attention_mask=mask, output_attentions=True)
+        project = self.model.text_projection
+        attention = outputs.attentions[-1].mean(dim=1)[:, 0] * mask  # (B, L)
+        attention = attention.index_fill(1, ids.new_zeros(1), 0.0)
+        pooled, tokens = project(outputs.pooler_output), project(outputs.last_hidden_state)
+        return {"pooled": pooled, "tokens": tokens, "attention": normalised(attention)}
+
+
+def load_untrained_heads(folder):
+    """As :func:`load`, through BlipModel: what the checkpoint lacks of it is drawn anew, with a fixed seed."""
+    from transformers import AutoImageProcessor, AutoTokenizer, BlipModel
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model, missing = load_model(BlipModel, folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    return UntrainedHeadsTeacher, model, missing, AutoImageProcessor.from_pretrained(folder), tokenizer
 
 
 def load(folder):

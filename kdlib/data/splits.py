@@ -1,0 +1,95 @@
+"""Splits that can be trusted: no image is in two of them, and their ids are on disk."""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from kdlib.data.dataset import DataError, Dataset
+from kdlib.runs import runs_root, write_atomic
+
+PRECEDENCE = ("test", "dev", "fit")  # an image that is in two splits stays in the first of these
+
+
+def separate(splits: dict[str, Dataset], on_overlap: str = "error") -> dict[str, Dataset]:
+    """The same splits, no image in two of them.
+
+    Two images are the same when their ids or the bytes of their files are. With 'error' that raises DataError
+    with the names; with 'drop' the image leaves dev for test's sake, and fit for either's.
+    """
+    twins = overlaps(splits)
+    if not any(twins.values()):
+        return splits
+    if on_overlap == "error":
+        listed = [f"{name} and {other}" for pairs in twins.values() for name, other in pairs]
+        where = next(iter(splits.values())).tree.where
+        raise DataError(
+            f"{where}: {len(listed)} images are in two splits: {'; '.join(listed[:5])}"
+            f"{' ...' if len(listed) > 5 else ''}. Remove them, or set on_overlap to 'drop' to train without them."
+        )
+    result = {}
+    for split, dataset in splits.items():
+        away = {name for name, _ in twins[split]}
+        kept = [row for row, name in enumerate(dataset.image_names) if name not in away]
+        result[split] = take(dataset, kept) if away else dataset
+    return result
+
+
+def overlaps(splits: dict[str, Dataset]) -> dict[str, list[tuple[str, str]]]:
+    """For each split, (its image, the same image's name in a split that comes before it)."""
+    by_id: dict[str, str] = {}
+    by_content: dict[tuple[int, int], list[tuple[Dataset, str]]] = defaultdict(list)
+    found: dict[str, list[tuple[str, str]]] = {split: [] for split in splits}
+    for split in (name for name in PRECEDENCE if name in splits):
+        dataset = splits[split]
+        ids, contents = {}, []
+        sums = dataset.tree.checksums(dataset.image_names)
+        for number, name, (_, size, crc) in zip(dataset.ids, dataset.image_names, sums, strict=True):
+            ids[number] = name
+            contents.append(((size, crc), (dataset, name)))
+            if number in by_id:
+                found[split].append((name, by_id[number]))
+                continue
+            # Size and CRC-32 can agree by chance among a hundred thousand files; the bytes decide.
+            twin = next((other for other in by_content[size, crc] if _same(dataset, name, *other)), None)
+            if twin:
+                found[split].append((name, twin[1]))
+        by_id |= ids
+        for key, entry in contents:
+            by_content[key].append(entry)
+    return found
+
+
+def _same(dataset: Dataset, name: str, other: Dataset, other_name: str) -> bool:
+    return dataset.tree.read(name) == other.tree.read(other_name)
+
+
+def take(dataset: Dataset, rows: Sequence[int]) -> Dataset:
+    """The same data set with only these rows."""
+
+    def pick(values):
+        return None if values is None else tuple(values[row] for row in rows)
+
+    return replace(
+        dataset,
+        ids=pick(dataset.ids),
+        image_names=pick(dataset.image_names),
+        labels=None if dataset.labels is None else dataset.labels[list(rows)],
+        captions=pick(dataset.captions),
+        categories=pick(dataset.categories),
+        _fingerprint=[],
+    )
+
+
+def identity(ids: Sequence[str]) -> str:
+    """SHA-256 of the ids, one a line: that of the file that :func:`write_ids` writes."""
+    return hashlib.sha256("".join(f"{number}\n" for number in ids).encode()).hexdigest()
+
+
+def write_ids(name: str, split: str, ids: Sequence[str]) -> Path:
+    """runs/splits/<name>_<split>-<SHA-256>.txt with an id a line; the same ids are written once."""
+    path = runs_root() / "splits" / f"{name}_{split}-{identity(ids)[:16]}.txt"
+    if not path.exists():
+        write_atomic(path, "".join(f"{number}\n" for number in ids))
+    return path

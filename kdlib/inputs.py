@@ -1,0 +1,110 @@
+"""What a cell is made of: its splits, the stores that they are read from, its keys and its folder."""
+
+from kdlib import code, features, students, teachers
+from kdlib import data as datasets
+from kdlib.config import RunConfig
+from kdlib.data import splits as splitting
+from kdlib.device import choose
+from kdlib.evaluate import zeroshot
+from kdlib.loader import Split
+from kdlib.runs import RunDir, digest, runs_root
+
+
+def teacher_folder(config: RunConfig):
+    """runs/<study>/<teacher>_<dataset>."""
+    return runs_root().joinpath(config.study, f"{config.teacher}_{config.dataset}".replace(":", "."))
+
+
+def run_dir(config: RunConfig) -> RunDir:
+    """runs/<study>/<teacher>_<dataset>/<method>[+<variant>]/seed<k>."""
+    return RunDir(teacher_folder(config) / config.folder / f"seed{config.seed}")
+
+
+def split_names(config: RunConfig, captioned: bool) -> tuple[str, ...]:
+    """The splits that a cell reads. Scores on captions need no dev, and a cell that is scored on dev no test."""
+    if config.score_on == "dev":
+        return ("fit", "dev")
+    return ("fit", "test") if captioned else ("fit", "dev", "test")
+
+
+def load_data(config: RunConfig, splits: tuple[str, ...] | None = None) -> dict[str, datasets.Dataset]:
+    """The splits that a cell reads, no image in two of them."""
+    first = datasets.load(config.dataset, config.data_root, "fit")
+    wanted = splits or split_names(config, first.captions is not None)
+    loaded = {
+        name: first if name == "fit" else datasets.load(config.dataset, config.data_root, name) for name in wanted
+    }
+    return splitting.separate(loaded, config.on_overlap)
+
+
+def source(config: RunConfig) -> str:
+    """The teacher's checkpoint, the published one where the configuration names none."""
+    return config.checkpoint or teachers.TEACHERS[config.teacher].DEFAULT
+
+
+def reads(method: str) -> str:
+    """What a student of this method reads of an image: features, tokens or pixels."""
+    return students.class_of(method).reads
+
+
+def open_split(config: RunConfig, name: str, dataset: datasets.Dataset) -> Split:
+    """One split with its stores, built now if they never were."""
+    store = teacher_store(config, dataset)
+    pixels = pixel_store(config, dataset) if reads(config.method) == "pixels" else None
+    labels = None if dataset.labels is None else dataset.labels[store.rows]
+    relevant = None
+    if dataset.categories is not None:
+        relevant = zeroshot.relevance(dataset.categories, len(dataset.category_names))[store.rows]
+    return Split(name, store, pixels, labels, relevant)
+
+
+def teacher_store(config: RunConfig, dataset: datasets.Dataset) -> features.FeatureStore:
+    """The teacher's features of one split, computed now if they never were."""
+    description = teachers.describe(config.teacher, source(config), config.revision)
+    description |= {"allow_untrained": config.allow_untrained, "untrained_heads": config.untrained_heads}
+    prompts = zeroshot.prompts(dataset.category_names)
+    parts = features.teacher_parts(description, dataset, config.feature_dtype, prompts)
+
+    def load():
+        return teachers.load(
+            config.teacher,
+            config.checkpoint,
+            config.revision,
+            config.allow_untrained,
+            str(choose(config.device)),
+            config.untrained_heads,
+        )
+
+    encoder = features.teacher_encoder(load, config.feature_dtype, prompts, config.timed_calls)
+    return features.ensure(parts, dataset, encoder, config.on_bad_image)
+
+
+def pixel_store(config: RunConfig, dataset: datasets.Dataset) -> features.FeatureStore:
+    """The decoded images of one split at the size that ResNet and DenseNet read."""
+    parts = features.pixel_parts(dataset, config.image_size)
+    return features.ensure(parts, dataset, features.pixel_encoder(config.image_size), config.on_bad_image)
+
+
+def cell_keys(config: RunConfig, data: dict[str, datasets.Dataset], teacher: dict) -> dict[str, str]:
+    """``features``, ``train``, ``exam`` and ``cell``: SHA-256 over what each stage's numbers depend on.
+
+    Training depends on fit alone; ``exam`` is what every encoder of this teacher and data is scored on.
+    """
+    prints = {name: dataset.fingerprint for name, dataset in data.items()}
+    common = {
+        "teacher": teacher,
+        "dtype": config.feature_dtype,
+        "bad": config.on_bad_image,
+        "untrained": [config.allow_untrained, config.untrained_heads],
+        "code": code.digest_of("features"),
+    }
+    stored = digest(common | {"data": prints["fit"]})
+    trained = digest({"features": stored, "config": config.training(), "code": code.digest_of("training")})
+    exam = {"data": prints, "on": config.score_on, "width": config.width, "tau": config.tau}
+    examined = digest(common | exam | {"code": code.digest_of("evaluation")})
+    return {
+        "features": stored,
+        "train": trained,
+        "exam": examined,
+        "cell": digest({"train": trained, "epochs": config.epochs, "exam": examined}),
+    }

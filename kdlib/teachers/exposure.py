@@ -1,0 +1,48 @@
+"""What a model has seen of a test split before it is scored on it. Protocol: 'Exposure is printed per row'."""
+
+from pathlib import Path
+
+from kdlib.teachers.teacher import STANDIN
+
+LEVELS = ("none", "unknown", "images", "labels")  # in the order of how much a score suffers
+# (checkpoint, data set) -> level and why. What is not listed is unknown.
+KNOWN = {
+    ("facebook/dino-vitb16", "tinyimagenet"): (
+        "images",
+        "pretrained without labels on ImageNet-1k, which Tiny ImageNet is cut from (arXiv:2104.14294)",
+    ),
+    ("facebook/dino-vitb16", "coco"): ("none", "pretrained on ImageNet-1k (arXiv:2104.14294)"),
+    ("microsoft/beit-base-patch16-224-pt22k-ft22k", "tinyimagenet"): (
+        "labels",
+        "fine-tuned on ImageNet-22k with labels, which holds ImageNet-1k's classes (arXiv:2106.08254)",
+    ),
+    ("Salesforce/blip-itm-base-coco", "coco"): (
+        "images",
+        "fine-tuned on the training split of COCO captions by Karpathy, which holds most of val2017's images",
+    ),
+    ("openai/clip-vit-base-patch32", "coco"): ("unknown", "pretrained on 400 million web pairs that are not published"),
+    ("torchvision", "tinyimagenet"): ("labels", "torchvision's weights were trained on ImageNet-1k with labels"),
+    ("torchvision", "coco"): ("none", "torchvision's weights were trained on ImageNet-1k"),
+}
+
+
+def exposure(source: str, dataset: str, data_root: str, pretrained: bool = False) -> dict[str, str]:
+    """``level``: none, unknown, images or labels, of teacher and student's initial weights together; ``why``.
+
+    ``source`` is the teacher's checkpoint, ``pretrained`` says that the student starts from torchvision's weights.
+    """
+    found = [_of(source, dataset, data_root)]
+    if pretrained:
+        found.append(_of("torchvision", dataset, data_root))
+    level, why = max(found, key=lambda entry: LEVELS.index(entry[0]))
+    return {"level": level, "why": why}
+
+
+def _of(source: str, dataset: str, data_root: str) -> tuple[str, str]:
+    if data_root == "shapes":
+        return "none", "the test images were drawn by this project, with a seed that no model was trained on"
+    if source == STANDIN:
+        return "none", "the stand-in was trained on drawings only"
+    if Path(source).is_dir():
+        return "unknown", "a local checkpoint; whoever trained it knows"
+    return KNOWN.get((source, dataset), ("unknown", "nothing is recorded of this checkpoint and this data"))

@@ -1,0 +1,91 @@
+"""Comparisons with a verdict: better, worse or not distinguishable, by a paired bootstrap with Holm's correction.
+
+A family, within which Holm corrects, is one question about one teacher: small enough for 1,000 resamples.
+"""
+
+from itertools import combinations
+
+import pandas as pd
+
+from kdlib.table import line_name, methods_of, seeds_of
+from kdlib.uncertainty import compare
+
+QUESTIONS = {
+    "epochs": "more epochs against fewer, the same student",
+    "untrained": "the student against itself untrained",
+    "pca": "the student against PCA of its teacher's features at the same width",
+    "no teacher": "the student against the same network trained without a teacher",
+    "technique": "one technique against another, at the most epochs",
+    "variant": "the student against a variant of its training",
+}
+NO_TEACHER = "no_teacher"
+
+
+def verdicts(frame: pd.DataFrame) -> pd.DataFrame:
+    """Every comparison of a study: question, teacher, dataset, a, b, difference a - b, interval, p, p_holm, verdict.
+
+    The difference is in the headline score; the interval is of the difference; 'better' is a over b.
+    """
+    lines = []
+    good = frame[frame.outcome == "ok"]
+    for (teacher, dataset), part in good.groupby(["teacher", "dataset"], sort=False):
+        for question, pairs in families(part).items():
+            sides = [(*_names(question, a, b), *seeds_of(*a), *seeds_of(*b)) for a, b in pairs]
+            lines += [
+                {
+                    "question": question,
+                    "teacher": teacher,
+                    "dataset": dataset,
+                    "a": result.name_a,
+                    "b": result.name_b,
+                    "difference": result.difference,
+                    "low": result.low,
+                    "high": result.high,
+                    "p": result.p,
+                    "p_holm": result.p_holm,
+                    "verdict": result.verdict,
+                }
+                for result in compare(sides)
+            ]
+    names = ["question", "teacher", "dataset", "a", "b", "difference", "low", "high", "p", "p_holm", "verdict"]
+    return pd.DataFrame(lines, columns=names)
+
+
+Side = tuple[pd.DataFrame, str, str]  # cells that differ in the seed alone, whose score, which score
+
+
+def families(part: pd.DataFrame) -> dict[str, list[tuple[Side, Side]]]:
+    """Question -> pairs of sides, for the cells of one teacher on one data set."""
+    cells = dict(iter(part.groupby(["variant", "method", "epochs"], sort=False)))
+    budgets = sorted(part.epochs.unique())
+    own = {key: group for key, group in cells.items() if key[0] == ""}
+    result: dict[str, list[tuple[Side, Side]]] = {question: [] for question in QUESTIONS}
+    for (variant, method, epochs), group in cells.items():
+        student = (group, "student", "")
+        if epochs != budgets[0] and (variant, method, budgets[0]) in cells:
+            result["epochs"].append((student, (cells[variant, method, budgets[0]], "student", "")))
+        if variant == "":
+            result["untrained"].append((student, (group, "untrained", "")))
+            result["pca"].append((student, (group, "pca", "")))
+        elif ("", method, epochs) in own and _same_exam(group, own["", method, epochs]):
+            question = "no teacher" if variant == NO_TEACHER else "variant"
+            result[question].append(((own["", method, epochs], "student", ""), student))
+    methods = [method for method in methods_of(part) if ("", method, budgets[-1]) in own]
+    for first, second in combinations(methods, 2):
+        sides = [(own["", method, budgets[-1]], "student", "") for method in (first, second)]
+        result["technique"].append((sides[0], sides[1]))
+    return {question: pairs for question, pairs in result.items() if pairs}
+
+
+def _same_exam(first: pd.DataFrame, second: pd.DataFrame) -> bool:
+    """Scored on the same images by the same teacher; nothing else can be compared in pairs."""
+    return first.exam_key.iloc[0] == second.exam_key.iloc[0]
+
+
+def _names(question: str, a: Side, b: Side) -> tuple[str, str]:
+    names = []
+    for cells, who, _ in (a, b):
+        row = cells.iloc[0]
+        student = line_name(row.method, row.variant, row.epochs)
+        names.append({"student": student, "pca": "PCA"}.get(who, f"{row.method}, {who}"))
+    return names[0], names[1]
