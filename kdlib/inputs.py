@@ -75,7 +75,8 @@ def teacher_store(config: RunConfig, dataset: datasets.Dataset) -> features.Feat
             config.untrained_heads,
         )
 
-    encoder = features.teacher_encoder(load, config.feature_dtype, prompts, config.timed_calls)
+    timed_calls = config.timed_calls if dataset.split == "fit" else 0  # once a teacher is enough
+    encoder = features.teacher_encoder(load, config.feature_dtype, prompts, timed_calls)
     return features.ensure(parts, dataset, encoder, config.on_bad_image)
 
 

@@ -10,6 +10,7 @@ from kdlib.config import RunConfig
 CLIP = {"teacher": "clip", "dataset": "coco"}
 # Fields that name where things are or for how long; the content they lead to enters by digest.
 ELSEWHERE = {"study", "epochs", "checkpoint", "revision", "data_root", "device", "feature_dtype"}
+ELSEWHERE |= {"variant", "score_on", "on_overlap", "timed_calls"}  # a name, what is scored, how often it is timed
 
 
 def test_config__an_unknown_field_is_an_error_that_names_it():
