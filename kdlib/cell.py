@@ -184,7 +184,7 @@ class Cell:
         """Write the result of this cell, last and whole, and return it."""
         config, student = self.config, self.trained.student
         facts = self.splits["fit"].store.manifest["facts"]
-        cost = self._cost()
+        cost, backbone = self._cost(), inputs.backbone_cost(config)
         checkpoint = self.run.checkpoints / f"epoch-{config.epochs:04d}"
         result = {
             "schema": SCHEMA,
@@ -195,8 +195,8 @@ class Cell:
             "pairing": PAIRING if self.has_text else "",
             "objective": list(self.trained.objective),
             **evaluation,
-            "size": sizes(cost, facts["cost"], student.reads, checkpoint / checkpoints.FILES[0]),
-            "time": times(cost, facts["cost"], student.reads, history)
+            "size": sizes(cost, backbone, student.reads, checkpoint / checkpoints.FILES[0]),
+            "time": times(cost, backbone, student.reads, history)
             | {"minutes_from_nothing": minutes_from_nothing(self.splits["fit"], history)},
             "history": history,
             "teacher": {name: facts[name] for name in ("family", "source", "revision", "untrained", "grid")}

@@ -262,16 +262,13 @@ def teacher_parts(description: dict, dataset: Dataset, dtype: str, prompts: list
     }
 
 
-def teacher_encoder(load: Callable, dtype: str, prompts: list[str], timed_calls: int) -> Callable:
+def teacher_encoder(load: Callable, dtype: str, prompts: list[str]) -> Callable:
     """Make ``load_encoder`` for :func:`ensure` from a function that loads the teacher.
 
-    ``prompts`` are texts for zero-shot scores, encoded beside the split where the teacher reads text;
-    ``timed_calls`` how often its speed is measured, 0 where it need not be.
+    ``prompts`` are texts for zero-shot scores, encoded beside the split where the teacher reads text.
     """
 
     def load_encoder():
-        from kdlib.teachers.cost import teacher_cost
-
         teacher = load()
         facts = {
             "family": teacher.family,
@@ -282,7 +279,6 @@ def teacher_encoder(load: Callable, dtype: str, prompts: list[str], timed_calls:
             "centre_crop": bool(getattr(teacher.preprocess, "do_center_crop", False)),
             "logit_scale": teacher.logit_scale,
             "text": teacher.has_text,
-            "cost": teacher_cost(teacher, timed_calls) if timed_calls else None,
         }
         extras = encode_captions(teacher, prompts, dtype, "prompt") if prompts and teacher.has_text else {}
         return lambda images, texts: encode_with(teacher, images, texts, dtype), facts, extras

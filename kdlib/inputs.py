@@ -1,13 +1,15 @@
 """What a cell is made of: its splits, the stores that they are read from, its keys and its folder."""
 
+from filelock import FileLock
+
 from kdlib import code, features, students, teachers
 from kdlib import data as datasets
 from kdlib.config import RunConfig
 from kdlib.data import splits as splitting
-from kdlib.device import choose
+from kdlib.device import choose, hardware
 from kdlib.evaluate import zeroshot
 from kdlib.loader import Split
-from kdlib.runs import RunDir, digest, runs_root
+from kdlib.runs import RunDir, digest, read_json, runs_root, write_json
 
 
 def teacher_folder(config: RunConfig):
@@ -60,24 +62,44 @@ def open_split(config: RunConfig, name: str, dataset: datasets.Dataset) -> Split
 
 def teacher_store(config: RunConfig, dataset: datasets.Dataset) -> features.FeatureStore:
     """The teacher's features of one split, computed now if they never were."""
-    description = teachers.describe(config.teacher, source(config), config.revision)
-    description |= {"allow_untrained": config.allow_untrained, "untrained_heads": config.untrained_heads}
     prompts = zeroshot.prompts(dataset.category_names)
-    parts = features.teacher_parts(description, dataset, config.feature_dtype, prompts)
-
-    def load():
-        return teachers.load(
-            config.teacher,
-            config.checkpoint,
-            config.revision,
-            config.allow_untrained,
-            str(choose(config.device)),
-            config.untrained_heads,
-        )
-
-    timed_calls = config.timed_calls if dataset.split == "fit" else 0  # once a teacher is enough
-    encoder = features.teacher_encoder(load, config.feature_dtype, prompts, timed_calls)
+    parts = features.teacher_parts(describe(config), dataset, config.feature_dtype, prompts)
+    encoder = features.teacher_encoder(lambda: load_teacher(config), config.feature_dtype, prompts)
     return features.ensure(parts, dataset, encoder, config.on_bad_image)
+
+
+def describe(config: RunConfig) -> dict:
+    """What identifies the teacher, without loading it."""
+    description = teachers.describe(config.teacher, source(config), config.revision)
+    return description | {"allow_untrained": config.allow_untrained, "untrained_heads": config.untrained_heads}
+
+
+def load_teacher(config: RunConfig) -> teachers.Teacher:
+    return teachers.load(
+        config.teacher,
+        config.checkpoint,
+        config.revision,
+        config.allow_untrained,
+        str(choose(config.device)),
+        config.untrained_heads,
+    )
+
+
+def backbone_cost(config: RunConfig) -> dict:
+    """What the teacher costs at inference, for the students that need it there: measured once on a machine.
+
+    See :func:`kdlib.teachers.cost.teacher_cost`. Kept in runs/costs/.
+    """
+    key = digest([describe(config), hardware(choose(config.device)), config.timed_calls])
+    path = runs_root() / "costs" / f"{config.teacher.replace(':', '.')}-{key[:16]}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{path}.lock"):
+        if (cost := read_json(path)) is None:
+            from kdlib.teachers.cost import teacher_cost
+
+            cost = teacher_cost(load_teacher(config), config.timed_calls)
+            write_json(path, cost)
+    return cost
 
 
 def pixel_store(config: RunConfig, dataset: datasets.Dataset) -> features.FeatureStore:

@@ -5,10 +5,9 @@ from pathlib import Path
 
 import psutil
 
-from kdlib import data as datasets
 from kdlib import study, teachers
 from kdlib.data.dataset import DataError
-from kdlib.inputs import reads
+from kdlib.inputs import load_data, reads, split_names
 from kdlib.runs import runs_root
 from kdlib.study import StudyConfig
 from kdlib.teachers.teacher import STANDIN
@@ -20,6 +19,7 @@ FULL = {
 }
 # Tokens, width of pooled and token features, and mean tokens of a caption, of the published checkpoints.
 PUBLISHED = {"dino": (196, 768, 0), "beit": (196, 768, 0), "clip": (49, 512, 13), "blip": (576, 256, 13)}
+BLIPMODEL_WIDTH = 512  # of its projections, where the checkpoint says nothing else
 BYTES = {"float16": 2, "float32": 4}
 
 
@@ -27,15 +27,16 @@ def plan(config: StudyConfig) -> str:
     """A text for the terminal. Builds and downloads nothing."""
     cells = study.cells(config)
     lines = [config.title, "", f"{len(cells)} cells:"]
-    for notebook in config.notebooks:
-        for method in config.methods:
-            part = [spec for spec in cells if spec.notebook == notebook and spec.config.method == method]
-            epochs = ", ".join(str(number) for number in sorted({spec.config.epochs for spec in part}))
-            seeds = ", ".join(str(number) for number in sorted({spec.config.seed for spec in part}))
-            lines.append(f"  {notebook:<20} {method:<11} {epochs} epochs, seed {seeds}")
+    groups: dict[tuple[str, str], list] = {}
+    for spec in cells:
+        groups.setdefault((spec.notebook, spec.config.folder), []).append(spec)
+    for (notebook, folder), part in groups.items():
+        epochs = ", ".join(str(number) for number in sorted({spec.config.epochs for spec in part}))
+        seeds = ", ".join(str(number) for number in sorted({spec.config.seed for spec in part}))
+        lines.append(f"  {notebook:<20} {folder:<28} {epochs} epochs, seed {seeds}")
     lines += ["", "Feature stores (about):"]
     total, missing = 0.0, []
-    configs = {(spec.config.teacher, spec.config.dataset, spec.config.data_root): spec.config for spec in cells}
+    configs = {(*spec.sources, spec.config.data_root): spec.config for spec in cells}
     for run in configs.values():
         shape, problem = _teacher_shape(run)
         if problem:
@@ -46,7 +47,8 @@ def plan(config: StudyConfig) -> str:
         for split, (images, texts) in counts.items():
             size = store_bytes(images, texts, *shape, BYTES[run.feature_dtype])
             total += size
-            lines.append(f"  {run.teacher:<5} {run.dataset:<13} {split:<5} {images:>7} images {size / 1e9:>8.2f} GB")
+            name = f"{run.teacher}{' (untrained heads)' if run.untrained_heads else ''}"
+            lines.append(f"  {name:<22} {run.dataset:<13} {split:<5} {images:>7} images {size / 1e9:>8.2f} GB")
     free = shutil.disk_usage(runs_root() if runs_root().exists() else Path.cwd()).free
     for (dataset, root, size), run in _pixel_stores(cells).items():
         images = sum(count for count, _ in _counts(run)[0].values())
@@ -87,7 +89,7 @@ def _teacher_shape(run) -> tuple[tuple[int, int, float], str]:
     source = run.checkpoint or teachers.TEACHERS[run.teacher].DEFAULT
     if source == STANDIN or Path(source).is_dir():
         folder = teachers.resolve(run.teacher, source)
-        return _shape_of(folder), ""
+        return _shape_of(folder, run.untrained_heads), ""
     try:
         from huggingface_hub import try_to_load_from_cache
 
@@ -95,17 +97,20 @@ def _teacher_shape(run) -> tuple[tuple[int, int, float], str]:
     except ValueError:
         found = None
     if isinstance(found, str):
-        return _shape_of(Path(found).parent), ""
+        return _shape_of(Path(found).parent, run.untrained_heads), ""
     words = f"teacher {source}: not downloaded yet (the first run does it, if the network allows)"
-    return PUBLISHED[run.teacher], words
+    tokens, width, text = PUBLISHED[run.teacher]
+    return (tokens, BLIPMODEL_WIDTH if run.untrained_heads else width, text), words
 
 
-def _shape_of(folder: Path) -> tuple[int, int, float]:
+def _shape_of(folder: Path, untrained_heads: bool) -> tuple[int, int, float]:
     from kdlib.runs import read_json
 
     content = read_json(folder / "config.json")
     vision = content.get("vision_config") or content
     width = content.get("image_text_hidden_size") if content["model_type"] == "blip" else content.get("projection_dim")
+    if untrained_heads:
+        width = content.get("projection_dim", BLIPMODEL_WIDTH)
     tokens = (vision["image_size"] // vision["patch_size"]) ** 2
     return tokens, width or vision["hidden_size"], 13 if "text_config" in content else 0
 
@@ -118,24 +123,20 @@ def _counts(run) -> tuple[dict[str, tuple[int, int]], str]:
         spec = ShapesSpec()
         if run.dataset == "coco":
             dev = round(spec.train_scenes * 0.1)
-            rows = {"fit": spec.train_scenes - dev, "test": spec.val_scenes}
-            return {split: (count, 5 * count) for split, count in rows.items()}, ""
+            rows = {"fit": spec.train_scenes - dev, "dev": dev, "test": spec.val_scenes}
+            return {split: (rows[split], 5 * rows[split]) for split in split_names(run, True)}, ""
         classes = 2 * len(OUTLINES)
         dev = round(spec.train_per_class * 0.1)
         rows = {"fit": spec.train_per_class - dev, "dev": dev, "test": spec.val_per_class}
-        return {split: (count * classes, 0) for split, count in rows.items()}, ""
+        return {split: (rows[split] * classes, 0) for split in split_names(run, False)}, ""
     try:
-        counts = {}
-        for split in ("fit", "dev", "test"):
-            dataset = datasets.load(run.dataset, run.data_root, split)
-            if split == "dev" and dataset.captions is not None:
-                continue
-            counts[split] = (len(dataset), sum(map(len, dataset.captions or ())))
-        return counts, ""
+        loaded = load_data(run)
+        return {split: (len(data), sum(map(len, data.captions or ()))) for split, data in loaded.items()}, ""
     except (DataError, OSError):
         words = f"{run.dataset} in {run.data_root}: get it with 'kdlib data get {run.dataset}' (or --data-root)"
-        full = {split: count for split, count in FULL.get(run.dataset, {}).items() if split != "dev" or count[1] == 0}
-        return full, words
+        full = FULL.get(run.dataset, {})
+        captioned = any(texts for _, texts in full.values())
+        return {split: count for split, count in full.items() if split in split_names(run, captioned)}, words
 
 
 def _accelerator() -> str:

@@ -14,6 +14,7 @@ def main() -> None:
     try:
         for dataset in inputs.load_data(config).values():
             inputs.teacher_store(config, dataset)
+        inputs.backbone_cost(config)
         report = {"outcome": "ok"}
     except Exception as problem:  # told to the grid, which tells the user
         report = {"outcome": "error", "error": f"{type(problem).__name__}: {problem}"}

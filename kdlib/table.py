@@ -123,7 +123,10 @@ def read(folder: Path) -> pd.DataFrame:
     path = folder / "results.csv"
     if not path.exists():
         raise FileNotFoundError(f"{path}: no results yet. Run 'kdlib run' and 'kdlib report' on the study file.")
-    return pd.read_csv(path, keep_default_na=True, converters={"variant": str, "tripped": str, "degenerate": str})
+    frame = pd.read_csv(path)
+    for name in {"variant", "tripped", "degenerate"} & set(frame):  # words, which may be none
+        frame[name] = frame[name].fillna("").astype(str)
+    return frame
 
 
 def paper() -> pd.DataFrame:

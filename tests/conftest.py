@@ -34,6 +34,7 @@ def small_run(small_shapes):
             "epochs": 2,
             "image_size": 32,
             "data_root": str(small_shapes),
+            "timed_calls": 5,
         }
         return RunConfig(teacher=teacher, dataset=dataset, **given | fields)
 

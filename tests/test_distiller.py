@@ -1,5 +1,6 @@
 import pytest
 import torch
+import torch.nn.functional as F
 from pydantic import ValidationError
 from test_students import SMALL, batch
 
@@ -196,3 +197,62 @@ def test_distiller__an_unknown_loss_is_an_error_that_lists_the_known_ones():
         KeyError, match=r"no loss 'mse'\. Known: attention_transfer, combined, contrastive, kl, labels, logit_matching"
     ):
         Distiller(identity_student(), ("mse",), config, teacher_scale=1.0)
+
+
+@pytest.mark.parametrize("method", ["resnet", "projection"])
+def test_no_teacher__learns_from_labels_and_never_sees_the_teacher(method):
+    """Other teacher features, the same loss and the same gradients; for a network, that is: a head reads them."""
+    config = RunConfig(teacher="dino", dataset="tinyimagenet", method=method)
+    torch.manual_seed(0)
+    student = students.build(method, StudentSpec(**SMALL))
+    made = Distiller(student, ("no_teacher",), config, teacher_scale=20.0, classes=7).eval()
+    given = batch() | {"label": torch.arange(len(batch()["image"])) % 7}
+    loss, terms = made(given)
+    assert set(terms) == {"labels"}
+    unit = F.normalize(student(given)["image"], dim=-1)
+    weights = F.normalize(made.classifier.weight, dim=-1)
+    by_hand = F.cross_entropy(made.scale * unit @ weights.T, given["label"])
+    assert loss == pytest.approx(by_hand.item(), rel=1e-5)
+    if method == "resnet":
+        other = made(given | {"image": torch.randn_like(given["image"])})[0]
+        assert torch.equal(loss, other)
+
+
+def test_no_teacher__with_captions_is_contrastive_alone():
+    config = RunConfig(teacher="clip", dataset="coco", method="resnet")
+    student = students.build("resnet", StudentSpec(**SMALL, text=True))
+    made = Distiller(student, ("no_teacher",), config, teacher_scale=20.0)
+    assert set(made(batch() | FULL_BATCH)[1]) == {"contrastive"}
+
+
+def test_diagonal__kept_gives_the_loss_with_the_identity():
+    """With the diagonal the image x image target is nearly the identity, so that the loss differs."""
+    losses_ = []
+    for kept in (False, True):
+        made = distiller("projection", False, diagonal=kept).eval()
+        losses_.append(made(batch())[0].item())
+    assert losses_[0] != pytest.approx(losses_[1], rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("objective", "text", "method", "words"),
+    [
+        ("contrastive", False, "resnet", "need captions"),
+        ("kl", False, "projection", "need captions"),
+        ("labels", True, "resnet", "needs a data set with labels"),
+        ("attention_transfer", True, "projection", "Projection has no attention map"),
+    ],
+)
+def test_distiller__a_loss_that_lacks_what_it_compares_fails_before_training(objective, text, method, words):
+    config = RunConfig(teacher="clip", dataset="coco", method=method)
+    student = students.build(method, StudentSpec(**SMALL, text=text))
+    with pytest.raises(ValueError, match=words):
+        Distiller(student, (objective,), config, teacher_scale=1.0)
+
+
+def test_classifier__is_part_of_the_checkpoint_and_not_of_the_student():
+    config = RunConfig(teacher="dino", dataset="tinyimagenet", method="projection")
+    student = students.build("projection", StudentSpec(**SMALL))
+    made = Distiller(student, ("labels",), config, teacher_scale=1.0, classes=5)
+    assert made.state_dict()["classifier.weight"].shape == (5, 24)
+    assert not any("classifier" in name for name in student.state_dict())

@@ -165,6 +165,19 @@ def test_knn__credits_are_one_a_query_across_the_chunks_and_evaluate_is_their_me
     assert knn.evaluate(bank, bank_labels, query, labels)["knn@20_top1"] == pytest.approx(rows["knn@20_top1"].mean())
 
 
+@pytest.mark.parametrize("chunk", [1, 7, 1000])
+@pytest.mark.parametrize("make", ["clouds", "signs"])
+def test_knn__the_size_of_a_chunk_changes_no_bit(make, chunk, monkeypatch):
+    (bank, bank_labels), (query, labels) = clouds(150, 5, 1, 4.0), clouds(60, 5, 2, 4.0)
+    if make == "signs":
+        bank, query = signs(150, 1), signs(60, 2)
+    whole = knn.credits(bank, bank_labels, query, labels)
+    assert knn.CHUNK > 60 and 0 < whole["knn@20_top1"].mean() < 1
+    monkeypatch.setattr(knn, "CHUNK", chunk)
+    cut = knn.credits(bank, bank_labels, query, labels)
+    assert all(cut[name].tobytes() == values.tobytes() for name, values in whole.items())
+
+
 def test_knn__features_that_are_not_numbers_are_an_error_and_no_perfect_score():
     bank, labels = clouds(60, 3, 1)
     with pytest.raises((ValueError, FloatingPointError)):

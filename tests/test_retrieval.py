@@ -157,6 +157,32 @@ def test_in_batch__a_constant_encoder_wins_no_batch(width):
         assert retrieval.in_batch(constant, constant)["in_batch@32"].max() == pytest.approx(0, abs=1e-12), count
 
 
+@pytest.mark.parametrize("chunk", [1, 7, 1000])
+@pytest.mark.parametrize("ties", [False, True])
+def test_retrieval__the_size_of_a_chunk_changes_no_bit(ties, chunk, monkeypatch):
+    """Captions in any order, and image 3 has none: it never hits."""
+    images, texts, owner = embeddings(80, 3, 2.5)
+    if ties:
+        images, texts = images[:, :4].sign(), texts[:, :4].sign()
+    order = np.random.default_rng(3).permutation(np.flatnonzero(owner != 3))
+    monkeypatch.setattr(retrieval, "in_batch", lambda *_: {})  # it needs a caption of every image
+    whole = retrieval.credits(images, texts[order], owner[order])
+    assert retrieval.CHUNK > 237 and 0 < whole["t2i_r@1"].mean() < 1
+    assert whole["i2t_r@10"][3] == 0 and whole["i2t_rank"][3] == 238
+    monkeypatch.setattr(retrieval, "CHUNK", chunk)
+    cut = retrieval.credits(images, texts[order], owner[order])
+    assert all(cut[name].tobytes() == values.tobytes() for name, values in whole.items())
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 1000])
+def test_in_batch__the_size_of_a_chunk_changes_no_bit(chunk, monkeypatch):
+    images, texts, _ = embeddings(90, 1, 2.5)
+    whole = retrieval.in_batch(images, texts)
+    monkeypatch.setattr(retrieval, "CHUNK", chunk)
+    cut = retrieval.in_batch(images, texts)
+    assert all(cut[name].tobytes() == values.tobytes() for name, values in whole.items())
+
+
 def test_retrieval__embeddings_that_are_not_numbers_are_an_error_and_no_perfect_score():
     nothing = torch.full((40, 8), torch.nan)
     with pytest.raises((ValueError, FloatingPointError)):

@@ -11,6 +11,7 @@ from transformers import BlipForConditionalGeneration, BlipForImageTextRetrieval
 
 from kdlib import teachers
 from kdlib.teachers import STANDIN, TeacherError, resolve
+from kdlib.teachers.exposure import KNOWN, exposure
 from kdlib.teachers.standins.__main__ import RECIPES, build, processor, scores, tokenizer
 
 TEXTS = ["a picture of a red circle", "one star on a plain background, the first of them in the top left"]
@@ -245,3 +246,66 @@ def test_standin__scores_what_its_recipe_says(family, embedded_data, monkeypatch
 def test_vit_of_real_images__loads_as_a_dino_teacher(shared, images):
     teacher = teachers.load("dino", str(shared / "models" / "vit-tinyimagenet"))
     assert teacher.untrained == [] and teacher.encode_images(images)["pooled"].shape == (2, 192)
+
+
+def test_untrained_heads__are_blip_as_the_study_probably_had_it():
+    """The vision encoder is the checkpoint's; text encoder and projections are random, the same ones each time."""
+    teacher = teachers.load("blip", untrained_heads=True)
+    trained = BlipForImageTextRetrieval.from_pretrained(resolve("blip", STANDIN))
+    vision = dict(trained.vision_model.named_parameters())
+    assert all(torch.equal(value, vision[name]) for name, value in teacher.model.vision_model.named_parameters())
+    assert "visual_projection.weight" in teacher.untrained and "text_projection.weight" in teacher.untrained
+    assert any(name.startswith("text_model.") for name in teacher.untrained)
+    again = teachers.load("blip", untrained_heads=True)
+    assert torch.equal(teacher.model.text_projection.weight, again.model.text_projection.weight)
+
+
+def test_untrained_heads__gives_what_blipmodel_gives(images):
+    """transformers' own get_image_features and get_text_features, as wide as the configuration's projection."""
+    teacher = teachers.load("blip", untrained_heads=True)
+    pixels = teacher.preprocess(images, return_tensors="pt")["pixel_values"]
+    tokens = teacher.tokenizer(TEXTS, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        image = teacher.model.get_image_features(pixel_values=pixels).pooler_output
+        text = teacher.model.get_text_features(
+            input_ids=tokens.input_ids, attention_mask=tokens.attention_mask
+        ).pooler_output
+    assert image.shape[1] == teacher.model.config.projection_dim
+    assert torch.allclose(teacher.encode_images(images)["pooled"], image, atol=1e-5)
+    assert torch.allclose(teacher.encode_texts(TEXTS)["pooled"], text, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["dino", "beit", "clip"])
+def test_untrained_heads__is_refused_for_other_families(family):
+    with pytest.raises(TeacherError, match=rf"variant of blip; {family}"):
+        teachers.load(family, untrained_heads=True)
+
+
+@pytest.mark.parametrize(
+    ("source", "dataset", "root", "pretrained", "level"),
+    [
+        (STANDIN, "coco", "shapes", False, "none"),
+        (STANDIN, "coco", "/data", False, "none"),
+        (STANDIN, "tinyimagenet", "/data", True, "labels"),
+        ("facebook/dino-vitb16", "tinyimagenet", "/data", False, "images"),
+        ("facebook/dino-vitb16", "tinyimagenet", "shapes", False, "none"),
+        ("facebook/dino-vitb16", "tinyimagenet", "/data", True, "labels"),
+        ("microsoft/beit-base-patch16-224-pt22k-ft22k", "tinyimagenet", "/data", False, "labels"),
+        ("Salesforce/blip-itm-base-coco", "coco", "/data", False, "images"),
+        ("openai/clip-vit-base-patch32", "coco", "/data", True, "unknown"),
+        ("someone/else", "coco", "/data", False, "unknown"),
+    ],
+)
+def test_exposure__is_the_worse_of_teacher_and_initial_weights(source, dataset, root, pretrained, level):
+    found = exposure(source, dataset, root, pretrained)
+    assert found["level"] == level and found["why"]
+
+
+def test_exposure__of_a_local_checkpoint_is_unknown(tmp_path):
+    assert exposure(str(tmp_path), "coco", "/data")["level"] == "unknown"
+
+
+@pytest.mark.parametrize("family", ["dino", "beit", "clip", "blip"])
+def test_exposure__of_every_published_teacher_is_recorded(family):
+    dataset = "coco" if family in ("clip", "blip") else "tinyimagenet"
+    assert (teachers.TEACHERS[family].DEFAULT, dataset) in KNOWN
