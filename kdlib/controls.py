@@ -29,7 +29,7 @@ def ensure(folder: Path, key: str, exam: Exam, width: int) -> dict:
     """The controls of one teacher and data: computed once, then read from ``folder``.
 
     Returns {"scores": row -> name -> number, "facts": row -> what was chosen on dev, "wires": [...],
-    "arrays": path of the .npz with replicates and queries}.
+    "arrays": name of the .npz with replicates and queries}.
     """
     record_path = folder / f"controls-{key[:12]}.json"
     arrays_path = record_path.with_suffix(".npz")
@@ -47,7 +47,7 @@ def ensure(folder: Path, key: str, exam: Exam, width: int) -> dict:
                 "wires": wires(exam, scored),
             }
             write_json(record_path, record)
-    return record | {"arrays": str(arrays_path)}
+    return record | {"arrays": arrays_path.name}
 
 
 # ---------------------------------------------------------------- the encoders

@@ -291,7 +291,7 @@ def test_compare__speaks_without_a_difference_as_rarely_as_it_says():
 
 
 def test_compare__the_noise_of_three_seeds_is_carried_where_one_seed_would_speak():
-    """Seeds as noisy as the difference over images: three a side speak in 8 % of cases without a difference, one in 26 %."""
+    """No difference, and seeds as noisy as images: three a side speak in 8 % of cases, one a side in 26 %."""
     rng, weights, sigma = np.random.default_rng(0), resamples(150), math.sqrt(2 * 0.5**2 / 150)
     pairs = {1: [], 3: []}
     for _ in range(400):
