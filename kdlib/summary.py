@@ -6,7 +6,7 @@ import pandas as pd
 from IPython.display import HTML, display
 
 from kdlib import claims as claims_of
-from kdlib import plots, show
+from kdlib import plots, show, tuning
 from kdlib import table as tables_of
 from kdlib.runs import reports_root
 from kdlib.threeway import SAME
@@ -253,6 +253,16 @@ def pages(study: str) -> None:
 
 
 # ---------------------------------------------------------------- variants: ablations and tuning
+
+
+def ranking(rows: pd.DataFrame) -> None:
+    """The best variants, where the scores may choose: on dev."""
+    try:
+        frame = tuning.ranking(rows)
+    except tuning.TuningError:
+        print("Scored on test, to be reported: nothing may be chosen by these numbers, so there is no ranking.")
+        return
+    show.table(frame, "Share of the teacher's score on dev, best first: what the defaults follow", index=False)
 
 
 def variants(rows: pd.DataFrame) -> None:

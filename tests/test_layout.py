@@ -27,7 +27,7 @@ ORDER = [
     ["study"],
     ["state", "plan"],
     ["table"],
-    ["verdicts", "threeway", "claims", "plots"],
+    ["verdicts", "threeway", "claims", "tuning", "plots"],
     ["show", "summary"],
     ["kernel", "worker", "prepare", "execute", "report"],
     ["grid"],
