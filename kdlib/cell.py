@@ -7,7 +7,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from kdlib import checkpoints, controls, inputs, students, teachers
+from kdlib import checkpoints, code, controls, inputs, students, teachers
 from kdlib import data as datasets
 from kdlib.config import RunConfig
 from kdlib.controls import wire
@@ -204,7 +204,9 @@ class Cell:
                 "store_seconds": sum(split.store.manifest["build_seconds"] for split in self.splits.values()),
                 "store_bytes": sum(split.store.bytes for split in self.splits.values()),
             },
-            "exposure": exposure(inputs.source(config), config.dataset, config.data_root, config.pretrained),
+            "exposure": exposure(
+                inputs.source(config), config.dataset, config.data_root, config.pretrained and student.reads == "pixels"
+            ),
             "data": {name: self._describe(name) for name in self.splits},
             "checkpoint": {name: file_digest(checkpoint / name) for name in checkpoints.FILES},
             "hardware": hardware(choose(config.device)),
@@ -218,10 +220,19 @@ class Cell:
     def _cost(self) -> dict:
         """Size and speed of the student: the same at every number of epochs, so measured once."""
         path = self.run.path / "cost.json"
-        key = digest([self.keys["train"], hardware(choose(self.config.device)), self.config.timed_calls])
+        key = digest(
+            [
+                self.keys["train"],
+                code.digest_of("evaluation"),
+                hardware(choose(self.config.device)),
+                self.config.timed_calls,
+            ]
+        )
         record = read_json(path)
         if record is None or record["key"] != key:
-            cost = student_cost(self.trained.student, self.exam.scored, self.config.device, self.config.timed_calls)
+            image = self.data[self.exam.on].images[int(self.exam.scored.store.rows[0])]
+            config = self.config
+            cost = student_cost(self.trained.student, self.exam.scored, image, config.device, config.timed_calls)
             record = {"key": key, "cost": cost}
             write_json(path, record)
         return record["cost"]

@@ -14,7 +14,16 @@ PACKAGE = Path(__file__).parent
 STAGES = {
     "features": ("data/dataset.py", "data/coco.py", "data/tinyimagenet.py", "teachers/*.py", "features.py"),
     "training": ("seeding.py", "loader.py", "students/*.py", "losses.py", "distiller.py", "trainer.py"),
-    "evaluation": ("metrics.py", "uncertainty.py", "evaluate/*.py", "controls.py", "cell.py"),
+    "evaluation": (
+        "metrics.py",
+        "uncertainty.py",
+        "evaluate/*.py",
+        "controls.py",
+        "inputs.py",
+        "device.py",
+        "record.py",
+        "cell.py",
+    ),
 }
 
 

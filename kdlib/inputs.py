@@ -1,5 +1,8 @@
 """What a cell is made of: its splits, the stores that they are read from, its keys and its folder."""
 
+import importlib.util
+from pathlib import Path
+
 from filelock import FileLock
 
 from kdlib import code, features, students, teachers
@@ -22,17 +25,17 @@ def run_dir(config: RunConfig) -> RunDir:
     return RunDir(teacher_folder(config) / config.folder / f"seed{config.seed}")
 
 
-def split_names(config: RunConfig, captioned: bool) -> tuple[str, ...]:
+def split_names(config: RunConfig, labelled: bool) -> tuple[str, ...]:
     """The splits that a cell reads. Scores on captions need no dev, and a cell that is scored on dev no test."""
     if config.score_on == "dev":
         return ("fit", "dev")
-    return ("fit", "test") if captioned else ("fit", "dev", "test")
+    return ("fit", "dev", "test") if labelled else ("fit", "test")
 
 
 def load_data(config: RunConfig, splits: tuple[str, ...] | None = None) -> dict[str, datasets.Dataset]:
     """The splits that a cell reads, no image in two of them."""
     first = datasets.load(config.dataset, config.data_root, "fit")
-    wanted = splits or split_names(config, first.captions is not None)
+    wanted = splits or split_names(config, first.labels is not None)
     loaded = {
         name: first if name == "fit" else datasets.load(config.dataset, config.data_root, name) for name in wanted
     }
@@ -65,7 +68,18 @@ def teacher_store(config: RunConfig, dataset: datasets.Dataset) -> features.Feat
     prompts = zeroshot.prompts(dataset.category_names)
     parts = features.teacher_parts(describe(config), dataset, config.feature_dtype, prompts)
     encoder = features.teacher_encoder(lambda: load_teacher(config), config.feature_dtype, prompts)
-    return features.ensure(parts, dataset, encoder, config.on_bad_image)
+    return _complete(config, features.ensure(parts, dataset, encoder, config.on_bad_image))
+
+
+def _complete(config: RunConfig, store: features.FeatureStore) -> features.FeatureStore:
+    """A store that another run built with on_bad_image 'skip' must not serve one that asks for an error."""
+    if store.skipped and config.on_bad_image == "error":
+        listed = "\n  ".join(store.skipped[:5])
+        raise features.StoreError(
+            f"{store.path}: {len(store.skipped)} unreadable images were left out when it was built:\n  {listed}\n"
+            "Replace them, or set on_bad_image to 'skip' here too."
+        )
+    return store
 
 
 def describe(config: RunConfig) -> dict:
@@ -105,13 +119,23 @@ def backbone_cost(config: RunConfig) -> dict:
 def pixel_store(config: RunConfig, dataset: datasets.Dataset) -> features.FeatureStore:
     """The decoded images of one split at the size that ResNet and DenseNet read."""
     parts = features.pixel_parts(dataset, config.image_size)
-    return features.ensure(parts, dataset, features.pixel_encoder(config.image_size), config.on_bad_image)
+    encoder = features.pixel_encoder(config.image_size)
+    return _complete(config, features.ensure(parts, dataset, encoder, config.on_bad_image))
+
+
+def own_code(name: str) -> dict[str, str]:
+    """The digest of the file of a user's own entry, 'package.module:attribute'; nothing for a registered name."""
+    if ":" not in name:
+        return {}
+    path = importlib.util.find_spec(name.partition(":")[0]).origin
+    return {"own": digest(code.without_docstrings(Path(path).read_text()))}
 
 
 def cell_keys(config: RunConfig, data: dict[str, datasets.Dataset], teacher: dict) -> dict[str, str]:
     """``features``, ``train``, ``exam`` and ``cell``: SHA-256 over what each stage's numbers depend on.
 
-    Training depends on fit alone; ``exam`` is what every encoder of this teacher and data is scored on.
+    Training depends on fit alone; ``exam`` is what every encoder of this teacher and data is scored on; scores
+    of cells with the same ``images`` are of the same images, and can be compared in pairs.
     """
     prints = {name: dataset.fingerprint for name, dataset in data.items()}
     common = {
@@ -120,14 +144,16 @@ def cell_keys(config: RunConfig, data: dict[str, datasets.Dataset], teacher: dic
         "bad": config.on_bad_image,
         "untrained": [config.allow_untrained, config.untrained_heads],
         "code": code.digest_of("features"),
-    }
+    } | own_code(config.teacher)
     stored = digest(common | {"data": prints["fit"]})
-    trained = digest({"features": stored, "config": config.training(), "code": code.digest_of("training")})
+    training = {"config": config.training(), "code": code.digest_of("training")} | own_code(config.method)
+    trained = digest({"features": stored} | training)
     exam = {"data": prints, "on": config.score_on, "width": config.width, "tau": config.tau}
     examined = digest(common | exam | {"code": code.digest_of("evaluation")})
     return {
         "features": stored,
         "train": trained,
         "exam": examined,
+        "images": digest([prints[config.score_on], config.on_bad_image]),
         "cell": digest({"train": trained, "epochs": config.epochs, "exam": examined}),
     }

@@ -124,19 +124,19 @@ def _counts(run) -> tuple[dict[str, tuple[int, int]], str]:
         if run.dataset == "coco":
             dev = round(spec.train_scenes * 0.1)
             rows = {"fit": spec.train_scenes - dev, "dev": dev, "test": spec.val_scenes}
-            return {split: (rows[split], 5 * rows[split]) for split in split_names(run, True)}, ""
+            return {split: (rows[split], 5 * rows[split]) for split in split_names(run, False)}, ""
         classes = 2 * len(OUTLINES)
         dev = round(spec.train_per_class * 0.1)
         rows = {"fit": spec.train_per_class - dev, "dev": dev, "test": spec.val_per_class}
-        return {split: (rows[split] * classes, 0) for split in split_names(run, False)}, ""
+        return {split: (rows[split] * classes, 0) for split in split_names(run, True)}, ""
     try:
         loaded = load_data(run)
         return {split: (len(data), sum(map(len, data.captions or ()))) for split, data in loaded.items()}, ""
     except (DataError, OSError):
         words = f"{run.dataset} in {run.data_root}: get it with 'kdlib data get {run.dataset}' (or --data-root)"
         full = FULL.get(run.dataset, {})
-        captioned = any(texts for _, texts in full.values())
-        return {split: count for split, count in full.items() if split in split_names(run, captioned)}, words
+        labelled = not any(texts for _, texts in full.values())
+        return {split: count for split, count in full.items() if split in split_names(run, labelled)}, words
 
 
 def _accelerator() -> str:

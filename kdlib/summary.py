@@ -78,7 +78,7 @@ def exposure(good: pd.DataFrame) -> None:
     words = {
         "none": "have not seen the test images",
         "unknown": "may have seen the test images, nobody can say",
-        "images": "have seen test images in training, without their labels",
+        "images": "have seen test images in training",
         "labels": "have seen test images or their classes with labels in training",
     }
     for level, names in levels.items():

@@ -7,8 +7,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from kdlib.runs import runs_root, write_atomic
-from kdlib.study import METHODS
+from kdlib.cell import SCHEMA
+from kdlib.data.dataset import DataError
+from kdlib.runs import RunDir, runs_root, write_atomic
+from kdlib.state import Inspector
+from kdlib.study import METHODS, CellSpec
+from kdlib.teachers import TeacherError
 from kdlib.uncertainty import Summary, summarise
 
 PAPER = Path(__file__).parent / "paper_results.csv"
@@ -27,12 +31,16 @@ class TripWireError(RuntimeError):
 
 
 def collect(cells, folder_of, report_folder: Path) -> list[dict]:
-    """One flat row a cell of a study, whatever became of it."""
-    rows = []
+    """One flat row a cell of a study, whatever became of it.
+
+    A result of other parameters, data or code than now is 'stale' and its numbers stay out. Where data or teacher
+    cannot be had (results carried to another machine), results are taken as they are.
+    """
+    rows, inspector = [], Inspector()
     for spec in cells:
         config = spec.config
         run = folder_of(config)
-        result = run.result(config.epochs) or run.failure(config.epochs)
+        outcome, result = _outcome(spec, run, inspector)
         page = spec.page
         row = {
             "study": config.study,
@@ -42,16 +50,32 @@ def collect(cells, folder_of, report_folder: Path) -> list[dict]:
             "method": config.method,
             "seed": config.seed,
             "epochs": config.epochs,
-            "outcome": result["outcome"] if result else "absent",
+            "outcome": outcome,
             "run": run.path.relative_to(runs_root()).as_posix(),
         }
-        if result and result["outcome"] == "ok":
+        if outcome == "ok":
             row |= flatten(result)
         elif result:
             row["error"] = result.get("error", "")
         row["page"] = page.relative_to(report_folder).as_posix() if page.exists() else ""
         rows.append(row)
     return rows
+
+
+def _outcome(spec: CellSpec, run: RunDir, inspector: Inspector) -> tuple[str, dict | None]:
+    """What became of a cell, and the record that says so."""
+    result, failure = run.result(spec.config.epochs), run.failure(spec.config.epochs)
+    if result is None:
+        return (failure["outcome"], failure) if failure else ("absent", None)
+    if result.get("schema") != SCHEMA:
+        return "stale", None
+    try:
+        found = inspector.state(spec)
+    except (DataError, TeacherError, OSError):
+        return result["outcome"], result
+    if found.state == "failed":
+        return failure["outcome"], failure
+    return ("stale", None) if found.state == "stale" else (result["outcome"], result)
 
 
 def flatten(result: dict) -> dict:
@@ -91,10 +115,12 @@ def flatten(result: dict) -> dict:
         "convnet": result["config"]["convnet"],
         "width": result["config"]["width"],
         "objective": "+".join(result["objective"]),
+        "train_images": min(result["config"]["train_limit"] or np.inf, result["data"]["fit"]["images"]),
         "final_loss": result["history"][-1]["loss"],
         "degenerate": " ".join(result["degenerate"]),
         "tripped": "; ".join(f"{wire['wire']}: {wire['found']}" for wire in result["wires"] if not wire["passed"]),
         "exam_key": result["keys"]["exam"],
+        "images_key": result["keys"]["images"],
         "cell_key": result["keys"]["cell"],
         "commit": result["versions"]["commit"],
     }
@@ -165,6 +191,11 @@ def seeds_of(cells: pd.DataFrame, who: str, score: str) -> tuple[list[float], np
     return good[column].tolist(), np.stack(lines)
 
 
+def same_images(*sides: pd.DataFrame) -> bool:
+    """Whether all cells were scored on the same images: nothing else can be compared in pairs."""
+    return len({key for cells in sides for key in cells[cells.outcome == "ok"].images_key}) == 1
+
+
 def summary_of(cells: pd.DataFrame, who: str = "student", score: str = "") -> Summary:
     """Mean over seeds, their standard deviation, and the interval over test images. ``score``: the headline if ''."""
     return summarise(*seeds_of(cells, who, score))
@@ -219,8 +250,11 @@ def _control_lines(name: str, cells: pd.DataFrame, score: str, digits: int) -> d
 def _number(cells: pd.DataFrame, who: str, score: str, digits: int) -> str:
     try:
         return summary_of(cells, who, score).text(digits)
-    except KeyError:  # a score that these data do not have, as in_batch@256 of 159 images
-        return "–"
+    except KeyError:  # CKA has no resamples; in_batch@256 of 159 images is not there at all
+        values = cells.drop_duplicates("seed").get(f"{who} {score}", pd.Series(dtype=float)).dropna()
+        if values.empty:
+            return "–"
+        return f"{values.mean():.{digits}f}" + (f" ± {values.std():.{digits}f}" if len(values) > 1 else "")
 
 
 def _text(cells: pd.DataFrame, score: str, digits: int) -> str:
@@ -228,7 +262,9 @@ def _text(cells: pd.DataFrame, score: str, digits: int) -> str:
         return ""
     if not (cells.outcome == "ok").any():
         return str(cells.outcome.iloc[0]).replace("_", " ")
-    return _number(cells, "student", score, digits)
+    good, all_of_them = cells[cells.outcome == "ok"], len(cells)
+    missing = f" ({len(good)} of {all_of_them} seeds)" if len(good) < all_of_them else ""
+    return _number(good, "student", score, digits) + missing
 
 
 def paper_figure(dataset: str, value: str = "accuracy", digits: int = 4) -> pd.DataFrame:

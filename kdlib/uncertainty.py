@@ -189,6 +189,8 @@ def _difference(values_a, replicates_a, values_b, replicates_b) -> tuple[float, 
     a, b = _lines(values_a, replicates_a), _lines(values_b, replicates_b)
     if a.shape[1] != b.shape[1]:
         raise ValueError(f"{a.shape[1]} and {b.shape[1]} replicates: the two sides were not resampled alike.")
+    if not (np.isfinite(a).all() and np.isfinite(b).all()):
+        raise ValueError("Replicates hold values that are not finite; a comparison with them would be no verdict.")
     a, b = ((side * _seeds(*side.shape)).sum(axis=0) for side in (a, b))
     same = np.abs(a - b) <= SLACK * np.maximum(np.abs(a), np.abs(b))
     return float(np.mean(values_a) - np.mean(values_b)), np.where(same, 0.0, a - b)

@@ -7,7 +7,7 @@ from itertools import combinations
 
 import pandas as pd
 
-from kdlib.table import line_name, methods_of, seeds_of
+from kdlib.table import line_name, methods_of, same_images, seeds_of
 from kdlib.uncertainty import compare
 
 QUESTIONS = {
@@ -29,7 +29,7 @@ def verdicts(frame: pd.DataFrame) -> pd.DataFrame:
     lines = []
     good = frame[frame.outcome == "ok"]
     for (teacher, dataset), part in good.groupby(["teacher", "dataset"], sort=False):
-        for question, pairs in families(part).items():
+        for (question, _), pairs in families(part).items():
             sides = [(*_names(question, a, b), *seeds_of(*a), *seeds_of(*b)) for a, b in pairs]
             lines += [
                 {
@@ -54,32 +54,30 @@ def verdicts(frame: pd.DataFrame) -> pd.DataFrame:
 Side = tuple[pd.DataFrame, str, str]  # cells that differ in the seed alone, whose score, which score
 
 
-def families(part: pd.DataFrame) -> dict[str, list[tuple[Side, Side]]]:
-    """Question -> pairs of sides, for the cells of one teacher on one data set."""
+def families(part: pd.DataFrame) -> dict[tuple[str, str], list[tuple[Side, Side]]]:
+    """(Question, method where each method is a family of its own) -> pairs, for one teacher on one data set."""
     cells = dict(iter(part.groupby(["variant", "method", "epochs"], sort=False)))
     budgets = sorted(part.epochs.unique())
     own = {key: group for key, group in cells.items() if key[0] == ""}
-    result: dict[str, list[tuple[Side, Side]]] = {question: [] for question in QUESTIONS}
+    result: dict[tuple[str, str], list[tuple[Side, Side]]] = {(question, ""): [] for question in QUESTIONS}
     for (variant, method, epochs), group in cells.items():
         student = (group, "student", "")
         if epochs != budgets[0] and (variant, method, budgets[0]) in cells:
-            result["epochs"].append((student, (cells[variant, method, budgets[0]], "student", "")))
+            result["epochs", ""].append((student, (cells[variant, method, budgets[0]], "student", "")))
         if variant == "":
-            result["untrained"].append((student, (group, "untrained", "")))
-            result["pca"].append((student, (group, "pca", "")))
-        elif ("", method, epochs) in own and _same_exam(group, own["", method, epochs]):
-            question = "no teacher" if variant == NO_TEACHER else "variant"
-            result[question].append(((own["", method, epochs], "student", ""), student))
+            result["untrained", ""].append((student, (group, "untrained", "")))
+            result["pca", ""].append((student, (group, "pca", "")))
+        elif ("", method, epochs) in own:
+            question = ("no teacher", "") if variant == NO_TEACHER else ("variant", method)
+            result.setdefault(question, []).append(((own["", method, epochs], "student", ""), student))
     methods = [method for method in methods_of(part) if ("", method, budgets[-1]) in own]
     for first, second in combinations(methods, 2):
         sides = [(own["", method, budgets[-1]], "student", "") for method in (first, second)]
-        result["technique"].append((sides[0], sides[1]))
-    return {question: pairs for question, pairs in result.items() if pairs}
-
-
-def _same_exam(first: pd.DataFrame, second: pd.DataFrame) -> bool:
-    """Scored on the same images by the same teacher; nothing else can be compared in pairs."""
-    return first.exam_key.iloc[0] == second.exam_key.iloc[0]
+        result["technique", ""].append((sides[0], sides[1]))
+    kept = {
+        family: [pair for pair in pairs if same_images(*(side[0] for side in pair))] for family, pairs in result.items()
+    }
+    return {family: pairs for family, pairs in kept.items() if pairs}
 
 
 def _names(question: str, a: Side, b: Side) -> tuple[str, str]:

@@ -1,5 +1,8 @@
+from functools import cache
+from itertools import count
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from kdlib.config import RunConfig
@@ -37,6 +40,70 @@ def small_run(small_shapes):
             "timed_calls": 5,
         }
         return RunConfig(teacher=teacher, dataset=dataset, **given | fields)
+
+    return make
+
+
+@cache
+def replicates_of(rate: float, luck: int, images: int = 200) -> np.ndarray:
+    """(R,) of an encoder right on a share of the images, the easiest of them; ``luck`` says which those are."""
+    from kdlib.uncertainty import replicate_means, resamples
+
+    right = np.random.default_rng(luck).permutation(images) < round(rate * images)
+    return replicate_means(right, resamples(images)).astype(np.float32)
+
+
+@pytest.fixture
+def made_study():
+    """``made_study({'teacher': 'clip', 'method': 'cbam', 'student': 0.8}, ...)``: a finished study, nothing trained.
+
+    A dict a cell. 'student', 'untrained', 'pca', 'teacher_score', 'shuffled', ... are shares of 200 images that are
+    right, of the headline, and '<who> in_batch@64' of that. Encoders with equal shares are right on the same images
+    unless the student's 'luck' differs. Other keys are columns. Returns what table.read gives.
+    """
+    from kdlib import table
+    from kdlib.runs import reports_root, runs_root
+
+    defaults = {
+        **{"method": "projection", "variant": "", "seed": 0, "epochs": 5, "outcome": "ok", "exam_key": "exam"},
+        **{"student": 0.8, "untrained": 0.2, "pca": 0.7, "teacher_score": 0.9},
+        **{"shuffled": 0.01, "random": 0.01, "constant": 0.01},
+        **{"student in_batch@64": 0.5, "untrained in_batch@64": 0.1, "degenerate": "", "tripped": "", "luck": 0},
+        **{"student_mb": 1.0, "deployed_mb": 5.0, "seconds_per_epoch": 1.0, "store_seconds": 10.0},
+        **{"teacher_source": "stand-in", "data_root": "shapes", "convnet": "narrow", "objective": "logit_matching"},
+    }
+    studies = count()
+
+    def make(*cells: dict):
+        study = f"made{next(studies)}"
+        rows = [write(study, {"teacher": "clip"} | defaults | cell) for cell in cells]
+        folder = reports_root() / study
+        table.write(rows, folder)
+        return table.read(folder)
+
+    def write(study: str, cell: dict) -> dict:
+        dataset = cell.get("dataset") or ("coco" if cell["teacher"] in ("clip", "blip") else "tinyimagenet")
+        name = "+".join(filter(None, (cell["method"], cell["variant"])))
+        run = runs_root() / study / f"{cell['teacher']}_{dataset}" / name / f"seed{cell['seed']}"
+        row = {"study": study, "dataset": dataset, "run": run.relative_to(runs_root()).as_posix(), "page": ""}
+        if cell["outcome"] != "ok":
+            names = ("teacher", "variant", "method", "seed", "epochs", "outcome")
+            return row | {name: cell[name] for name in names} | {"error": "says why"}
+        headline = "mean_recall" if dataset == "coco" else "knn@20_top1"
+        controls = f"controls-{cell['exam_key']}.npz"
+        files = {"student": run / f"scores-{cell['epochs']:04d}.npz", "untrained": run / "untrained.npz"}
+        arrays: dict[Path, dict] = {}
+        for column, share in cell.items():
+            who, _, score = column.replace("teacher_score", "teacher").partition(" ")
+            if who not in ("student", "untrained", *table.CONTROLS) or isinstance(share, str) or share is None:
+                continue
+            luck = cell["luck"] if who == "student" else 0
+            of_file = arrays.setdefault(files.get(who, run.parents[1] / controls), {})
+            of_file[f"{who}/replicates/{score or headline}"] = replicates_of(share, luck)
+        for path, content in arrays.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            np.savez(path, **content)
+        return row | {"headline": headline, "controls": controls} | {k: v for k, v in cell.items() if k != "luck"}
 
     return make
 

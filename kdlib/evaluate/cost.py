@@ -2,16 +2,22 @@
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from kdlib.device import call_times, choose, multiply_accumulates
+from kdlib.features import pixel_encoder
 from kdlib.loader import Reader, Split
 from kdlib.students import Student, megabytes
 
 
 @torch.inference_mode()
-def student_cost(student: Student, split: Split, device: str = "auto", calls: int = 200) -> dict:
-    """Size of the whole student; of each side MB, multiply-accumulates of one input, milliseconds of each call."""
+def student_cost(student: Student, split: Split, image: Image.Image, device: str = "auto", calls: int = 200) -> dict:
+    """Size of the whole student; of each side MB, multiply-accumulates of one input, milliseconds of each call.
+
+    A student that reads pixels is timed from a decoded ``image``, resizing included, as the teachers are; one that
+    reads features from those in the store.
+    """
     target = choose(device)
     student = student.to(target).eval()
     reader = Reader(split, student.reads)
@@ -19,12 +25,26 @@ def student_cost(student: Student, split: Split, device: str = "auto", calls: in
     sides = {"image": (student.see, reader.images, len(split))}
     if student.spec.text:
         sides["text"] = (student.read, reader.texts, len(split.owner))
-    for side, (call, read, rows) in sides.items():
+    for side, (run, read, rows) in sides.items():
         inputs = {size: _to(read(np.arange(size) % rows), target) for size in (1, 32)}
-        cost[side] = {"macs": multiply_accumulates(lambda call=call, one=inputs[1]: call(one))}
+        cost[side] = {"macs": multiply_accumulates(lambda run=run, one=inputs[1]: run(one))}
         for size, batch in inputs.items():
-            cost[side][f"batch_{size}_ms"] = call_times(lambda call=call, batch=batch: call(batch), target, calls)
+            call = lambda run=run, batch=batch: run(batch)  # noqa: E731
+            if side == "image" and student.reads == "pixels":
+                call = _from_image(student, image, batch["pixels"].shape[-1], size, target)
+            cost[side][f"batch_{size}_ms"] = call_times(call, target, calls)
     return cost
+
+
+def _from_image(student: Student, image: Image.Image, side: int, batch: int, device: torch.device):
+    """A call that takes decoded images to embeddings."""
+    fit, _, _ = pixel_encoder(side)()
+
+    def call():
+        pixels = torch.from_numpy(fit([image] * batch, None)["pixels"]).to(device).float() / 255
+        return student.see({"pixels": pixels})
+
+    return call
 
 
 def _to(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:

@@ -98,7 +98,7 @@ class Exam:
         query = embedded[self.on]
         if self.has_text:
             self._retrieval(scores, query)
-            if "prompt" in query and self.scored.relevant is not None:
+            if "prompt" in query and self.scored.relevant is not None and self.scored.relevant.any():
                 self._zeroshot(scores, query)
         else:
             self._classification(scores, embedded)
@@ -129,6 +129,7 @@ class Exam:
         bank = torch.cat([embedded[name]["image"] for name in self.bank])
         bank_labels = np.concatenate([self.splits[name].labels for name in self.bank])
         scores.add(knn.credits(bank, bank_labels, query, labels), self.weights)
+        del bank  # the probe needs room of its own
         if self.on == "test":  # the probe's penalty is chosen on dev, so dev itself cannot be scored by it
             given = [part for name in ("fit", "dev") for part in (embedded[name]["image"], self.splits[name].labels)]
             credits, facts = linear.credits(*given, query, labels)
