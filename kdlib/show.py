@@ -101,7 +101,7 @@ def result(cell: Cell, record: dict) -> None:
     with np.load(cell.run.scores_path(epochs)) as arrays:
         found = {name: arrays[key] for name in chosen if (key := f"student/replicates/{name}") in arrays}
     bounds = {name: interval(replicates) for name, replicates in found.items()}
-    frame.insert(1, "95 % interval", [f"[{low:.3f}, {high:.3f}]" if low == low else "" for low, high in
+    frame.insert(1, "95 % interval", [f"[{low:.3f},\u00a0{high:.3f}]" if low == low else "" for low, high in
                                       (bounds.get(name, (np.nan, np.nan)) for name in chosen)])  # fmt: skip
     split = record["config"]["score_on"]
     table(

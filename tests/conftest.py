@@ -64,19 +64,24 @@ def made_study():
     from kdlib import table
     from kdlib.runs import reports_root, runs_root
 
-    defaults = {
-        **{"method": "projection", "variant": "", "seed": 0, "epochs": 5, "outcome": "ok", "exam_key": "exam"},
-        **{"student": 0.8, "untrained": 0.2, "pca": 0.7, "teacher_score": 0.9},
-        **{"shuffled": 0.01, "random": 0.01, "constant": 0.01},
-        **{"student in_batch@64": 0.5, "untrained in_batch@64": 0.1, "degenerate": "", "tripped": "", "luck": 0},
-        **{"student_mb": 1.0, "deployed_mb": 5.0, "seconds_per_epoch": 1.0, "store_seconds": 10.0},
-        **{"teacher_source": "stand-in", "data_root": "shapes", "convnet": "narrow", "objective": "logit_matching"},
+    names = {"teacher": "clip", "method": "projection", "variant": "", "seed": 0, "epochs": 5, "outcome": "ok"}
+    keys = {"exam_key": "exam", "images_key": "images", "degenerate": "", "tripped": "", "luck": 0}
+    shares = {"student": 0.8, "untrained": 0.2, "pca": 0.7, "teacher_score": 0.9, "student in_batch@64": 0.5}
+    chance = {"shuffled": 0.01, "random": 0.01, "constant": 0.01, "untrained in_batch@64": 0.1}
+    costs = {
+        "student_mb": 1.0,
+        "deployed_mb": 5.0,
+        "seconds_per_epoch": 1.0,
+        "train_images": 100,
+        "store_seconds": 10.0,
     }
+    sources = {"teacher_source": "stand-in", "data_root": "shapes", "convnet": "narrow", "objective": "logit_matching"}
+    defaults = names | keys | shares | chance | costs | sources
     studies = count()
 
     def make(*cells: dict):
         study = f"made{next(studies)}"
-        rows = [write(study, {"teacher": "clip"} | defaults | cell) for cell in cells]
+        rows = [write(study, defaults | cell) for cell in cells]
         folder = reports_root() / study
         table.write(rows, folder)
         return table.read(folder)
@@ -87,7 +92,6 @@ def made_study():
         run = runs_root() / study / f"{cell['teacher']}_{dataset}" / name / f"seed{cell['seed']}"
         row = {"study": study, "dataset": dataset, "run": run.relative_to(runs_root()).as_posix(), "page": ""}
         if cell["outcome"] != "ok":
-            names = ("teacher", "variant", "method", "seed", "epochs", "outcome")
             return row | {name: cell[name] for name in names} | {"error": "says why"}
         headline = "mean_recall" if dataset == "coco" else "knn@20_top1"
         controls = f"controls-{cell['exam_key']}.npz"

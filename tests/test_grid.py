@@ -36,7 +36,8 @@ def small_study(tmp_path, small_shapes, monkeypatch):
             "notebooks": {"clip_coco": None},
             "methods": list(methods),
             "epochs": list(epochs),
-            "parameters": {"data_root": str(small_shapes), "batch_size": 16},
+            "seeds": [0],
+            "parameters": {"data_root": str(small_shapes), "batch_size": 16, "timed_calls": 5},
         }
         (tmp_path / "small.yaml").write_text(yaml.safe_dump(content | fields))
         return study.load(tmp_path / "small.yaml")
@@ -101,7 +102,7 @@ checkpoints.save = die_after_the_first"""
 
 def test_grid__changed_parameters_make_a_cell_stale_and_say_why(small_study):
     grid.run(small_study(), workers=1)
-    changed = small_study(parameters={"data_root": small_study().parameters["data_root"], "batch_size": 8})
+    changed = small_study(parameters=small_study().parameters | {"batch_size": 8})
     item = state.Inspector().state(study.cells(changed)[0])
     assert item.state == "stale" and item.why == "batch_size: 16 then, 8 now"
 

@@ -11,6 +11,7 @@ from kdlib import cli, code, plan, study, table
 from kdlib.study import StudyError, studies_folder
 
 GOOD = {"study": "s", "title": "t", "notebooks": {"clip_coco": {"tau": 3.0}}, "parameters": {"tau": 2.0}}
+GOOD |= {"seeds": [0]}
 
 
 def load(tmp_path, **fields) -> study.StudyConfig:
@@ -50,11 +51,46 @@ def test_cells__the_more_special_parameter_wins(tmp_path):
         ({"notebooks": {"clip": None}}, "not named <teacher>_<dataset>"),
         ({"epochs": [0]}, "epochs: Input should be greater than or equal to 1"),
         ({"study": "a/b"}, "study: String should match"),
+        ({"variants": {"v": {"parameters": {"lr": 1}}}}, "lr: Extra inputs"),
+        ({"variants": {"v": {"parameters": {}, "notebooks": ["blip_coco"]}}}, "names notebooks that the study lacks"),
     ],
 )
 def test_load__says_what_is_wrong_with_a_study(tmp_path, fields, words):
     with pytest.raises(StudyError, match=words):
         load(tmp_path, **fields)
+
+
+def test_variants__are_further_cells_in_folders_and_pages_of_their_own(tmp_path):
+    variants = {"plain": {"methods": ["resnet"], "parameters": {"objective": "no_teacher", "tau": 9.0}}}
+    made = study.cells(load(tmp_path, methods=["projection", "resnet"], epochs=[5], variants=variants))
+    assert [(cell.config.folder, cell.config.tau) for cell in made] == [
+        ("projection", 3.0),
+        ("resnet", 3.0),
+        ("resnet+plain", 9.0),
+    ]
+    assert (
+        len({cell.page for cell in made})
+        == len({cell.chain for cell in made})
+        == len({cell.name for cell in made})
+        == 3
+    )
+
+
+def test_variants__share_the_feature_store_unless_their_teacher_is_another(tmp_path):
+    variants = {
+        "tau_1": {"methods": ["projection"], "parameters": {"tau": 1.0}},
+        "heads": {"methods": ["projection"], "parameters": {"untrained_heads": True}},
+    }
+    own, tau, heads = study.cells(load(tmp_path, methods=["projection"], epochs=[5], variants=variants))
+    assert own.sources == tau.sources != heads.sources
+
+
+def test_seeds__are_three_unless_the_file_or_the_command_line_says_otherwise(tmp_path):
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump({name: value for name, value in GOOD.items() if name != "seeds"}))
+    assert study.load(path).seeds == (0, 1, 2)
+    assert study.load(path, seeds=2).seeds == (0, 1)
+    assert load(tmp_path, seeds=[7]).seeds == (7,)
 
 
 def test_load__an_absent_file_lists_those_that_exist(tmp_path):
@@ -71,7 +107,7 @@ def test_data_root__replaces_the_files(tmp_path):
 def test_plan__lists_cells_stores_and_what_is_missing(monkeypatch):
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_, **__: None)
     text = plan.plan(study.load(studies_folder() / "paper.yaml"))
-    assert "144 cells" in text and "113287 images" in text
+    assert "216 cells" in text and "113287 images" in text
     assert "openai/clip-vit-base-patch32: not downloaded yet" in text and "kdlib data get coco" in text
 
 
@@ -105,21 +141,6 @@ def test_figure__has_the_studys_layout_and_its_outcomes():
     assert printed.loc["dino, 5 epochs", "projection"] == "1.0000"
     assert printed.loc["dino, 10 epochs", "resnet"] == "out of memory"
     assert table.paper_figure("coco").loc["clip, 10 epochs", "cbam"] == "0.7234"
-
-
-def test_figure__averages_seeds_and_says_what_did_not_run():
-    import pandas as pd
-
-    frame = pd.DataFrame(
-        [
-            row(student=0.2),
-            row(student=0.4),
-            row(method="cbam", outcome="failed"),
-            row(method="resnet", outcome="absent"),
-        ]
-    )
-    line = table.figure(frame, "coco", "student").loc["clip, 5 epochs"]
-    assert line.to_dict() == {"projection": "0.300 ± 0.141", "cbam": "failed", "resnet": "absent"}
 
 
 def test_paper_results__are_the_studys():

@@ -1,12 +1,17 @@
 """Rows of a study and the tables made of them: what a cell says, where the controls stand, what stops a table."""
 
 import re
+from types import SimpleNamespace
 
 import pytest
 
 from kdlib import table
+from kdlib.cell import SCHEMA
+from kdlib.config import RunConfig
+from kdlib.grid import Queue
 from kdlib.inputs import run_dir
 from kdlib.runs import write_json
+from kdlib.state import CellState, Inspector
 from kdlib.study import METHODS, StudyConfig, cells
 
 NUMBER = re.compile(r"(\S+)(?: ± (\S+))? \[(\S+), (\S+)\]")
@@ -19,10 +24,10 @@ def record(**fields) -> dict:
     rows = ("teacher", "pca", "random", "constant", "shuffled", "untrained", "student")
     split = {"images": 10, "skipped": 1, "ids_sha256": "i", "ids_file": "f", "fingerprint": "p"}
     given = {
-        "schema": 2,
+        "schema": SCHEMA,
         "outcome": "ok",
-        "config": {"score_on": "test", "data_root": "shapes", "convnet": "narrow", "width": 64, "teacher": "clip"},
-        "keys": {"features": "f", "train": "t", "exam": "e", "cell": "c"},
+        "config": RunConfig(teacher="clip", dataset="coco").model_dump(),
+        "keys": {"features": "f", "train": "t", "exam": "e", "images": "i", "cell": "c"},
         "headline": "mean_recall",
         "pairing": "student image x student text",
         "objective": ["contrastive", "kl"],
@@ -33,9 +38,14 @@ def record(**fields) -> dict:
         "controls": "controls-e.npz",
         "size": {"student_mb": 1.0, "image_mb": 0.5, "deployed_mb": 5.0, "safetensors_bytes": 9, "image_macs": 7},
         "time": {
-            **{"seconds_per_epoch": 4.0, "first_epoch_seconds": 6.0, "data_share": 0.5, "teacher": "cached"},
             **{f"{side}_{batch}": times for side in ("image", "text") for batch in ("batch_1", "batch_32")},
-            **{"image_per_second": 100.0, "text_per_second": 200.0, "minutes_from_nothing": 0.5},
+            "image_per_second": 100.0,
+            "text_per_second": 200.0,
+            "seconds_per_epoch": 4.0,
+            "first_epoch_seconds": 6.0,
+            "data_share": 0.5,
+            "minutes_from_nothing": 0.5,
+            "teacher": "cached",
         },
         "history": [{"epoch": 1, "loss": 3.0}, {"epoch": 2, "loss": 1.5}],
         "teacher": {"family": "clip", "source": "stand-in", "revision": "main", "untrained": [], "grid": [6, 6]}
@@ -47,11 +57,28 @@ def record(**fields) -> dict:
     return given | fields
 
 
-@pytest.fixture
-def grid():
-    """The cells of a study of one notebook, projection and cbam at 5 and 10 epochs."""
+def grid_of(data_root) -> list:
+    """The cells of a study of one notebook: projection and cbam, at 5 and 10 epochs."""
     content = {"study": "s", "title": "t", "notebooks": {"clip_coco": {}}, "seeds": [0]}
-    return cells(StudyConfig(**content, methods=["projection", "cbam"]))
+    parameters = {"data_root": str(data_root), "image_size": 32}
+    return cells(StudyConfig(**content, methods=["projection", "cbam"], parameters=parameters))
+
+
+@pytest.fixture
+def carried(tmp_path):
+    """A study's cells on a machine without its data, where results are taken as they are."""
+    return grid_of(tmp_path / "not here")
+
+
+def collect(grid) -> list[dict]:
+    return table.collect(grid, run_dir, grid[0].page.parents[1])
+
+
+def ended(spec, outcome: str, keys: dict, error: str = "says why") -> None:
+    """What the grid leaves of a cell that ended without a result."""
+    Queue._record(
+        SimpleNamespace(bad=0), CellState(spec, run_dir(spec.config), "absent"), outcome, {"error": error}, keys
+    )
 
 
 # ---------------------------------------------------------------- rows
@@ -96,16 +123,22 @@ def test_flatten__names_the_wires_that_were_tripped_only():
     assert table.flatten(record(wires=wires))["tripped"] == "random features score chance: 0.5, chance 0.1"
 
 
-def test_collect__every_cell_has_a_row_whatever_became_of_it(grid, tmp_path):
-    runs = [run_dir(spec.config) for spec in grid]
-    write_json(runs[0].result_path(5), record())
-    write_json(runs[1].failure_path(10), {"outcome": "error", "error": "ValueError: no"})
-    write_json(runs[2].result_path(5), {"outcome": "out_of_memory", "error": "4 GB"})
-    grid[0].page.parent.mkdir(parents=True)
-    grid[0].page.touch()
-    rows = table.collect(grid, run_dir, grid[0].page.parents[1])
-    assert [row["outcome"] for row in rows] == ["ok", "error", "out_of_memory", "absent"]
-    assert [row.get("error") for row in rows] == [None, "ValueError: no", "4 GB", None]
+def test_flatten__training_images_are_those_of_the_limit_where_there_is_one():
+    whole = record()
+    assert table.flatten(whole)["train_images"] == 10
+    for limit, images in ((4, 4), (40, 10)):
+        limited = whole | {"config": whole["config"] | {"train_limit": limit}}
+        assert table.flatten(limited)["train_images"] == images
+
+
+def test_collect__every_cell_has_a_row_whatever_became_of_it(carried):
+    write_json(run_dir(carried[0].config).result_path(5), record())
+    ended(carried[1], "error", {"cell": "c"}, "ValueError: no")
+    carried[0].page.parent.mkdir(parents=True)
+    carried[0].page.touch()
+    rows = collect(carried)
+    assert [row["outcome"] for row in rows] == ["ok", "error", "absent", "absent"]
+    assert [row.get("error") for row in rows] == [None, "ValueError: no", None, None]
     assert [(row["method"], row["epochs"]) for row in rows] == [
         *(("projection", 5), ("projection", 10), ("cbam", 5), ("cbam", 10))
     ]
@@ -113,10 +146,37 @@ def test_collect__every_cell_has_a_row_whatever_became_of_it(grid, tmp_path):
     assert rows[0]["run"] == "s/clip_coco/projection/seed0" and rows[0]["student"] == 6.25
 
 
-def test_made_study__has_no_column_that_a_real_one_lacks(grid, made_study):
+def test_collect__a_cell_that_ran_out_of_memory_says_so(carried):
+    """From the record that the grid writes, through the file, to the table."""
+    ended(carried[0], "out_of_memory", {"cell": "c"})
+    rows = collect(carried)
+    assert rows[0]["outcome"] == "out_of_memory" and rows[0]["error"] == "says why"
+
+
+def test_collect__a_result_of_other_parameters_or_of_an_earlier_version_is_stale_and_has_no_number(small_shapes):
+    grid = grid_of(small_shapes)
+    keys = Inspector().keys(grid[0])
+    write_json(run_dir(grid[0].config).result_path(5), record(keys=keys))
+    write_json(run_dir(grid[1].config).result_path(10), record(keys=keys | {"cell": "of other parameters"}))
+    write_json(run_dir(grid[2].config).result_path(5), record(keys=Inspector().keys(grid[2]), schema=SCHEMA - 1))
+    rows = collect(grid)
+    assert [row["outcome"] for row in rows] == ["ok", "stale", "stale", "absent"]
+    assert ["student" in row for row in rows] == [True, False, False, False]
+
+
+def test_collect__a_cell_that_failed_after_its_parameters_changed_has_failed(small_shapes):
+    """The result of the earlier parameters is still there."""
+    grid = grid_of(small_shapes)
+    write_json(run_dir(grid[0].config).result_path(5), record(keys=record()["keys"]))
+    ended(grid[0], "error", Inspector().keys(grid[0]), "ValueError: no")
+    row = collect(grid)[0]
+    assert (row["outcome"], row["error"]) == ("error", "ValueError: no") and "student" not in row
+
+
+def test_made_study__has_no_column_that_a_real_one_lacks(carried, made_study):
     """What the tests of tables, verdicts and claims stand on."""
-    write_json(run_dir(grid[0].config).result_path(5), record())
-    (row, *_) = table.collect(grid, run_dir, grid[0].page.parents[1])
+    write_json(run_dir(carried[0].config).result_path(5), record())
+    row = collect(carried)[0]
     assert set(made_study({})) <= set(row) and set(made_study({"outcome": "error"})) <= {*row, "error"}
 
 
@@ -188,6 +248,13 @@ def test_figure__three_seeds_are_their_mean_and_their_deviation(made_study):
     assert (score, spread) == ("0.800", "0.100") and float(low) < 0.8 < float(high)
 
 
+def test_figure__seeds_that_did_not_finish_are_counted(made_study):
+    seeds = [{"seed": 0, "student": 0.7}, {"seed": 1, "student": 0.9}, {"seed": 2, "outcome": "error"}]
+    text = cell_text(made_study(*seeds))
+    assert text.startswith("0.800 ± 0.141 [") and text.endswith("] (2 of 3 seeds)")
+    assert "seeds" not in cell_text(made_study(*seeds[:2]))
+
+
 def test_figure__digits_and_score_are_as_asked(made_study):
     frame = made_study({"student": 0.8, "student in_batch@64": 0.455})
     assert cell_text(frame, digits=1).startswith("0.8 [0.")
@@ -195,7 +262,7 @@ def test_figure__digits_and_score_are_as_asked(made_study):
     assert cell_text(frame, score="mean_recall") == cell_text(frame)
 
 
-@pytest.mark.parametrize("outcome", ["error", "out_of_memory", "kernel_died", "absent"])
+@pytest.mark.parametrize("outcome", ["error", "out_of_memory", "kernel_died", "stale", "absent"])
 def test_figure__a_cell_without_a_number_says_why(made_study, outcome):
     frame = made_study({}, {"method": "cbam", "outcome": outcome})
     assert cell_text(frame, method="cbam") == outcome.replace("_", " ")
@@ -216,9 +283,12 @@ def test_figure__a_score_that_these_data_lack_is_a_dash(made_study):
 
 def test_figure__a_score_that_is_not_resampled_is_shown_without_interval(made_study):
     """CKA is one number an encoder: no replicates, but a number."""
-    frame = made_study({})
-    frame["student cka"] = 0.625
-    assert cell_text(frame, score="cka") == "0.625"
+    frame = made_study({"seed": 0}, {"seed": 1})
+    frame["student cka"] = [0.5, 0.75]
+    frame["teacher cka"] = 1.0
+    assert cell_text(frame, score="cka") == "0.625 ± 0.177"
+    assert cell_text(frame.head(1), score="cka") == "0.500"
+    assert table.figure(frame, "coco", "cka").loc["clip: the teacher itself", "control"].startswith("1.000")
 
 
 def test_figure__every_number_of_epochs_is_a_line_with_its_own_scores(made_study):
@@ -278,9 +348,9 @@ def test_figure__a_variant_has_its_own_controls_only_where_it_is_scored_otherwis
 
 def test_figure__without_a_finished_cell_there_are_no_controls(made_study):
     frame = made_study({"outcome": "absent"}, {"method": "cbam", "outcome": "error"})
-    assert table.figure(frame, "coco").loc["clip, 5 epochs"].to_dict() == {
-        **{"control": "", "projection": "absent", "cbam": "error"}
-    }
+    lines = table.figure(frame, "coco")
+    assert list(lines.index) == ["clip, 5 epochs"]
+    assert lines.iloc[0].to_dict() == {"control": "", "projection": "absent", "cbam": "error"}
 
 
 def test_seeds_of__students_have_a_line_a_seed_and_controls_one(made_study):

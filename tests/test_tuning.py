@@ -10,7 +10,8 @@ def rows(**fields) -> pd.DataFrame:
     """Two teachers; the second variant is better for both, the third was run for one alone."""
     lines = []
     for teacher, variant, student in [
-        ("clip", "", 0.4), ("dino", "", 0.2), ("clip", "lr_3e-3", 0.45), ("dino", "lr_3e-3", 0.3), ("clip", "kl_3", 0.5),
+        ("clip", "", 0.4), ("dino", "", 0.2), ("clip", "lr_3e-3", 0.45), ("dino", "lr_3e-3", 0.3),
+        ("clip", "kl_3", 0.5),
     ]:  # fmt: skip
         line = {"study": "t", "teacher": teacher, "variant": variant, "method": "cbam", "seed": 0, "outcome": "ok"}
         lines.append(line | {"score_on": "dev", "student": student, "teacher_score": 0.5} | fields)

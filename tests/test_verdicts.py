@@ -1,4 +1,4 @@
-"""Comparisons of a study: which pairs are compared, in which families, and what is said of them."""
+"""Comparisons of a made study: which pairs are compared, in which families, and what is said of them."""
 
 import pytest
 
@@ -73,7 +73,8 @@ def test_verdict__seeds_that_disagree_carry_their_noise(made_study):
     frame = made_study(*seeds, *({"seed": seed, "student": 0.7} for seed in range(3)))
     row = of(frame, "technique").iloc[0]
     assert row.difference == pytest.approx(0.7 - 2.2 / 3) and row.verdict == "not distinguishable"
-    agreed = made_study(*(cell | {"student": 0.8} for cell in seeds), *({"seed": seed, "student": 0.6} for seed in range(3)))
+    others = [{"seed": seed, "student": 0.6} for seed in range(3)]
+    agreed = made_study(*(cell | {"student": 0.8} for cell in seeds), *others)
     assert of(agreed, "technique").verdict.tolist() == ["worse"]
 
 
@@ -136,6 +137,16 @@ def test_families__holm_corrects_within_a_teacher_and_a_question(made_study):
     assert (found.p_holm > found.p).any()
 
 
+def test_families__the_variants_of_each_method_are_one(made_study):
+    """However many variants other methods have."""
+    own = [{"method": method, "student": 0.72 + place / 50} for place, method in enumerate(("projection", "cbam"))]
+    variants = [
+        cell | {"variant": f"v{number}", "student": 0.7, "luck": number} for cell in own for number in range(1, 4)
+    ]
+    for _, family in of(made_study(*own, *variants), "variant").groupby("a"):
+        assert len(family) == 3 and family.p_holm.tolist() == pytest.approx(holm(family.p.tolist()))
+
+
 def test_families__another_teacher_changes_nothing(made_study):
     own = [{"method": method, "student": share} for method, share in (("projection", 0.8), ("cbam", 0.76))]
     alone = verdicts(made_study(*own))
@@ -155,20 +166,31 @@ def test_families__of_a_study_as_large_as_the_printed_one_leave_room_for_a_verdi
 
 
 @pytest.mark.parametrize("variant", ["no_teacher", "untrained_heads"])
-def test_exam__a_variant_that_is_scored_otherwise_is_not_compared_with_its_own(made_study, variant):
-    found = verdicts(made_study({"teacher": "blip"}, {"teacher": "blip", "variant": variant, "exam_key": "other"}))
+def test_images__a_variant_of_other_images_is_not_compared_with_its_own(made_study, variant):
+    found = verdicts(made_study({"teacher": "blip"}, {"teacher": "blip", "variant": variant, "images_key": "other"}))
     assert set(found.question) == {"untrained", "pca"} and len(found) == 2
 
 
-def test_exam__techniques_that_are_scored_otherwise_are_not_compared(made_study):
-    frame = made_study({}, {"method": "bottleneck"}, {"method": "cbam", "exam_key": "other"})
+def test_images__a_variant_of_another_teacher_on_the_same_images_is_compared(made_study):
+    """The untrained heads of BLIP: another exam, since its teacher is another, but the same images."""
+    cells = {"teacher": "blip"}, {"teacher": "blip", "variant": "untrained_heads", "exam_key": "other", "student": 0.3}
+    row = of(made_study(*cells), "variant").iloc[0]
+    assert row.verdict == "better" and row.difference == pytest.approx(0.5)
+
+
+def test_images__techniques_on_other_images_are_not_compared(made_study):
+    frame = made_study({}, {"method": "bottleneck"}, {"method": "cbam", "images_key": "other"})
     found = of(frame, "technique")
     assert list(zip(found.a, found.b, strict=True)) == [("projection, 5 epochs", "bottleneck, 5 epochs")]
 
 
-def test_exam__epochs_that_are_scored_otherwise_are_not_compared(made_study):
-    frame = made_study({"epochs": 5, "exam_key": "other"}, {"epochs": 10})
-    assert of(frame, "epochs").empty
+def test_images__epochs_on_other_images_are_not_compared(made_study):
+    assert of(made_study({"epochs": 5, "images_key": "other"}, {"epochs": 10}), "epochs").empty
+
+
+def test_images__seeds_on_other_images_are_not_compared(made_study):
+    frame = made_study({"seed": 0}, {"seed": 1, "images_key": "other"}, {"method": "cbam"})
+    assert of(frame, "technique").empty
 
 
 def test_missing__one_number_of_epochs_asks_nothing_about_epochs(made_study):
