@@ -175,7 +175,7 @@ def attention(cell: Cell, count: int = 6) -> None:
     if facts["centre_crop"]:  # the teacher does not see the borders, so neither does the reader
         images = [ImageOps.fit(image, (min(image.size),) * 2) for image in images]
     teacher = split.store["image_attention"][:count].astype("float32")
-    seen = embed(cell.trained.student, split, cell.config.device)
+    seen = embed(cell.trained.student, split, cell.config.device, limit=count)
     student = seen["image_attention"][:count].numpy() if "image_attention" in seen else None
     grid = tuple(facts["grid"])
     who = "teacher (middle row) and student (bottom row)" if student is not None else "teacher (bottom row)"
