@@ -189,7 +189,7 @@ def networks_gain_from_epochs(frame: pd.DataFrame) -> Judgement:
     cells, words, gain, others = Cells(frame, "coco"), [], {}, []
     for teacher in cells.teachers:
         few, many = (cells.students(teacher, METHODS, epochs) for epochs in (FEW, MANY))
-        methods = [method for method in many if method in few]
+        methods = [method for method in many if method in few and same_images(many[method], few[method])]
         results = compared([
             ((f"{teacher} {method} {MANY}", many[method], "student"), (f"{FEW} epochs", few[method], "student"))
             for method in methods

@@ -15,6 +15,7 @@ import psutil
 from filelock import FileLock, Timeout
 
 from kdlib import state, study
+from kdlib.cell import SCHEMA
 from kdlib.progress import clock
 from kdlib.runs import runs_root, write_json
 from kdlib.study import CellSpec, StudyConfig
@@ -144,7 +145,7 @@ class Queue:
         notebook = str(item.run.notebook_path(epochs, failed=True))
         if outcome == "out_of_memory":
             record = {
-                "schema": 1,
+                "schema": SCHEMA,
                 "outcome": outcome,
                 "config": config,
                 "keys": keys,

@@ -128,9 +128,12 @@ def flatten(result: dict) -> dict:
 
 def check(rows: list[dict]) -> None:
     """Raise TripWireError when a wire of any result was tripped: its numbers must not get into a table."""
-    tripped = {row["tripped"]: row["run"] for row in rows if row.get("tripped")}
+    tripped: dict[str, list[str]] = {}
+    for row in rows:
+        if row.get("tripped"):
+            tripped.setdefault(row["tripped"], []).append(row["run"])
     if tripped:
-        listed = "\n  ".join(f"{what} (in {where})" for what, where in tripped.items())
+        listed = "\n  ".join(f"{what} (in {', '.join(dict.fromkeys(where))})" for what, where in tripped.items())
         raise TripWireError(
             f"No table is written: a check that every sound score passes has failed.\n  {listed}\n"
             "Look for a change in the metrics, in the data or in the stores since the last good run."
@@ -163,8 +166,12 @@ def paper() -> pd.DataFrame:
 # ---------------------------------------------------------------- numbers with their intervals
 
 
-@lru_cache(maxsize=4096)
 def _arrays(path: Path, name: str) -> np.ndarray:
+    return _read_array(path, name, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=4096)
+def _read_array(path: Path, name: str, written: int) -> np.ndarray:
     with np.load(path) as arrays:
         return arrays[name]
 
@@ -273,7 +280,8 @@ def paper_figure(dataset: str, value: str = "accuracy", digits: int = 4) -> pd.D
     part = part[part.dataset == dataset]
     lines: dict[str, dict[str, str]] = {}
     for row in part.itertuples():
-        text = row.outcome.replace("_", " ") if row.outcome != "ok" else f"{getattr(row, value):.{digits}f}"
+        number = getattr(row, value)
+        text = f"{number:.{digits}f}" if pd.notna(number) else row.outcome.replace("_", " ")
         lines.setdefault(line_name(row.teacher, "", row.epochs), {})[row.method] = text
     methods = [name for name in METHODS if name in set(part.method)]
     return pd.DataFrame.from_dict(lines, orient="index", columns=methods).fillna("not printed")

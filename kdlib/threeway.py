@@ -19,15 +19,16 @@ def threeway(frame: pd.DataFrame, digits: int = 3) -> pd.DataFrame:
             & (own.epochs == row.epochs)
         ]
         good = cells[cells.outcome == "ok"]
+        instead = cells.outcome.iloc[0].replace("_", " ") if len(cells) else "not run"
         line = {
             "teacher": row.teacher,
             "dataset": row.dataset,
             "method": row.method,
             "epochs": row.epochs,
             "printed": f"{row.accuracy:.4f}" if row.outcome == "ok" else "out of memory",
-            f"ours, {SAME}": "not run",
-            f"untrained, {SAME}": "not run",
-            "ours, sound": "not run",
+            f"ours, {SAME}": instead,
+            f"untrained, {SAME}": instead,
+            "ours, sound": instead,
             "why they differ": "",
         }
         if len(good):
