@@ -3,6 +3,7 @@
 import base64
 import html
 import io
+import re
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -15,6 +16,8 @@ from kdlib.cell import Cell
 from kdlib.teachers.exposure import exposure
 from kdlib.uncertainty import interval
 
+INTERVAL = re.compile(r"\[([^\s\[\],]+), ([^\s\[\],]+)\]")  # is not broken across lines
+
 
 def figure(drawn, alt: str) -> None:
     """Show a figure as a PNG with alternative text, and close it."""
@@ -25,11 +28,18 @@ def figure(drawn, alt: str) -> None:
     display(data, metadata={"image/png": {"alt": alt}}, raw=True)
 
 
-def table(frame: pd.DataFrame, caption: str, index: bool = True, digits: int = 3) -> None:
-    """Show a table with its caption."""
+def table(frame: pd.DataFrame, caption: str, index: bool = True, digits: int = 3, folded: str = "") -> None:
+    """Show a table with its caption; behind a line ``folded`` that opens it, where that is given."""
     markup = frame.to_html(index=index, border=0, float_format=lambda value: f"{value:.{digits}f}", na_rep="–")
+    markup = INTERVAL.sub("[\\1,&nbsp;\\2]", markup)
     head = markup.index(">") + 1
-    display(HTML(f"{markup[:head]}<caption>{html.escape(caption)}</caption>{markup[head:]}"))
+    markup = f"{markup[:head]}<caption>{html.escape(caption)}</caption>{markup[head:]}"
+    display(HTML(f"<details><summary>{html.escape(folded)}</summary>{markup}</details>" if folded else markup))
+
+
+def words(text: str) -> None:
+    """Show a paragraph."""
+    display(HTML(f"<p>{html.escape(text)}</p>"))
 
 
 def notice(text: str) -> None:
@@ -101,7 +111,7 @@ def result(cell: Cell, record: dict) -> None:
     with np.load(cell.run.scores_path(epochs)) as arrays:
         found = {name: arrays[key] for name in chosen if (key := f"student/replicates/{name}") in arrays}
     bounds = {name: interval(replicates) for name, replicates in found.items()}
-    frame.insert(1, "95 % interval", [f"[{low:.3f},\u00a0{high:.3f}]" if low == low else "" for low, high in
+    frame.insert(1, "95 % interval", [f"[{low:.3f}, {high:.3f}]" if low == low else "" for low, high in
                                       (bounds.get(name, (np.nan, np.nan)) for name in chosen)])  # fmt: skip
     split = record["config"]["score_on"]
     table(

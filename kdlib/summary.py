@@ -40,7 +40,8 @@ def head(rows: pd.DataFrame, study: str, title: str) -> None:
     display(HTML(f"<p><strong>{html.escape(title or study)}</strong></p>"))
     good = rows[rows.outcome == "ok"]
     counts = rows.outcome.value_counts().to_dict()
-    print(f"{len(rows)} cells: " + ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items()))
+    listed = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items())
+    show.words(f"{len(rows)} cells: {listed}")
     if not len(good):
         show.notice("No cell has finished yet.")
         return
@@ -67,7 +68,7 @@ def head(rows: pd.DataFrame, study: str, title: str) -> None:
     if good.seed.nunique() == 1:
         show.notice("One seed: the verdicts carry the noise of the test images, not that of initial weights and order.")
     exposure(good)
-    print(HOW_TO_READ)
+    show.words(HOW_TO_READ)
 
 
 def exposure(good: pd.DataFrame) -> None:
@@ -83,7 +84,7 @@ def exposure(good: pd.DataFrame) -> None:
     }
     for level, names in levels.items():
         line = f"Exposure '{level}': {', '.join(names)} {words[level]}."
-        print(line) if level == "none" else show.notice(line)
+        show.words(line) if level == "none" else show.notice(line)
 
 
 def controls(rows: pd.DataFrame) -> None:
@@ -97,7 +98,7 @@ def controls(rows: pd.DataFrame) -> None:
         missing = part[part.verdict != "better"]
         if not len(part):
             continue
-        print(f"Better than {words}: {len(part) - len(missing)} of {len(part)} students.")
+        show.words(f"Better than {words}: {len(part) - len(missing)} of {len(part)} students.")
         if len(missing):
             listed = [f"{row.teacher} {row.a} ({row.verdict}, {row.difference:+.3f})" for row in missing.itertuples()]
             show.notice(f"Not better than {words}: {'; '.join(listed)}.")
@@ -119,9 +120,8 @@ def tables(rows: pd.DataFrame, dataset: str) -> None:
     last = part[(part.epochs == part.epochs.max()) & (part.variant == "")]
     for score in OTHER_SCORES[dataset]:
         if f"student {score}" in last and last[f"student {score}"].notna().any():
-            display(HTML(f"<details><summary>{html.escape(score)}</summary>"))
-            show.table(tables_of.figure(last, dataset, score), f"{score} after {part.epochs.max()} epochs")
-            display(HTML("</details>"))
+            caption = f"{score} after {part.epochs.max()} epochs"
+            show.table(tables_of.figure(last, dataset, score), caption, folded=caption)
 
 
 def threeway(rows: pd.DataFrame) -> None:
@@ -156,7 +156,7 @@ def claims(rows: pd.DataFrame) -> None:
     """The study's claims, judged."""
     judged = claims_of.judge(rows)
     counts = judged.verdict.value_counts().to_dict()
-    print(f"{len(judged)} claims: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
+    show.words(f"{len(judged)} claims: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
     show.table(judged, "The study's claims and what became of them", index=False)
 
 
@@ -187,7 +187,9 @@ def time(rows: pd.DataFrame) -> None:
         good["store_bytes"] /= 1e6
         good.columns = ["seconds", "MB on disk"]
         show.table(good.reset_index(), "Building a teacher's features, once for all its cells", False, 1)
-        print("The study, with the teacher in the loop: CLIP 15-18 min, BLIP over 50, DINO 6-10, BEiT 11-30 an epoch.")
+        show.words(
+            "The study, with the teacher in the loop: CLIP 15-18 min, BLIP over 50, DINO 6-10, BEiT 11-30 an epoch."
+        )
 
 
 def sizes(rows: pd.DataFrame) -> None:
@@ -208,7 +210,7 @@ def sizes(rows: pd.DataFrame) -> None:
         "safetensors MB", "million multiply-accumulates from pixels",
     ]  # fmt: skip
     show.table(frame, "Sizes (float32 parameters, MB of 2^20 bytes) and operations", False, 2)
-    print(WHY_SIZES_DIFFER)
+    show.words(WHY_SIZES_DIFFER)
     last = good[good.epochs == good.epochs.max()].groupby(key, sort=False)
     names = {
         "first_epoch_seconds": "first epoch, s", "seconds_per_epoch": "an epoch, s", "data_share": "waiting for data",
