@@ -75,6 +75,9 @@ def test_papermill__runs_a_single_notebook_from_any_directory(tmp_path, small_sh
         "-p",
         "batch_size",
         "16",
+        "-p",
+        "timed_calls",
+        "5",
     ]
     command = [sys.executable, "-m", "papermill", str(notebooks_folder() / f"{name}.ipynb"), "out.ipynb", *given]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
