@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from kdlib.cell import Cell
+from kdlib.controls import ROWS
 from kdlib.evaluate.embed import embed
 from kdlib.runs import read_json
 
@@ -16,7 +17,8 @@ def test_flow__a_result_holds_everything_a_reader_asks_for(small_run, teacher, m
     history = cell.train()
     result = cell.finish(cell.evaluate(), history)
     assert read_json(cell.run.result_path(2)) == result
-    assert set(result["scores"]) == {"teacher", "untrained", "student"}
+    assert set(result["scores"]) == {*ROWS, "untrained", "student"}
+    assert all(wire["passed"] for wire in result["wires"]) and result["exposure"]["level"] == "none"
     assert all(0 <= scores[result["headline"]] <= 1 for scores in result["scores"].values())
     assert [record["epoch"] for record in history] == [1, 2]
     assert method == "densenet" or history[1]["loss"] < history[0]["loss"]  # four steps are few for a network
@@ -34,7 +36,7 @@ def test_flow__the_teacher_scored_as_its_own_student_is_the_teachers_row(small_r
     similarity = F.normalize(images, dim=-1) @ F.normalize(texts, dim=-1).T
     owner = split.owner
     hits = [owner[row.argmax()] == number for number, row in enumerate(similarity)]
-    assert cell.controls()["teacher"]["i2t_r@1"] == pytest.approx(np.mean(hits))
+    assert cell.controls()["scores"]["teacher"]["i2t_r@1"] == pytest.approx(np.mean(hits))
 
 
 def test_flow__recomputing_a_students_score_from_its_files_gives_the_result(small_run):
@@ -42,7 +44,7 @@ def test_flow__recomputing_a_students_score_from_its_files_gives_the_result(smal
     from safetensors.numpy import load_file
 
     cell = Cell.open(small_run("clip", method="projection", epochs=2))
-    scores = cell.evaluate() if cell.train() else {}
+    scores = cell.evaluate()["scores"] if cell.train() else {}
     weights = load_file(cell.run.checkpoints / "epoch-0002" / "model.safetensors")
     split, sides = cell.splits["test"], {}
     for side in ("image", "text"):

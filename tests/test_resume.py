@@ -117,8 +117,8 @@ def test_resume__passes_over_a_damaged_checkpoint_and_names_it(small_run, damage
 
 def test_resume__changed_settings_never_continue_an_old_checkpoint(small_run):
     first = train(small_run(method="projection", epochs=2))
-    second = train(small_run(method="projection", epochs=2, lr_peak=0.01))
-    fresh = train(small_run(method="projection", epochs=2, lr_peak=0.01, study="fresh"))
+    second = train(small_run(method="projection", epochs=2, lr_peak=0.02))
+    fresh = train(small_run(method="projection", epochs=2, lr_peak=0.02, study="fresh"))
     assert weights(second, 2) == weights(fresh, 2)
     aside = first.run.path.with_name(f"seed0.superseded-{first.keys['train'][:8]}")
     assert (aside / "checkpoints" / "epoch-0002").is_dir()
