@@ -28,9 +28,20 @@ def figure(drawn, alt: str) -> None:
     display(data, metadata={"image/png": {"alt": alt}}, raw=True)
 
 
-def table(frame: pd.DataFrame, caption: str, index: bool = True, digits: int = 3, folded: str = "") -> None:
-    """Show a table with its caption; behind a line ``folded`` that opens it, where that is given."""
-    markup = frame.to_html(index=index, border=0, float_format=lambda value: f"{value:.{digits}f}", na_rep="–")
+def table(
+    frame: pd.DataFrame, caption: str, index: bool = True, digits: int = 3, folded: str = "", prose: bool = False
+) -> None:
+    """Show a table with its caption.
+
+    Behind a line ``folded`` that opens it, where that is given; ``prose`` sets words instead of numbers.
+    """
+    markup = frame.to_html(
+        index=index,
+        border=0,
+        classes="prose" if prose else None,
+        float_format=lambda value: f"{value:.{digits}f}",
+        na_rep="–",
+    )
     markup = INTERVAL.sub("[\\1,&nbsp;\\2]", markup)
     head = markup.index(">") + 1
     markup = f"{markup[:head]}<caption>{html.escape(caption)}</caption>{markup[head:]}"

@@ -126,7 +126,7 @@ def tables(rows: pd.DataFrame, dataset: str) -> None:
 
 def threeway(rows: pd.DataFrame) -> None:
     """Each printed cell beside ours by both definitions, and why they differ."""
-    show.table(threeway_of(rows), "Printed, by the study's definition, by a sound one", index=False)
+    show.table(threeway_of(rows), "Printed, by the study's definition, by a sound one", index=False, prose=True)
 
 
 def verdict_table(study: str) -> pd.DataFrame | None:
@@ -149,7 +149,7 @@ def verdicts(rows: pd.DataFrame, questions: tuple[str, ...] = tuple(QUESTIONS)) 
         shown["a − b"] = [f"{row.difference:+.3f} [{row.low:+.3f}, {row.high:+.3f}]" for row in part.itertuples()]
         shown["p, Holm"] = [f"{value:.3f}" for value in part.p_holm]
         shown["verdict on a"] = part.verdict
-        show.table(shown, f"{QUESTIONS[question][0].upper()}{QUESTIONS[question][1:]}", index=False)
+        show.table(shown, f"{QUESTIONS[question][0].upper()}{QUESTIONS[question][1:]}", index=False, prose=True)
 
 
 def claims(rows: pd.DataFrame) -> None:
@@ -157,7 +157,7 @@ def claims(rows: pd.DataFrame) -> None:
     judged = claims_of.judge(rows)
     counts = judged.verdict.value_counts().to_dict()
     show.words(f"{len(judged)} claims: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
-    show.table(judged, "The study's claims and what became of them", index=False)
+    show.table(judged, "The study's claims and what became of them", index=False, prose=True)
 
 
 def size(rows: pd.DataFrame) -> None:
@@ -293,4 +293,4 @@ def variants(rows: pd.DataFrame) -> None:
                     line["verdict on the own"] = row.verdict
             lines.append(line)
         name = plots.score_name(part.headline.iloc[0])
-        show.table(pd.DataFrame(lines), f"{teacher} on {dataset}, {name}", index=False)
+        show.table(pd.DataFrame(lines), f"{teacher} on {dataset}, {name}", index=False, prose=True)
