@@ -42,7 +42,7 @@ def table(
         float_format=lambda value: f"{value:.{digits}f}",
         na_rep="–",
     )
-    markup = INTERVAL.sub("[\\1,&nbsp;\\2]", markup)
+    markup = INTERVAL.sub("[\\1,&nbsp;\\2]", markup).replace(" ± ", "&nbsp;±&nbsp;")
     head = markup.index(">") + 1
     markup = f"{markup[:head]}<caption>{html.escape(caption)}</caption>{markup[head:]}"
     display(HTML(f"<details><summary>{html.escape(folded)}</summary>{markup}</details>" if folded else markup))

@@ -100,8 +100,13 @@ def controls(rows: pd.DataFrame) -> None:
             continue
         show.words(f"Better than {words}: {len(part) - len(missing)} of {len(part)} students.")
         if len(missing):
-            listed = [f"{row.teacher} {row.a} ({row.verdict}, {row.difference:+.3f})" for row in missing.itertuples()]
-            show.notice(f"Not better than {words}: {'; '.join(listed)}.")
+            worse = (missing.verdict == "worse").sum()
+            show.notice(f"Not better than {words}: {len(missing)} of {len(part)} students, {worse} of them worse.")
+            shown = missing[["teacher", "a", "verdict"]].rename(columns={"a": "student"})
+            shown["difference"] = [
+                f"{row.difference:+.3f} [{row.low:+.3f}, {row.high:+.3f}]" for row in missing.itertuples()
+            ]
+            show.table(shown, f"Not better than {words}", False, folded="which ones", prose=True)
 
 
 def tables(rows: pd.DataFrame, dataset: str) -> None:

@@ -18,7 +18,7 @@ from kdlib.uncertainty import Summary, summarise
 PAPER = Path(__file__).parent / "paper_results.csv"
 CONTROLS = {
     "teacher": "the teacher itself",
-    "pca": "PCA of its features at the student's width",
+    "pca": "PCA, as wide as the student",
     "shuffled": "the teacher, pairs shuffled",
     "random": "random features",
     "constant": "a constant encoder",
