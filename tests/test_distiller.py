@@ -212,7 +212,7 @@ def test_no_teacher__learns_from_labels_and_never_sees_the_teacher(method):
     unit = F.normalize(student(given)["image"], dim=-1)
     weights = F.normalize(made.classifier.weight, dim=-1)
     by_hand = F.cross_entropy(made.scale * unit @ weights.T, given["label"])
-    assert loss == pytest.approx(by_hand.item(), rel=1e-5)
+    assert loss.item() == pytest.approx(by_hand.item(), rel=1e-5)
     if method == "resnet":
         other = made(given | {"image": torch.randn_like(given["image"])})[0]
         assert torch.equal(loss, other)
