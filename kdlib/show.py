@@ -165,7 +165,7 @@ def cost(record: dict) -> None:
         ("multiply-accumulates, pixels to embedding", size["deployed_image_macs"] / 1e6, "million"),
         ("an epoch, teacher cached (median without the first)", time["seconds_per_epoch"], "s"),
         ("the first epoch", time["first_epoch_seconds"], "s"),
-        ("of which waiting for data", 100 * time["data_share"], "%"),
+        ("share of the training time spent waiting for data", 100 * time["data_share"], "%"),
         ("building the feature stores, once for all methods", record["teacher"]["store_seconds"], "s"),
         ("from decoded data to this student: store of its training images and all epochs",
          time["minutes_from_nothing"], "min"),
