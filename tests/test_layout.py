@@ -29,7 +29,7 @@ ORDER = [
     ["table"],
     ["verdicts", "threeway", "claims", "tuning", "plots"],
     ["show", "summary"],
-    ["kernel", "worker", "prepare", "execute", "report"],
+    ["warm", "kernel", "worker", "prepare", "execute", "report"],
     ["grid"],
     ["cli"],
 ]
