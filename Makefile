@@ -4,12 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?=
 SEEDS ?=
+DATA ?=
 
-.PHONY: study test lint lab help
+.PHONY: study test bench lint lab help
 
 help:
 	@echo "make study   install if needed, run the embedded study, build its report"
 	@echo "make test    install if needed, run the tests"
+	@echo "make bench   measure how fast it is here, as ratios (DATA=folder with real images)"
 	@echo "make lab     open the notebooks in JupyterLab"
 	@echo "make lint    check style"
 
@@ -25,6 +27,9 @@ study: $(VENV)/installed
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest -n auto --dist loadfile
+
+bench: $(VENV)/installed
+	$(BIN)/kdlib bench $(if $(DATA),--data-root $(DATA))
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

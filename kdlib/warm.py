@@ -9,6 +9,7 @@ import os
 import runpy
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from multiprocessing.context import BaseContext
 from pathlib import Path
@@ -27,6 +28,7 @@ IMPORTS = [
     "ipykernel.kernelapp",
 ]
 MARK = "KDLIB_WARM"  # in the environment of a warm process
+_starting = threading.Lock()  # the environment is the whole process's
 _threads: int | None = None  # of the fork server's libraries, which read their environment when they are loaded
 
 
@@ -79,14 +81,15 @@ def run_module(module: str, argument: str, log: Path, environment: dict[str, str
     if _threads is None:
         context.set_forkserver_preload(IMPORTS)
         _threads = threads
-    before = dict(os.environ)
-    os.environ.update(environment)  # the server, if it starts now, loads its libraries under it
-    try:
-        process = context.Process(target=_be_module, args=(module, argument, str(log), environment, threads))
-        process.start()
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
+    process = context.Process(target=_be_module, args=(module, argument, str(log), environment, threads))
+    with _starting:
+        before = dict(os.environ)
+        os.environ.update(environment)  # the server, if it starts now, loads its libraries under it
+        try:
+            process.start()
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
     return Forked(process)
 
 

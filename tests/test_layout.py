@@ -28,9 +28,10 @@ ORDER = [
     ["state", "plan"],
     ["table"],
     ["verdicts", "threeway", "claims", "tuning", "plots"],
-    ["show", "summary"],
+    ["show", "summary", "speed"],
     ["warm", "kernel", "worker", "prepare", "execute", "report"],
     ["grid"],
+    ["bench"],
     ["cli"],
 ]
 LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}
