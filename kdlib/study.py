@@ -73,9 +73,10 @@ class CellSpec(BaseModel):
         return self.notebook, self.config.folder, self.config.seed
 
     @property
-    def sources(self) -> tuple[str, str, bool]:
+    def sources(self) -> tuple[str, str, bool, int]:
         """What the cell's feature stores come from; cells that share it share them."""
-        return self.notebook, self.config.checkpoint, self.config.untrained_heads
+        config = self.config
+        return self.notebook, config.checkpoint, config.untrained_heads, config.token_grid
 
     @property
     def page(self) -> Path:
