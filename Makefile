@@ -5,12 +5,13 @@ BIN := $(VENV)/bin
 WORKERS ?=
 SEEDS ?=
 
-.PHONY: study test lint lab help
+.PHONY: study test lint lab explore help
 
 help:
 	@echo "make study   install if needed, run the embedded study, build its report"
 	@echo "make test    install if needed, run the tests"
 	@echo "make lab     open the notebooks in JupyterLab"
+	@echo "make explore open the explorer of finished runs as a page"
 	@echo "make lint    check style"
 
 # The stamp is newer than pyproject.toml once everything it names is installed.
@@ -31,3 +32,8 @@ lint: $(VENV)/installed
 
 lab: $(VENV)/installed
 	$(BIN)/jupyter lab notebooks
+
+# Room for an uploaded image in one message; kernels of pages that were closed are ended.
+explore: $(VENV)/installed
+	$(BIN)/voila notebooks/explore.ipynb --Voila.tornado_settings='{"websocket_max_message_size": 67108864}' \
+		--MappingKernelManager.cull_interval=60 --MappingKernelManager.cull_idle_timeout=900
