@@ -29,7 +29,7 @@ STYLE = """<style>
 .kd figure img { display: block; max-width: 100%; border: 4px solid transparent; box-sizing: border-box; }
 .kd figure.both img { border-color: #0173b2; }
 .kd figcaption { font-size: 12px; }
-.kd svg.chart { width: 100%; max-width: 660px; height: auto; font-size: 13px; fill: currentColor; }
+.kd svg.chart { width: 100%; max-width: 480px; height: auto; font-size: 13px; fill: currentColor; }
 .kd table { border-collapse: collapse; margin: .3em 0; }
 .kd caption { text-align: left; font-size: 12px; }
 .kd th, .kd td { text-align: left; padding: 2px 10px 2px 0; border-bottom: 1px solid var(--jp-border-color2, #bbb); }
@@ -158,15 +158,15 @@ def curves(run: Finished) -> str:
         points = " ".join(f"{60 + 400 * x / last:.1f},{180 - 160 * y / high:.1f}" for x, y in enumerate(values))
         dashes, y = DASHES[place % len(DASHES)], 24 + 18 * place
         stroke = f'fill="none" stroke="currentColor" stroke-width="2" stroke-dasharray="{dashes}"'
-        lines.append(f'<polyline points="{points}" {stroke}/><path d="M475,{y} h34" {stroke}/>')
-        lines.append(f'<text x="515" y="{y + 4}">{html.escape(name.replace("_", " "))}</text>')
+        lines.append(f'<polyline points="{points}" {stroke}/><path d="M290,{y} h30" {stroke}/>')
+        lines.append(f'<text x="328" y="{y + 4}">{html.escape(name.replace("_", " "))}</text>')
     axes = '<path d="M60,20 V180 H460" fill="none" stroke="currentColor"/>'
     ticks = f'<text x="54" y="24" text-anchor="end">{high:.2f}</text><text x="54" y="184" text-anchor="end">0</text>'
     ticks += f'<text x="60" y="200">1</text><text x="460" y="200" text-anchor="end">{len(history)} epochs</text>'
     first, end = history[0]["loss"], history[-1]["loss"]
     alt = f"Loss by epoch: {first:.3f} in epoch 1, {end:.3f} in epoch {len(history)}."
     drawn = (
-        f'<svg class="chart" viewBox="0 0 660 206" role="img" aria-label="{alt}">{axes}{ticks}{"".join(lines)}</svg>'
+        f'<svg class="chart" viewBox="0 0 480 206" role="img" aria-label="{alt}">{axes}{ticks}{"".join(lines)}</svg>'
     )
     return heading("Mean training loss of each epoch", 3) + drawn
 

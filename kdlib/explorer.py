@@ -233,7 +233,7 @@ class Explorer:
         if not self.run.has_text:
             return ""
         return "".join(
-            cards.heading(f"{SIDES[who]} would say", 3)
+            cards.heading(f"{SIDES[who]}'s nearest captions", 3)
             + cards.captions(self.run, *nearest(query, space(self.run, who)["text"], TEXTS), own)
             for who, query in queries.items()
         )
