@@ -180,11 +180,15 @@ def layers(runs: list[Finished], sample: int = 500) -> None:
         },
         index=list(of_teacher),
     )
+    constant = list(frame.index[frame.isna().all(axis=1)])
+    frame = frame.drop(index=constant)
     nearest = ", ".join(f"{name} {frame[name].idxmax()}" for name in spaces)
     show.figure(
         inside_plots.heat(frame, "CKA"),
         f"CKA of each student with each layer of the teacher on {len(rows)} images. Highest: {nearest}.",
     )
+    if constant:
+        show.words(f"Left out, since it is the same for every image: {', '.join(constant)}.")
     mixed = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))
     lines = [
         (
@@ -200,7 +204,7 @@ def layers(runs: list[Finished], sample: int = 500) -> None:
     show.table(
         pd.DataFrame(lines, columns=names),
         "CKA with the teacher's feature. Shuffled images must give 0; an untrained projection keeps much of it, so "
-        "only what is above that was learned (the last two columns are the record's, with the small bias of few images)",
+        "only what is above that was learned (the last two columns are the record's, biased upwards by few images)",
         index=False,
     )
 
@@ -388,7 +392,7 @@ def flows(runs: list[Finished], before: int = 0, count: int = 3) -> None:
             f"{pairs[name][0].config.epochs} to {pairs[name][1].config.epochs}",
             *(len(part) for part in (one.right, one.mended, one.broken, one.wrong)),
             len(one.mended) - len(one.broken),
-            p,
+            f"{p:.3f}" if p >= 0.001 else "< 0.001",
         )
         for (name, one), p in zip(found.items(), corrected, strict=True)
     ]

@@ -80,6 +80,10 @@ def examples(lines: Mapping[str, Sequence[tuple[Image.Image, bool]]], query: Ima
         _bare(row[0])
         if place == 0:
             row[0].imshow(query)
+            for axes, words in zip(
+                row, ["the image", *(f"nearest {number + 1}" for number in range(count))], strict=True
+            ):
+                axes.set_title(words, fontsize=8)
         else:
             sns.despine(ax=row[0], left=True, bottom=True)
         for axes, (image, common) in zip(row[1:], found, strict=False):
@@ -113,7 +117,7 @@ def planes(planes: Mapping[str, Plane], groups: Mapping[str, np.ndarray]) -> Fig
         axes.set_title(f"{name}{share}", fontsize=9)
         axes.tick_params(labelsize=7)
     handles, labels = grid.flat[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8)
+    figure.legend(handles, labels, loc="outside lower center", ncols=5, fontsize=8, markerscale=1.6)
     return figure
 
 
@@ -137,7 +141,7 @@ def losses(frames: Mapping[str, pd.DataFrame], order: Sequence[str], method_of: 
         axes.set_title(name, fontsize=9)
         axes.set_yticks(range(len(order)), [wrapped(group, 26) for group in order], fontsize=8)
         axes.tick_params(axis="x", labelsize=8)
-    grid[0, 0].invert_yaxis()
+        axes.set_ylim(len(order) - 0.5, -0.5)  # the first on top
     figure.supxlabel("student − teacher", fontsize=9)
     return figure
 
@@ -161,9 +165,11 @@ def flows(flows: Mapping[str, Flow], method_of: Mapping[str, str]) -> Figure:
 
 def pictures(images: Sequence[Image.Image], titles: Sequence[str]) -> Figure:
     """Images in a line, each with words above it."""
-    figure, row = plt.subplots(1, len(images), figsize=(2.1 * len(images), 3), layout="constrained", squeeze=False)
-    for axes, image, title in zip(row[0], images, titles, strict=True):
+    broken = ["\n".join(wrapped(line, 34, 5) for line in title.splitlines()) for title in titles]
+    height = 2.5 + 0.13 * max(text.count("\n") + 1 for text in broken)
+    figure, row = plt.subplots(1, len(images), figsize=(2.5 * len(images), height), layout="constrained", squeeze=False)
+    for axes, image, text in zip(row[0], images, broken, strict=True):
         axes.imshow(image)
         axes.axis("off")
-        axes.set_title("\n".join(wrapped(line, 27) for line in title.splitlines()), fontsize=7)
+        axes.set_title(text, fontsize=7.5)
     return figure
