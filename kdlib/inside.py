@@ -24,7 +24,7 @@ from kdlib.uncertainty import interval, replicate_means, resamples
 
 NEAREST = 5
 PICTURES = 6  # images of an attention figure
-GROUPS = 8  # in colour on a map
+GROUPS = 6  # in colour on a map
 WORST = 15  # groups of a figure
 
 

@@ -47,8 +47,9 @@ def _bare(axes) -> None:
 def heat(frame: pd.DataFrame, label: str) -> Figure:
     """A table of shares as colours with their numbers."""
     figure, axes = plt.subplots(figsize=(1.1 * len(frame.columns) + 3, 0.33 * len(frame) + 1.3), layout="constrained")
-    sns.heatmap(frame, annot=True, fmt=".2f", cmap="cividis", vmin=0, vmax=1, ax=axes, cbar_kws={"label": label},
-                annot_kws={"fontsize": 9})  # fmt: skip
+    shown = frame.round(2) + 0.0  # no -0.00
+    bar, small = {"label": label}, {"fontsize": 9}
+    sns.heatmap(shown, annot=True, fmt=".2f", cmap="cividis", vmin=0, vmax=1, ax=axes, cbar_kws=bar, annot_kws=small)
     axes.set(xlabel="", ylabel="")
     axes.tick_params(axis="x", labelrotation=30)
     return figure
@@ -166,7 +167,7 @@ def flows(flows: Mapping[str, Flow], method_of: Mapping[str, str]) -> Figure:
 def pictures(images: Sequence[Image.Image], titles: Sequence[str]) -> Figure:
     """Images in a line, each with words above it."""
     broken = ["\n".join(wrapped(line, 34, 5) for line in title.splitlines()) for title in titles]
-    height = 2.5 + 0.13 * max(text.count("\n") + 1 for text in broken)
+    height = 2.6 + 0.15 * max(text.count("\n") + 1 for text in broken)
     figure, row = plt.subplots(1, len(images), figsize=(2.5 * len(images), height), layout="constrained", squeeze=False)
     for axes, image, text in zip(row[0], images, broken, strict=True):
         axes.imshow(image)
