@@ -271,16 +271,18 @@ class Explorer:
 
     def _seen(self) -> str:
         if self._image is None:
-            return cards.words("It stays in this kernel's memory and is forgotten with it.")
+            return cards.words(
+                "Choose an image: teacher and student find what is nearest to it. It stays in this kernel's memory and "
+                "is forgotten with it."
+            )
         self._loading("seen")
         made = search.encode_image(self.run, self._image)
         own = cards.figure(cards.picture(self._image, "The uploaded image", cards.LARGE), "your image", "large")
         maps = {who: made[f"{who}_attention"] for who in SIDES if f"{who}_attention" in made}
         queries = {who: made[who] for who in SIDES if who in made}
-        missing = "" if "teacher" in made else cards.message("The teacher's checkpoint cannot be had: no teacher here.")
-        return (
-            self._attention(self._image, own, maps) + missing + self._images(queries, "it") + self._texts(queries, [])
-        )
+        missing = "" if "teacher" in made else "The teacher's checkpoint cannot be had, so only the student answers."
+        looks = self._attention(self._image, own, maps) + cards.message(missing)
+        return looks + self._images(queries, "it") + self._texts(queries, [])
 
     def _loading(self, panel: str) -> None:
         """Say that the teacher is being loaded, which takes seconds the first time."""

@@ -196,6 +196,7 @@ def _all(widget):
 
 def test_benchmark__of_a_change(explorer, capsys):
     """Printed, not judged: other work on the machine is not the explorer's."""
+    choose(explorer, teacher="dino on tinyimagenet")
     seconds = {}
     for name, value in (("teacher", "clip on coco"), ("method", "attention"), ("epochs", 2), ("method", "resnet")):
         started = time.perf_counter()

@@ -2,6 +2,7 @@
 
 import re
 
+import matplotlib.pyplot as plt
 import nbformat
 import numpy as np
 import papermill
@@ -17,16 +18,17 @@ def shown(monkeypatch) -> list[str]:
     said: list[str] = []
     for name in ("notice", "words"):
         monkeypatch.setattr(inside.show, name, said.append)
-    monkeypatch.setattr(inside.show, "table", lambda frame, caption, *a, **k: said.append(f"{caption}\n{frame}"))
-    monkeypatch.setattr(inside.show, "figure", lambda drawn, alt: (said.append(alt), inside_close(drawn)))
+    monkeypatch.setattr(
+        inside.show, "table", lambda frame, caption, *a, **k: said.append(f"{caption}\n{frame.to_string()}")
+    )
+
+    def draw(drawn, alt: str) -> None:
+        drawn.canvas.draw()
+        plt.close(drawn)
+        said.append(alt)
+
+    monkeypatch.setattr(inside.show, "figure", draw)
     return said
-
-
-def inside_close(drawn) -> None:
-    import matplotlib.pyplot as plt
-
-    drawn.canvas.draw()
-    plt.close(drawn)
 
 
 def test_read__takes_the_most_epochs_and_no_variants_unless_asked(finished_study, shown):
@@ -72,9 +74,7 @@ def test_layers__go_on_with_the_features_when_the_teacher_cannot_be_had(finished
 
 def test_losses__of_classes_are_the_differences_of_the_scores(finished_study, shown, monkeypatch):
     frames = []
-    monkeypatch.setattr(
-        inside.inside_plots, "losses", lambda given, *rest: frames.append(given) or inside.plots.plt.figure()
-    )
+    monkeypatch.setattr(inside.inside_plots, "losses", lambda given, *rest: frames.append(given) or plt.figure())
     (run,) = inside.read(finished_study, "dino", methods="resnet")
     inside.losses([run])
     frame = frames[0]["resnet"]
@@ -93,9 +93,25 @@ def test_flows__need_a_run_of_fewer_epochs_and_add_up_to_all_images(finished_stu
 
 
 @pytest.mark.parametrize("teacher", ["clip", "dino"])
-def test_notebook__runs_top_to_bottom_and_describes_every_figure(finished_study, tmp_path, teacher):
+def test_parts__draw_and_describe(finished_study, shown, teacher):
+    runs = inside.read(finished_study, teacher)
+    found = {}
+    for part in ("attention", "layers", "neighbours", "plane", "losses", "flows"):
+        before = len(shown)
+        getattr(inside, part)(runs)
+        found[part] = "\n".join(shown[before:])
+    assert "Without an attention map: projection, resnet" in found["attention"]
+    assert "where teacher, attention look in them" in found["attention"]
+    assert "Highest: projection the feature itself" in found["layers"]
+    assert f"by chance {5 / (len(runs[0]) - 1):.3f}" in found["neighbours"]
+    assert "explains" in found["plane"] and "What it cannot" in found["plane"]
+    assert "student minus teacher" in found["losses"]
+    assert "projection +" in found["flows"]
+
+
+def test_notebook__runs_top_to_bottom_and_describes_every_figure(finished_study, tmp_path):
     out = tmp_path / "out.ipynb"
-    given = {"study": finished_study, "teacher": teacher, "sample": 30}
+    given = {"study": finished_study, "sample": 30}
     papermill.execute_notebook(notebooks_folder() / "inside.ipynb", out, parameters=given, progress_bar=False)
     outputs = [one for cell in nbformat.read(out, as_version=4).cells for one in cell.get("outputs", [])]
     figures = [one for one in outputs if "image/png" in one.get("data", {})]
