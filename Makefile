@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?=
 SEEDS ?=
+# An image that is uploaded to the explorer comes in one message; the servers' own limit is 10 MB.
+ROOM := {"websocket_max_message_size": 67108864}
 
 .PHONY: study test lint lab explore help
 
@@ -31,9 +33,9 @@ lint: $(VENV)/installed
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
 lab: $(VENV)/installed
-	$(BIN)/jupyter lab notebooks
+	$(BIN)/jupyter lab notebooks --ServerApp.tornado_settings='$(ROOM)'
 
-# Room for an uploaded image in one message; kernels of pages that were closed are ended.
+# Kernels of pages that were closed are ended.
 explore: $(VENV)/installed
-	$(BIN)/voila notebooks/explore.ipynb --Voila.tornado_settings='{"websocket_max_message_size": 67108864}' \
+	$(BIN)/voila notebooks/explore.ipynb --Voila.tornado_settings='$(ROOM)' \
 		--MappingKernelManager.cull_interval=60 --MappingKernelManager.cull_idle_timeout=900

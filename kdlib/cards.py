@@ -142,6 +142,7 @@ def result(run: Finished) -> str:
         f"<tr><th scope=col>encoder</th><th scope=col>score</th><th scope=col>95 % interval</th></tr>"
         f"{''.join(lines)}</table>"
         + words(f"Student {size['student_mb']:.2f} MB, all that inference needs {size['deployed_mb']:.2f} MB.")
+        + words(f"Finished {run.result['finished']}, code {run.result['versions']['commit'] or 'without a commit'}.")
     )
 
 
@@ -158,8 +159,8 @@ def curves(run: Finished) -> str:
         points = " ".join(f"{60 + 400 * x / last:.1f},{180 - 160 * y / high:.1f}" for x, y in enumerate(values))
         dashes, y = DASHES[place % len(DASHES)], 24 + 18 * place
         stroke = f'fill="none" stroke="currentColor" stroke-width="2" stroke-dasharray="{dashes}"'
-        lines.append(f'<polyline points="{points}" {stroke}/><path d="M290,{y} h30" {stroke}/>')
-        lines.append(f'<text x="328" y="{y + 4}">{html.escape(name.replace("_", " "))}</text>')
+        lines.append(f'<polyline points="{points}" {stroke}/><path d="M268,{y} h30" {stroke}/>')
+        lines.append(f'<text x="304" y="{y + 4}">{html.escape(name.replace("_", " "))}</text>')
     axes = '<path d="M60,20 V180 H460" fill="none" stroke="currentColor"/>'
     ticks = f'<text x="54" y="24" text-anchor="end">{high:.2f}</text><text x="54" y="184" text-anchor="end">0</text>'
     ticks += f'<text x="60" y="200">1</text><text x="460" y="200" text-anchor="end">{len(history)} epochs</text>'

@@ -3,7 +3,9 @@
 The widgets are thin: what they show are strings from :mod:`kdlib.cards` and rankings from :mod:`kdlib.search`.
 """
 
+import gc
 from collections.abc import Callable
+from dataclasses import replace
 
 import ipywidgets as widgets
 from IPython.display import display
@@ -34,6 +36,7 @@ CHOOSERS: dict[str, tuple[str, Callable]] = {  # what each chooser is called, an
 def explore(study: str = "") -> None:
     """Show the explorer; ``study``: the one that is chosen at first. Without a finished run it says what to do."""
     display(Explorer(study).view)
+    gc.freeze()  # a full collection among torch's objects would take half a second in the middle of an answer
 
 
 class Explorer:
@@ -132,7 +135,7 @@ class Explorer:
                 # The last number of epochs is the one that a study ends with.
                 self._fill(name, values, values[-1] if name == "epochs" else values[0])
             runs = [run for run in runs if value_of(run) == self.choosers[name].value]
-        self.run = runs[0]
+        self.run = replace(runs[0])  # without what was opened of it before: dozens of runs would fill the memory
         self._show()
 
     def _fill(self, name: str, values: list, default) -> None:
@@ -272,8 +275,8 @@ class Explorer:
     def _seen(self) -> str:
         if self._image is None:
             return cards.words(
-                "Choose an image: teacher and student find what is nearest to it. It stays in this kernel's memory and "
-                "is forgotten with it."
+                f"Choose an image of up to {search.LARGEST_BYTES / 2**20:.0f} MB: teacher and student find what is "
+                "nearest to it. It stays in this kernel's memory and is forgotten with it."
             )
         self._loading("seen")
         made = search.encode_image(self.run, self._image)

@@ -279,7 +279,7 @@ def _store_key(path: Path, written: int) -> dict:
     return read_json(path)["key"]
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=2)  # COCO's test set in CLIP's space is 120 MB
 def _teacher_space(path: Path) -> dict[str, Tensor]:
     features = teacher_features(Split("", FeatureStore.open(path)))
     return {side: unit_rows(features[side]) for side in SIDES if side in features}

@@ -167,7 +167,7 @@ def layers(runs: list[Finished], sample: int = 500) -> None:
     spaces = {run.name: run.student_space["image"][rows] for run in runs}
     pooled = first.teacher_space["image"][rows]
     try:
-        of_teacher = transfer.layer_features(search.teacher_of(first.config), [first.image(row) for row in rows])
+        of_teacher = transfer.layer_features(search.teacher_of(first.config), first.image, rows)
     except (TeacherError, OSError) as error:
         show.notice(f"The teacher itself cannot be had, so its layers are left out: {error}")
         of_teacher = {}

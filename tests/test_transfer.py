@@ -49,7 +49,7 @@ def test_layer_features__are_all_hidden_states_and_the_last_leads_to_the_feature
     teacher = teachers.load(family)
     dataset = data.load("tinyimagenet", small_shapes, "test")
     images = [dataset.images[row] for row in range(40)]
-    found = transfer.layer_features(teacher, images)
+    found = transfer.layer_features(teacher, images.__getitem__, range(40))
     layers = teacher.vision_config.num_hidden_layers
     names = list(found)
     assert names[0] == "layer 0, class token" and names[-1] == f"layer {layers}, mean of patches"
