@@ -4,14 +4,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?=
 SEEDS ?=
+DATA ?=
 # An image that is uploaded to the explorer comes in one message; the servers' own limit is 10 MB.
 ROOM := {"websocket_max_message_size": 67108864}
 
-.PHONY: study test lint lab explore help
+.PHONY: study test bench lint lab explore help
 
 help:
 	@echo "make study   install if needed, run the embedded study, build its report"
 	@echo "make test    install if needed, run the tests"
+	@echo "make bench   measure how fast it is here, as ratios (DATA=folder with real images)"
 	@echo "make lab     open the notebooks in JupyterLab"
 	@echo "make explore open the explorer of finished runs as a page"
 	@echo "make lint    check style"
@@ -28,6 +30,9 @@ study: $(VENV)/installed
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest -n auto --dist loadfile
+
+bench: $(VENV)/installed
+	$(BIN)/kdlib bench $(if $(DATA),--data-root $(DATA))
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -1,4 +1,4 @@
-"""The command line: ``kdlib run | status | report | data``. Thin: each command is a function of the package."""
+"""The command line: ``kdlib run | status | report | bench | data``. Thin: each command is a function of the package."""
 
 import sys
 from pathlib import Path
@@ -111,6 +111,26 @@ def _report(config):
     from kdlib.inputs import run_dir
 
     return reports.build(config, study.cells(config), run_dir)
+
+
+@app.command()
+def bench(
+    names: Annotated[list[str] | None, typer.Argument(help="which ones; all where none is named")] = None,
+    data_root: Annotated[str, typer.Option(help="folder with real images; without it shapes are drawn")] = "shapes",
+    whole_grid: Annotated[bool, typer.Option("--whole-grid", help="time all of the embedded study twice")] = False,
+) -> None:
+    """Measure how fast this machine runs it, as ratios of things measured side by side.
+
+    Rows and plot go to reports/bench/. Nothing else should run meanwhile. The names: teacher, steps, convnet, search,
+    memory, cells, grid.
+    """
+    from kdlib import bench as benches
+    from kdlib import report as reports
+
+    setting = benches.Setting(data_root=data_root, whole_grid=whole_grid)
+    for row in benches.run(names or list(benches.BENCHES), setting):
+        print(row, flush=True)
+    print(reports.build_bench())
 
 
 @data_app.command("get")

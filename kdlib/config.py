@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 NOT_TRAINING = {
     "study", "variant", "epochs", "score_on", "checkpoint", "revision", "data_root", "on_overlap", "device",
-    "feature_dtype", "timed_calls",
+    "feature_dtype", "teacher_precision", "token_grid", "timed_calls",
 }  # fmt: skip
 
 
@@ -59,6 +59,8 @@ class RunConfig(BaseModel):
     kl_weight: float = Field(1.0, ge=0, description="weight of the KL term beside the contrastive one")
 
     feature_dtype: Literal["float16", "float32"] = Field("float16", description="of the feature store on disk")
+    teacher_precision: Literal["float32", "bfloat16"] = Field("float32", description="of the teacher's forward pass")
+    token_grid: int = Field(0, ge=0, description="image tokens kept a side, by averaging; 0 keeps all")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
     precision: Literal["float32", "bfloat16"] = Field("float32", description="of the forward pass in training")
     threads: int = Field(1, ge=1, description="CPU threads; part of the run, since sums depend on it")

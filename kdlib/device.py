@@ -20,6 +20,18 @@ def choose(name: str) -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Matrix products and convolutions in bfloat16 for 'bfloat16', nothing for 'float32'."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+
+
+def to_device(batch: dict[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
+    """The tensors of a batch on ``device``; to a GPU from pinned memory, so that the copy overlaps with its work."""
+    if device.type == "cuda":
+        batch = {name: value.pin_memory() for name, value in batch.items()}
+    return {name: value.to(device, non_blocking=True) for name, value in batch.items()}
+
+
 def now(device: torch.device) -> float:
     """Seconds on a monotonic clock, after all work queued on ``device`` is done."""
     if device.type == "cuda":

@@ -11,6 +11,8 @@ import sys
 import time
 from pathlib import Path
 
+from kdlib import kernel, warm
+
 STARTS = 4  # a kernel that does not come up is tried so often
 OUT_OF_MEMORY = ("OutOfMemoryError", "MemoryError", "can't allocate memory", "out of memory")
 
@@ -76,6 +78,8 @@ def refuse_unknown(notebook: str, parameters: dict) -> None:
 
 def main() -> None:
     job = json.loads(Path(sys.argv[1]).read_text())
+    if warm.MARK in os.environ:
+        kernel.fork_ahead()
     try:
         report = execute(job)
     except Exception as problem:  # a notebook that cannot be run at all: an error, and no reason to try again

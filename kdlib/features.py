@@ -5,14 +5,23 @@ that the numbers depend on. Rows are images; captions are ragged: ``caption_offs
 to an image, ``text_offsets`` which tokens to a text.
 """
 
+import itertools
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from filelock import FileLock
+from PIL import Image, ImageOps
+from torch import Tensor
 
 from kdlib import code
 from kdlib.data.dataset import BadImageError, Dataset
@@ -103,9 +112,7 @@ def store_path(key: str) -> Path:
 def ensure(parts: dict, dataset: Dataset, load_encoder: Callable, on_bad_image: str = "error") -> FeatureStore:
     """The store that ``parts`` identifies, built first where it is missing.
 
-    ``load_encoder() -> (encode, facts, extras)`` is called only to build; ``encode(images, texts)`` maps up to
-    CHUNK images and their captions to arrays by name, ``facts`` go into the manifest, ``extras`` are arrays that
-    belong to the whole split. Processes that need the same store at once build it once.
+    ``load_encoder() -> Encoder`` is called only to build. Processes that need the same store at once build it once.
     """
     path = store_path(store_key(parts))
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -115,54 +122,73 @@ def ensure(parts: dict, dataset: Dataset, load_encoder: Callable, on_bad_image: 
         return FeatureStore.open(path)
 
 
+@dataclass(frozen=True)
+class Encoder:
+    """What fills a store.
+
+    ``prepare(image)`` makes of one decoded image what ``encode`` reads, in threads of its own; ``encode(prepared,
+    texts)`` maps up to CHUNK of them and their captions to arrays by name. ``facts`` go into the manifest, ``extras``
+    are arrays that belong to the whole split. ``least``: the sides of an image that are needed, 0 for all of it.
+    """
+
+    prepare: Callable[[Image.Image], object]
+    encode: Callable[[list, list | None], dict[str, np.ndarray]]
+    facts: dict = field(default_factory=dict)
+    extras: dict[str, np.ndarray] = field(default_factory=dict)
+    least: int = 0
+
+
 def build(path: Path, parts: dict, dataset: Dataset, load_encoder: Callable, on_bad_image: str = "error") -> None:
-    """Write the store, going on where an earlier attempt stopped. The caller holds the lock."""
+    """Write the store, going on where an earlier attempt stopped. The caller holds the lock.
+
+    Images are decoded ahead and arrays are written behind, each in threads of their own, so that the encoder waits
+    for neither. Raises StoreError when the disk has no room for what the first chunk foretells.
+    """
     scratch = path.with_name(path.name + ".partial")
     scratch.mkdir(parents=True, exist_ok=True)
     mark = read_json(scratch / "progress.json") or {
         "next": 0,
-        "rows": [],
-        "skipped": [],
+        "skipped": {},  # row -> what is wrong with its image; all others before 'next' are there
         "arrays": {},
         "seconds": 0.0,
     }
     started = time.perf_counter()
-    encode, facts, extras = load_encoder()
+    encoder = load_encoder()
     writers: dict[str, _Appender] = {}
-    try:
+    decoders = max(1, torch.get_num_threads())
+    with ExitStack() as stack:
+        stack.callback(lambda: [writer.close() for writer in writers.values()])
+        # Left in the reverse order: the threads end before the files are closed.
+        behind = stack.enter_context(ThreadPoolExecutor(1))
+        ahead = stack.enter_context(ThreadPoolExecutor(decoders))
         for name, state in mark["arrays"].items():
             writers[name] = _Appender(scratch / f"{name}.npy", **state)
-        before = mark["seconds"]
-        with Progress(f"features of {dataset.name}/{dataset.split}", len(dataset)) as bar:
-            bar.start_at(mark["next"])
-            while mark["next"] < len(dataset):
-                chunk = range(mark["next"], min(mark["next"] + CHUNK, len(dataset)))
-                images, kept, bad = _decode(dataset, chunk)
-                if bad and on_bad_image == "error":
-                    raise _all_bad_images(dataset, bad, chunk.stop)
-                mark["skipped"] += bad
-                if kept:
-                    texts = [dataset.captions[row] for row in kept] if dataset.captions is not None else None
-                    for name, array in encode(images, texts).items():
-                        if name not in writers:
-                            writers[name] = _Appender(
-                                scratch / f"{name}.npy", array.dtype.str, list(array.shape[1:]), 0
-                            )
-                        writers[name].append(array)
-                mark |= {
-                    "next": chunk.stop,
-                    "rows": mark["rows"] + kept,
-                    "arrays": {name: writer.flush() for name, writer in writers.items()},
-                    "seconds": before + time.perf_counter() - started,
-                }
-                write_json(scratch / "progress.json", mark)
-                bar.update(chunk.stop)
-    finally:
-        for writer in writers.values():
-            writer.close()
-    if not mark["rows"]:
+        bar = stack.enter_context(Progress(f"features of {dataset.name}/{dataset.split}", len(dataset)))
+        bar.start_at(mark["next"])
+        before, written = mark["seconds"], None
+        for chunk, decoded in _read_ahead(ahead, decoders + 1, dataset, encoder, mark["next"]):
+            prepared, kept, bad = decoded
+            if bad and on_bad_image == "error":
+                raise _all_bad_images(dataset, bad, chunk.stop)
+            texts = [dataset.captions[row] for row in kept] if dataset.captions is not None else None
+            arrays = encoder.encode(prepared, texts) if kept else {}
+            if written is not None:
+                written.result()  # an error of the writer stops the build here
+            elif arrays:
+                _check_room(scratch, arrays, len(kept), len(dataset) - chunk.start)
+            mark = mark | {
+                "next": chunk.stop,
+                "skipped": mark["skipped"] | {str(row): message for row, message in bad.items()},
+                "seconds": before + time.perf_counter() - started,
+            }
+            written = behind.submit(_write, scratch, writers, arrays, mark)
+            bar.update(chunk.stop)
+        if written is not None:
+            mark = written.result()
+    rows = [row for row in range(len(dataset)) if str(row) not in mark["skipped"]]
+    if not rows:
         raise StoreError(f"{dataset.tree.where}: not one readable image in {dataset.name}/{dataset.split}.")
-    for name, array in extras.items():
+    for name, array in encoder.extras.items():
         writers[name] = _Appender(scratch / f"{name}.npy", array.dtype.str, list(array.shape[1:]), 0)
         writers[name].append(array)
         writers[name].flush()
@@ -178,10 +204,10 @@ def build(path: Path, parts: dict, dataset: Dataset, load_encoder: Callable, on_
         }
     manifest = {
         "key": parts,
-        "facts": facts,
-        "ids": [dataset.ids[row] for row in mark["rows"]],
-        "rows": mark["rows"],
-        "skipped": mark["skipped"],
+        "facts": encoder.facts,
+        "ids": [dataset.ids[row] for row in rows],
+        "rows": rows,
+        "skipped": list(mark["skipped"].values()),
         "arrays": arrays,
         "build_seconds": mark["seconds"],
     }
@@ -192,22 +218,65 @@ def build(path: Path, parts: dict, dataset: Dataset, load_encoder: Callable, on_
     os.replace(scratch, path)
 
 
-def _decode(dataset: Dataset, rows: Iterable[int]):
-    images, kept, bad = [], [], []
+def _read_ahead(pool: ThreadPoolExecutor, depth: int, dataset: Dataset, encoder: Encoder, first: int) -> Iterator:
+    """(chunk, (prepared, kept rows, messages of bad ones)) in order, at most ``depth`` chunks ahead."""
+    starts = iter(range(first, len(dataset), CHUNK))
+    pending: deque = deque()
+    try:
+        while True:
+            for start in itertools.islice(starts, depth - len(pending)):
+                chunk = range(start, min(start + CHUNK, len(dataset)))
+                pending.append((chunk, pool.submit(_decode, dataset, chunk, encoder)))
+            if not pending:
+                return
+            chunk, decoded = pending.popleft()
+            yield chunk, decoded.result()
+    finally:
+        for _, decoded in pending:
+            decoded.cancel()
+
+
+def _decode(dataset: Dataset, rows: Iterable[int], encoder: Encoder | None = None):
+    """What the encoder reads of the readable images of ``rows``, those rows, and row -> message of the others."""
+    prepared, kept, bad = [], [], {}
     for row in rows:
         try:
-            images.append(dataset.images[row])
-            kept.append(row)
+            image = dataset.images.at_least(row, encoder.least if encoder else 0)
         except BadImageError as error:
-            bad.append(str(error))
-    return images, kept, bad
+            bad[row] = str(error)
+            continue
+        prepared.append(encoder.prepare(image) if encoder else None)
+        kept.append(row)
+    return prepared, kept, bad
 
 
-def _all_bad_images(dataset: Dataset, bad: list[str], start: int) -> BadImageError:
+def _write(scratch: Path, writers: dict, arrays: dict[str, np.ndarray], mark: dict) -> dict:
+    """Append a chunk, then the mark that says that it is there; returns the mark."""
+    for name, array in arrays.items():
+        if name not in writers:
+            writers[name] = _Appender(scratch / f"{name}.npy", array.dtype.str, list(array.shape[1:]), 0)
+        writers[name].append(array)
+    mark = mark | {"arrays": {name: writer.flush() for name, writer in writers.items()}}
+    write_json(scratch / "progress.json", mark)
+    return mark
+
+
+def _check_room(scratch: Path, arrays: dict[str, np.ndarray], images: int, left: int) -> None:
+    """A store that will not fit fails at its first chunk, not at its last."""
+    needed = sum(array.nbytes for array in arrays.values()) / images * left
+    free = shutil.disk_usage(scratch).free
+    if needed > free:
+        raise StoreError(
+            f"{scratch.parent}: the features of {left} images need about {needed / 1e9:.1f} GB and {free / 1e9:.1f} GB "
+            "are free. Set KDLIB_RUNS to a larger disk, or token_grid to keep fewer tokens an image."
+        )
+
+
+def _all_bad_images(dataset: Dataset, bad: dict[int, str], start: int) -> BadImageError:
     """Look at the rest as well, so that the reader can mend everything at once."""
     for row in range(start, len(dataset), CHUNK):
-        bad = bad + _decode(dataset, range(row, min(row + CHUNK, len(dataset))))[2]
-    listed = "\n  ".join(bad)
+        bad = bad | _decode(dataset, range(row, min(row + CHUNK, len(dataset))))[2]
+    listed = "\n  ".join(bad.values())
     return BadImageError(
         f"{len(bad)} of {len(dataset)} images of {dataset.name}/{dataset.split} cannot be read:\n  {listed}\n"
         "Replace them, or set on_bad_image to 'skip' to leave them out (each result then says how many)."
@@ -250,51 +319,74 @@ class _Appender:
 # ---------------------------------------------------------------- what is stored
 
 
-def teacher_parts(description: dict, dataset: Dataset, dtype: str, prompts: list[str]) -> dict:
-    """What the features of a teacher depend on. ``description``: ``teachers.describe(...)``."""
+def teacher_parts(description: dict, dataset: Dataset, dtype: str, prompts: list[str], token_grid: int = 0) -> dict:
+    """What the features of a teacher depend on. ``description``: of the teacher, ``inputs.describe(...)``."""
     return {
         "kind": "teacher",
         "teacher": description,
         "dataset": dataset.fingerprint,
         "dtype": dtype,
+        "token_grid": token_grid,
         "prompts": prompts,
         "code": code.digest_of("features"),
     }
 
 
-def teacher_encoder(load: Callable, dtype: str, prompts: list[str]) -> Callable:
+def teacher_encoder(load: Callable, dtype: str, prompts: list[str], token_grid: int = 0) -> Callable:
     """Make ``load_encoder`` for :func:`ensure` from a function that loads the teacher.
 
     ``prompts`` are texts for zero-shot scores, encoded beside the split where the teacher reads text.
+    ``token_grid``: tokens a side that are kept, each the mean of those it stands for; 0 keeps the teacher's.
     """
 
-    def load_encoder():
+    def load_encoder() -> Encoder:
         teacher = load()
+        if token_grid > min(teacher.grid):
+            raise StoreError(f"token_grid is {token_grid}, but the teacher has {teacher.grid} tokens; 0 keeps all.")
         facts = {
             "family": teacher.family,
             "source": teacher.source,
             "revision": teacher.revision,
             "untrained": teacher.untrained,
-            "grid": list(teacher.grid),
+            "grid": [token_grid or side for side in teacher.grid],
             "centre_crop": bool(getattr(teacher.preprocess, "do_center_crop", False)),
             "logit_scale": teacher.logit_scale,
             "text": teacher.has_text,
         }
         extras = encode_captions(teacher, prompts, dtype, "prompt") if prompts and teacher.has_text else {}
-        return lambda images, texts: encode_with(teacher, images, texts, dtype), facts, extras
+        return Encoder(
+            prepare=lambda image: teacher.prepare([image]),
+            encode=lambda pixels, texts: encode_with(teacher, torch.cat(pixels), texts, dtype, token_grid),
+            facts=facts,
+            extras=extras,
+        )
 
     return load_encoder
 
 
-def encode_with(teacher, images: list, texts: list[tuple[str, ...]] | None, dtype: str) -> dict[str, np.ndarray]:
+def encode_with(
+    teacher, pixels: Tensor, texts: list[tuple[str, ...]] | None, dtype: str, token_grid: int = 0
+) -> dict[str, np.ndarray]:
     """One chunk through the teacher: image arrays, and for a text teacher its captions without padding."""
-    seen = teacher.encode_images(images)
+    seen = teacher.encode_pixels(pixels)
+    if token_grid:
+        seen |= reduced(seen["tokens"], seen["attention"], teacher.grid, token_grid)
     arrays = {f"image_{name}": seen[name].numpy().astype(dtype) for name in ("pooled", "tokens", "attention")}
     if texts is None or not teacher.has_text:
         return arrays
     arrays |= encode_captions(teacher, [text for captions in texts for text in captions], dtype, "text")
     arrays["caption_count"] = np.array([len(captions) for captions in texts], dtype=np.int32)
     return arrays
+
+
+def reduced(tokens: Tensor, attention: Tensor, grid: tuple[int, int], side: int) -> dict[str, Tensor]:
+    """(B, N, T) tokens and (B, N) attention on ``grid``, averaged to ``side`` x ``side``; attention sums to 1 again."""
+    maps = tokens.transpose(1, 2).unflatten(2, grid)  # (B, T, rows, columns)
+    looked = F.adaptive_avg_pool2d(attention.unflatten(1, grid)[:, None], side).flatten(1)
+    return {
+        "tokens": F.adaptive_avg_pool2d(maps, side).flatten(2).transpose(1, 2),
+        "attention": looked / looked.sum(dim=1, keepdim=True),
+    }
 
 
 def encode_captions(teacher, texts: list[str], dtype: str, kind: str) -> dict[str, np.ndarray]:
@@ -319,13 +411,19 @@ def pixel_parts(dataset: Dataset, size: int) -> dict:
     }
 
 
-def pixel_encoder(size: int) -> Callable:
-    """``load_encoder`` for decoded images: shorter side to ``size``, centre crop, uint8 (3, size, size)."""
+def pixel_encoder(size: int) -> Encoder:
+    """Decoded images: shorter side to ``size``, centre crop, uint8 (3, size, size).
 
-    def encode(images: list, texts) -> dict[str, np.ndarray]:
-        from PIL import Image, ImageOps
+    JPEGs are decoded at twice that size where they allow it, which the last reduction does not see.
+    """
+    return Encoder(
+        prepare=lambda image: fitted(image, size),
+        encode=lambda images, texts: {"pixels": np.stack(images)},
+        facts={"size": size},
+        least=2 * size,
+    )
 
-        fitted = [ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC) for image in images]
-        return {"pixels": np.stack([np.asarray(image).transpose(2, 0, 1) for image in fitted])}
 
-    return lambda: (encode, {"size": size}, {})
+def fitted(image: Image.Image, size: int) -> np.ndarray:
+    """(3, size, size) uint8."""
+    return np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)).transpose(2, 0, 1)

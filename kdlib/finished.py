@@ -120,7 +120,8 @@ class Finished:
         """
         wanted, prints = self.result["keys"]["features"], self.result["data"]
         for path, key in _teacher_stores():
-            if key["dataset"] == prints[split]["fingerprint"] and self._features_key(key) == wanted:
+            same = key["dataset"] == prints[split]["fingerprint"] and "token_grid" in key  # earlier stores have none
+            if same and self._features_key(key) == wanted:
                 return FeatureStore.open(path)
         raise StoreError(
             f"{runs_root() / 'features'}: the features that {self.run.path} was scored with are not there any more. "
@@ -129,12 +130,14 @@ class Finished:
 
     def _features_key(self, store_key: dict) -> str:
         """The key 'features' (see inputs.cell_keys) of a run that would have read this store."""
-        config = self.config
+        config, teacher = self.config, store_key["teacher"]
         parts = {
-            "teacher": {name: store_key["teacher"][name] for name in ("family", "files")},
+            "teacher": {name: teacher[name] for name in ("family", "files")},
             "dtype": store_key["dtype"],
+            "precision": teacher["precision"],
+            "token_grid": store_key["token_grid"],
             "bad": config.on_bad_image,
-            "untrained": [store_key["teacher"][name] for name in ("allow_untrained", "untrained_heads")],
+            "untrained": [teacher[name] for name in ("allow_untrained", "untrained_heads")],
             "code": store_key["code"],
             "data": self.result["data"]["fit"]["fingerprint"],
         }

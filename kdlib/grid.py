@@ -228,7 +228,12 @@ def run_distributed(queue: Queue, inspector: state.Inspector, workers: int, sche
     else:
         # No memory limit of dask's: it does not see child processes. The worker watches them itself.
         cluster = LocalCluster(
-            n_workers=workers, threads_per_worker=1, memory_limit=0, dashboard_address=None, silence_logs=50
+            n_workers=workers,
+            threads_per_worker=1,
+            processes=False,  # a worker only watches a process; in one process they share a fork server
+            memory_limit=0,
+            dashboard_address=None,
+            silence_logs=50,
         )
         client = Client(cluster)
     running = {}

@@ -66,8 +66,9 @@ def open_split(config: RunConfig, name: str, dataset: datasets.Dataset) -> Split
 def teacher_store(config: RunConfig, dataset: datasets.Dataset) -> features.FeatureStore:
     """The teacher's features of one split, computed now if they never were."""
     prompts = zeroshot.prompts(dataset.category_names)
-    parts = features.teacher_parts(describe(config), dataset, config.feature_dtype, prompts)
-    encoder = features.teacher_encoder(lambda: load_teacher(config), config.feature_dtype, prompts)
+    kept = (config.feature_dtype, prompts, config.token_grid)
+    parts = features.teacher_parts(describe(config), dataset, *kept)
+    encoder = features.teacher_encoder(lambda: load_teacher(config), *kept)
     return _complete(config, features.ensure(parts, dataset, encoder, config.on_bad_image))
 
 
@@ -85,7 +86,11 @@ def _complete(config: RunConfig, store: features.FeatureStore) -> features.Featu
 def describe(config: RunConfig) -> dict:
     """What identifies the teacher, without loading it."""
     description = teachers.describe(config.teacher, source(config), config.revision)
-    return description | {"allow_untrained": config.allow_untrained, "untrained_heads": config.untrained_heads}
+    return description | {
+        "allow_untrained": config.allow_untrained,
+        "untrained_heads": config.untrained_heads,
+        "precision": config.teacher_precision,
+    }
 
 
 def load_teacher(config: RunConfig) -> teachers.Teacher:
@@ -96,6 +101,7 @@ def load_teacher(config: RunConfig) -> teachers.Teacher:
         config.allow_untrained,
         str(choose(config.device)),
         config.untrained_heads,
+        config.teacher_precision,
     )
 
 
@@ -119,8 +125,8 @@ def backbone_cost(config: RunConfig) -> dict:
 def pixel_store(config: RunConfig, dataset: datasets.Dataset) -> features.FeatureStore:
     """The decoded images of one split at the size that ResNet and DenseNet read."""
     parts = features.pixel_parts(dataset, config.image_size)
-    encoder = features.pixel_encoder(config.image_size)
-    return _complete(config, features.ensure(parts, dataset, encoder, config.on_bad_image))
+    made = features.ensure(parts, dataset, lambda: features.pixel_encoder(config.image_size), config.on_bad_image)
+    return _complete(config, made)
 
 
 def own_code(name: str) -> dict[str, str]:
@@ -141,6 +147,8 @@ def cell_keys(config: RunConfig, data: dict[str, datasets.Dataset], teacher: dic
     common = {
         "teacher": teacher,
         "dtype": config.feature_dtype,
+        "precision": config.teacher_precision,
+        "token_grid": config.token_grid,
         "bad": config.on_bad_image,
         "untrained": [config.allow_untrained, config.untrained_heads],
         "code": code.digest_of("features"),

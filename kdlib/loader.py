@@ -81,7 +81,8 @@ class Reader:
             batch["image_tokens"] = _tensor(store["image_tokens"], rows)
             batch["image_attention"] = _tensor(store["image_attention"], rows)
         elif self.reads == "pixels":
-            batch["pixels"] = torch.from_numpy(self.split.pixels["pixels"][rows]).float() / 255
+            pixels = torch.from_numpy(self.split.pixels["pixels"][rows])
+            batch["pixels"] = pixels.to(torch.float32, memory_format=torch.channels_last) / 255
         return batch
 
     def texts(self, rows: np.ndarray, kind: str = "text") -> dict[str, Tensor]:

@@ -39,6 +39,12 @@ def cosines(first: Tensor, second: Tensor) -> Tensor:
     return (first @ second.T).round_(decimals=DECIMALS)
 
 
+def cosines_of_pairs(first: Tensor, second: Tensor, partner: Tensor) -> Tensor:
+    """(M,) the cosine of row ``partner[j]`` of ``first`` (A, D) and row j of ``second`` (M, D), as :func:`cosines`."""
+    parts = zip(partner.split(ROWS), second.split(ROWS), strict=True)
+    return torch.cat([(first[rows] * others).sum(dim=1) for rows, others in parts]).round_(decimals=DECIMALS)
+
+
 def log_choose(n: np.ndarray, k: np.ndarray) -> np.ndarray:
     """log C(n, k), and -inf where 0 <= k <= n does not hold."""
     n, k = np.broadcast_arrays(np.asarray(n, dtype=np.float64), np.asarray(k, dtype=np.float64))

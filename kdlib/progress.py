@@ -32,6 +32,11 @@ class Progress:
         if done:
             self.line = f"{self.title}: {done}/{self.total} done before"
 
+    @property
+    def due(self) -> bool:
+        """Whether an update would be shown."""
+        return time.perf_counter() - self.shown >= self.every
+
     def update(self, done: int, note: str = "") -> None:
         passed = time.perf_counter() - self.started
         fresh = done - self.first
@@ -39,7 +44,7 @@ class Progress:
         left = "done" if done >= self.total else f"{clock(rest)} left"
         parts = [f"{self.title}: {done}/{self.total}", note, f"{clock(passed)} elapsed", left]
         self.line = " - ".join(part for part in parts if part)
-        if time.perf_counter() - self.shown >= self.every:
+        if self.due:
             self._show(self.line)
 
     def _show(self, line: str, last: bool = False) -> None:

@@ -81,22 +81,30 @@ def build(study: StudyConfig, cells: list[CellSpec], folder_of) -> Path:
     write_atomic(folder / "claims.csv", judge(frame).to_csv(index=False))
     for place, notebook in enumerate(notebooks):
         page = folder / f"{notebook.stem}.html" if place else index
-        _render(study, notebook, folder_of(cells[0].config).path.parents[2] / notebook.name, page)
+        executed = folder_of(cells[0].config).path.parents[2] / notebook.name
+        _render(notebook, {"study": study.study, "title": study.title}, executed, page, study.title)
     write_json(folder / "index.json", {"state": state})
     return index
 
 
-def _render(study: StudyConfig, notebook: Path, executed: Path, page: Path) -> None:
-    """Execute one of the study's report notebooks and make its page."""
+def build_bench() -> Path:
+    """reports/bench/index.html from reports/bench/bench.json."""
+    folder = reports_root() / "bench"
+    _render(notebooks_folder() / "bench.ipynb", {}, folder / "bench.ipynb", folder / "index.html", "How fast it is")
+    return folder / "index.html"
+
+
+def _render(notebook: Path, parameters: dict, executed: Path, page: Path, title: str) -> None:
+    """Execute a report notebook and make its page."""
     from kdlib.execute import execute
 
     job = {
         "notebook": str(notebook),
-        "parameters": {"study": study.study, "title": study.title},
+        "parameters": parameters,
         "output": str(executed),
         "failed_output": str(executed.with_suffix(".failed.ipynb")),
     }
     answer = execute(job)
     if answer["outcome"] != "ok":
         raise RuntimeError(f"The notebook {notebook.name} failed: {answer['error']}. See {job['failed_output']}.")
-    export_cell(executed, page, study.title)
+    export_cell(executed, page, title)

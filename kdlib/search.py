@@ -9,11 +9,12 @@ from torch import Tensor
 
 from kdlib import inputs, teachers
 from kdlib.config import RunConfig
-from kdlib.features import pixel_encoder
+from kdlib.features import encode_captions, encode_with, fitted
 from kdlib.finished import Finished
 from kdlib.metrics import cosines, unit_rows
 
 LARGEST_BYTES, LARGEST_PIXELS = 10 * 2**20, 50_000_000  # of an uploaded image
+STORED = {"": "pooled", "_tokens": "tokens", "_attention": "attention"}  # a batch's names, and the store's
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 
 
@@ -44,11 +45,15 @@ def encode_text(run: Finished, text: str) -> dict[str, Tensor]:
 
     Raises TeacherError when the teacher has no text side or cannot be had.
     """
-    read = {name: _stored(run, value) for name, value in teacher_of(run.config).encode_texts([text]).items()}
-    batch = {"text": read["pooled"], "text_tokens": read["tokens"], "text_attention": read["attention"]}
+    teacher = teacher_of(run.config)
+    read = encode_captions(teacher, [text], run.config.feature_dtype, "text")
+    read = {name: torch.from_numpy(values).float() for name, values in read.items()}
+    batch = {"text": read["text_pooled"], "text_tokens": read["text_tokens"][None]}
+    batch |= {"text_attention": read["text_attention"][None]}
+    batch["text_mask"] = torch.ones_like(batch["text_attention"], dtype=torch.bool)
     with torch.inference_mode():
-        made = run.student.read(batch | {"text_mask": read["mask"].bool()})
-    return {"teacher": unit_rows(read["pooled"])[0], "student": unit_rows(made["text"])[0]}
+        made = run.student.read(batch)
+    return {"teacher": unit_rows(batch["text"])[0], "student": unit_rows(made["text"])[0]}
 
 
 def encode_image(run: Finished, image: Image.Image) -> dict[str, Tensor]:
@@ -58,15 +63,15 @@ def encode_image(run: Finished, image: Image.Image) -> dict[str, Tensor]:
     """
     made, batch = {}, {}
     try:
-        seen = {name: _stored(run, value) for name, value in teacher_of(run.config).encode_images([image]).items()}
-        batch = {"image": seen["pooled"], "image_tokens": seen["tokens"], "image_attention": seen["attention"]}
-        made = {"teacher": unit_rows(seen["pooled"])[0], "teacher_attention": seen["attention"][0]}
+        teacher = teacher_of(run.config)
+        seen = encode_with(teacher, teacher.prepare([image]), None, run.config.feature_dtype, run.config.token_grid)
+        batch = {f"image{name}": torch.from_numpy(seen[f"image_{key}"]).float() for name, key in STORED.items()}
+        made = {"teacher": unit_rows(batch["image"])[0], "teacher_attention": batch["image_attention"][0]}
     except teachers.TeacherError:
         if run.student.reads != "pixels":
             raise
     if run.student.reads == "pixels":
-        fit, _, _ = pixel_encoder(run.config.image_size)()
-        batch["pixels"] = torch.from_numpy(fit([image], None)["pixels"]).float() / 255
+        batch["pixels"] = torch.tensor(fitted(image, run.config.image_size))[None].float() / 255
     with torch.inference_mode():
         out = run.student.see(batch)
     made["student"] = unit_rows(out["image"])[0]
@@ -75,14 +80,9 @@ def encode_image(run: Finished, image: Image.Image) -> dict[str, Tensor]:
     return made
 
 
-def _stored(run: Finished, value: Tensor) -> Tensor:
-    """At the precision of the feature store, which the student was trained on."""
-    return value.to(getattr(torch, run.config.feature_dtype)).float()
-
-
 def teacher_of(config: RunConfig) -> teachers.Teacher:
     """The teacher itself, loaded once. Raises TeacherError when its checkpoint cannot be had."""
-    fields = ("teacher", "checkpoint", "revision", "allow_untrained", "untrained_heads", "dataset")
+    fields = ("dataset", "teacher", "checkpoint", "revision", "allow_untrained", "untrained_heads", "teacher_precision")
     return _load_teacher(tuple((name, getattr(config, name)) for name in fields))
 
 

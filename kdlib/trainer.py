@@ -1,13 +1,15 @@
 """The training loop, in reading order, and the learning rate. Resumes from any epoch, bit for bit."""
 
 import json
+import math
+import time
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from kdlib import checkpoints
 from kdlib.config import RunConfig
-from kdlib.device import choose, now
+from kdlib.device import autocast, choose, now, to_device
 from kdlib.distiller import Distiller
 from kdlib.loader import TrainLoader
 from kdlib.progress import Progress
@@ -40,9 +42,10 @@ def train(distiller: Distiller, loader: TrainLoader, config: RunConfig, run: Run
     them spent waiting for data. Raises FloatingPointError when the loss is not finite.
     """
     device = choose(config.device)
-    distiller.to(device)
+    distiller.to(device, memory_format=torch.channels_last)  # of convolutions; other weights have no such order
     optimizer = make_optimizer(distiller, config)
     history, step, first = [], 0, 1
+    exact = torch.float32 if device.type == "mps" else torch.float64  # which MPS does not have
     folder = checkpoints.latest(run, train_key, up_to=config.epochs)
     if folder is not None:
         state = checkpoints.restore(folder, distiller, optimizer)
@@ -52,39 +55,40 @@ def train(distiller: Distiller, loader: TrainLoader, config: RunConfig, run: Run
         progress.start_at(step)
         for epoch in range(first, config.epochs + 1):
             distiller.train()
-            sums: dict[str, float] = {}
+            sums: dict[str, Tensor] = {}
             waited, started = 0.0, now(device)
             batches = iter(loader.epoch(epoch))
-            for _ in range(len(loader)):
-                asked = now(device)
-                batch = {name: value.to(device, non_blocking=True) for name, value in next(batches).items()}
-                waited += now(device) - asked
+            for done in range(1, len(loader) + 1):
+                asked = time.perf_counter()
+                batch = to_device(next(batches), device)
+                waited += time.perf_counter() - asked
 
                 step += 1
                 for group in optimizer.param_groups:
                     group["lr"] = learning_rate(step, config.lr_peak, config.warmup_steps)
-                with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+                with autocast(device, config.precision):
                     loss, terms = distiller(batch)
-                if not torch.isfinite(loss):
-                    raise FloatingPointError(
-                        f"The loss is {loss.item()} in epoch {epoch}, step {step}. Lower lr_peak or raise "
-                        "warmup_steps; the checkpoints up to the epoch before are good."
-                    )
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 optimizer.step()
 
                 for name, value in {"loss": loss.detach(), **terms}.items():
-                    sums[name] = sums.get(name, 0.0) + value.item()
-                done = step - (epoch - 1) * len(loader)
-                speed = done * loader.batch_size / (now(device) - started)
-                progress.update(step, f"epoch {epoch}, loss {sums['loss'] / done:.3f}, {speed:.0f} images/s")
+                    sums[name] = sums.get(name, 0.0) + value.to(exact)  # stays on the device: no step waits
+                if progress.due or done == len(loader):
+                    mean = sums["loss"].item() / done
+                    if not math.isfinite(mean):
+                        raise FloatingPointError(
+                            f"The loss is {mean} in epoch {epoch}, by step {step}. Lower lr_peak or raise "
+                            "warmup_steps; the checkpoints up to the epoch before are good."
+                        )
+                    speed = done * loader.batch_size / (now(device) - started)
+                    progress.update(step, f"epoch {epoch}, loss {mean:.3f}, {speed:.0f} images/s")
 
             seconds = now(device) - started
             history.append(
                 {
                     "epoch": epoch,
-                    **{name: value / len(loader) for name, value in sums.items()},
+                    **{name: value.item() / len(loader) for name, value in sums.items()},
                     "logit_scale": distiller.scale.item(),
                     "learning_rate": optimizer.param_groups[0]["lr"],
                     "seconds": seconds,

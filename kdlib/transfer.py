@@ -37,9 +37,8 @@ def layer_features(teacher: Teacher, image: Callable[[int], Image.Image], rows: 
     parts: dict[str, list[Tensor]] = {}
     for start in range(0, len(rows), BATCH):
         images = [image(row) for row in rows[start : start + BATCH]]
-        pixels = teacher.preprocess(images, return_tensors="pt")["pixel_values"]
         with torch.inference_mode():
-            states = model(pixels.to(teacher.device, teacher.dtype), output_hidden_states=True).hidden_states
+            states = model(teacher.prepare(images).to(teacher.device), output_hidden_states=True).hidden_states
         if not states:
             raise TeacherError(f"{type(model).__name__} gives no hidden states, so its layers cannot be compared.")
         for layer, state in enumerate(states):

@@ -73,6 +73,19 @@ def replicate_medians(values: np.ndarray, weights: np.ndarray, owner: np.ndarray
     return np.concatenate(medians)
 
 
+def linear_replicates(value: float, influence: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """(R,) what a smooth score becomes on each resample, to first order: value + sum((weight - 1) influence).
+
+    ``influence`` (N,): the derivative of the score by the weight of each image, at a weight of 1 each. For a mean
+    of N values it is (values - mean) / N, and the result is exactly that of :func:`replicate_means`.
+    """
+    if len(influence) != weights.shape[1]:
+        raise ValueError(f"{len(influence)} influences for {weights.shape[1]} images: there must be one an image.")
+    # Weights of a resample sum to N, so that the ones of the formula take sum(influence) off each replicate.
+    blocks = [weights[start : start + BLOCK].astype(np.float64) @ influence for start in range(0, len(weights), BLOCK)]
+    return value + np.concatenate(blocks) - influence.sum()
+
+
 def interval(replicates: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
     """The percentile interval of a score from its replicates (R,), in the unit of the score."""
     low, high = np.quantile(np.asarray(replicates, dtype=np.float64), [(1 - level) / 2, (1 + level) / 2])

@@ -12,12 +12,14 @@ from pathlib import Path
 
 import psutil
 
+from kdlib import warm
+
 POLL_SECONDS = 0.25
 NEAR_LIMIT = 0.9
 
 
 def run_job(job: dict) -> dict:
-    """Run ``python -m <job['module']>`` on the job's file, in a process group of its own.
+    """Run ``python -m <job['module']>`` on the job's file, in a process group of its own, warm where that can be had.
 
     ``job``: module, threads, memory_bytes (0: no limit), log, and what the module reads. Returns the module's
     answer with ``seconds`` and ``peak_bytes``; an outcome of out_of_memory when its processes together passed
@@ -30,16 +32,8 @@ def run_job(job: dict) -> dict:
         file.write_text(json.dumps(job | {"answer": str(answer)}))
         log = Path(job["log"])
         log.parent.mkdir(parents=True, exist_ok=True)
-        with open(log, "wb") as output:
-            process = subprocess.Popen(
-                [sys.executable, "-m", job["module"], str(file)],
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,
-                env=environment(job["threads"]),
-            )
-            peak, over = watch(process, job["memory_bytes"])
+        process = start(job["module"], str(file), log, job["threads"])
+        peak, over = watch(process, job["memory_bytes"])
         report = json.loads(answer.read_text()) if answer.exists() else {"outcome": "kernel_died"}
         if not answer.exists():
             report["error"] = f"exit code {process.returncode}: {tail(log)}"
@@ -51,6 +45,22 @@ def run_job(job: dict) -> dict:
     return report | {"seconds": time.perf_counter() - started, "peak_bytes": peak}
 
 
+def start(module: str, argument: str, log: Path, threads: int) -> subprocess.Popen | warm.Forked:
+    """``python -m module argument > log`` in a session of its own, warm where that can be had."""
+    log.write_bytes(b"")
+    if warm.available(threads):
+        return warm.run_module(module, argument, log, environment(threads), threads)
+    with open(log, "ab") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", module, argument],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            env=environment(threads),
+        )
+
+
 def environment(threads: int) -> dict[str, str]:
     """The caller's environment with every thread pool held to ``threads``, so that slots do not fight."""
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
@@ -58,7 +68,7 @@ def environment(threads: int) -> dict[str, str]:
     return os.environ | dict.fromkeys(names, str(threads)) | quiet
 
 
-def watch(process: subprocess.Popen, limit: int) -> tuple[int, bool]:
+def watch(process: subprocess.Popen | warm.Forked, limit: int) -> tuple[int, bool]:
     """Wait for the end; the peak memory of the process tree, and whether it was ended for passing ``limit``."""
     peak = 0
     try:
@@ -90,7 +100,7 @@ def tree_memory(pid: int) -> int:
     return total
 
 
-def end_group(process: subprocess.Popen) -> None:
+def end_group(process: subprocess.Popen | warm.Forked) -> None:
     """Nothing that the job started outlives it: its kernel is in the same process group or below it."""
     try:
         members = psutil.Process(process.pid).children(recursive=True)

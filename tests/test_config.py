@@ -10,6 +10,7 @@ from kdlib.config import RunConfig
 CLIP = {"teacher": "clip", "dataset": "coco"}
 # Fields that name where things are or for how long; the content they lead to enters by digest.
 ELSEWHERE = {"study", "epochs", "checkpoint", "revision", "data_root", "device", "feature_dtype"}
+ELSEWHERE |= {"teacher_precision", "token_grid"}  # in the key of the features
 ELSEWHERE |= {"variant", "score_on", "on_overlap", "timed_calls"}  # a name, what is scored, how often it is timed
 
 

@@ -1,21 +1,22 @@
 import json
 import multiprocessing
 import os
+import shutil
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 from kdlib import features
 from kdlib.data.dataset import BadImageError, Dataset
 from kdlib.data.tree import Tree
-from kdlib.features import CHUNK, FeatureStore, StoreError
+from kdlib.features import CHUNK, Encoder, FeatureStore, StoreError
 
 
 @pytest.fixture
 def dataset(tmp_path):
     """150 images of noise with one to three captions each; image k is filled with k."""
-    from PIL import Image
-
     folder = tmp_path / "images"
     folder.mkdir()
     for number in range(150):
@@ -33,11 +34,11 @@ def mean_encoder(calls=None, stop_at=None):
             calls.append(len(images))
         if stop_at is not None and len(calls) == stop_at:
             raise KeyboardInterrupt
-        seen = np.array([[np.asarray(image).mean()] for image in images], dtype=np.float16)
+        seen = np.array([[mean] for mean in images], dtype=np.float16)
         counts = np.array([len(captions) for captions in texts], dtype=np.int32)
         return {"image_pooled": seen, "caption_count": counts}
 
-    return lambda: (encode, {"logit_scale": 1.0}, {})
+    return lambda: Encoder(lambda image: np.asarray(image).mean(), encode, {"logit_scale": 1.0})
 
 
 def test_build__rows_are_in_the_order_of_the_data(dataset):
@@ -173,3 +174,52 @@ def test_manifest__says_all_that_the_key_depends_on(dataset):
     store = features.ensure({"teacher": {"files": {"model.safetensors": "abc"}}}, dataset, mean_encoder())
     manifest = json.loads((store.path / "manifest.json").read_text())
     assert features.store_key(manifest["key"]) == store.path.name
+
+
+def test_build__an_error_of_the_writer_stops_it_and_what_is_marked_stays(dataset, monkeypatch):
+    write = features._write
+
+    def full(scratch, writers, arrays, mark):
+        if mark["next"] == 150:
+            raise OSError("No space left on device")
+        return write(scratch, writers, arrays, mark)
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
+        patch.setattr(features, "_write", full)
+        features.ensure({"a": 1}, dataset, mean_encoder())
+    again = []
+    store = features.ensure({"a": 1}, dataset, mean_encoder(again))
+    assert again == [150 - 2 * CHUNK] and store["image_pooled"][:, 0].tolist() == list(range(150))
+
+
+def test_build__a_store_that_will_not_fit_fails_at_its_first_chunk(dataset, monkeypatch):
+    calls = []
+    room = shutil.disk_usage(features.runs_root().parent)._replace(free=100)
+    monkeypatch.setattr(features.shutil, "disk_usage", lambda path: room)
+    with pytest.raises(StoreError, match=r"features of 150 images need .* KDLIB_RUNS"):
+        features.ensure({"a": 1}, dataset, mean_encoder(calls))
+    assert len(calls) == 1
+
+
+def test_pixel_encoder__is_the_shorter_side_and_the_centre_even_of_a_large_jpeg(tmp_path):
+    """A photo-like image of 800 x 600: reduced while it is decoded, it must be what a full decode gives, nearly."""
+    rng = np.random.default_rng(0)
+    smooth = Image.fromarray(rng.integers(0, 255, (12, 16, 3), dtype=np.uint8)).resize((800, 600), Image.BICUBIC)
+    smooth.save(tmp_path / "large.jpg", quality=95)
+    data = Dataset("photo", "fit", Tree(tmp_path, "none"), ("large.jpg",), ("large.jpg",))
+    encoder = features.pixel_encoder(64)
+    reduced, whole = data.images.at_least(0, encoder.least), data.images[0]
+    assert whole.size == (800, 600) and reduced.size == (200, 150)
+    quick, slow = (encoder.prepare(image).astype(int) for image in (reduced, whole))
+    assert quick.shape == (3, 64, 64)
+    assert np.abs(quick - slow).mean() < 2 and np.abs(quick - slow).max() < 16
+
+
+def test_reduced__tokens_are_means_of_their_places_and_attention_sums_to_one():
+    tokens = torch.arange(16.0).view(1, 16, 1).repeat(2, 1, 3)
+    attention = torch.rand(2, 16, generator=torch.Generator().manual_seed(0)).softmax(dim=1)
+    result = features.reduced(tokens, attention, (4, 4), 2)
+    assert result["tokens"][0, :, 0].tolist() == [2.5, 4.5, 10.5, 12.5]  # means of 0 1 4 5, of 2 3 6 7, ...
+    assert result["tokens"].shape == (2, 4, 3)
+    assert torch.allclose(result["attention"].sum(dim=1), torch.ones(2))
+    assert torch.allclose(result["attention"][0, 0], attention[0, [0, 1, 4, 5]].sum())

@@ -10,6 +10,7 @@ from scipy.special import rel_entr, softmax
 from scipy.stats import ortho_group
 
 from kdlib.evaluate import fidelity
+from kdlib.uncertainty import linear_replicates, resamples
 
 NAMES = ("similarity_cosine", "neighbour_agreement", "similarity_kl")
 
@@ -242,6 +243,44 @@ def test_linear_cka__of_a_constant_encoder_is_nothing_even_with_the_rounding_of_
     for student in (constant, noisy, torch.zeros(50, width)):
         assert fidelity.linear_cka(student, teacher) == 0 == fidelity.linear_cka(teacher, student)
     assert fidelity.linear_cka(constant, constant) == 0
+
+
+def weighted_cka(first, second, weights) -> float:
+    """CKA of the rows repeated by their weights, which need not be whole: centred by the weighted mean."""
+    sides = [x.double().numpy() for x in (first, second)]
+    x, y = (side - weights @ side / weights.sum() for side in sides)
+    own, other, cross = (a.T @ (weights[:, None] * b) for a, b in ((x, x), (y, y), (x, y)))
+    return (cross**2).sum() / np.sqrt((own**2).sum() * (other**2).sum())
+
+
+def test_cka_influence__is_the_derivative_by_the_weight_of_an_image(monkeypatch):
+    first = normal(30, 5) + 2
+    second = torch.cat([first[:, :2], normal(30, 4, seed=1)], dim=1)
+    monkeypatch.setattr(fidelity, "ROWS", 7)
+    value, influence = fidelity.cka_influence(first, second)
+    assert value == pytest.approx(fidelity.linear_cka(first, second), abs=1e-12)
+    for image in (0, 11, 29):
+        step = 1e-5 * np.eye(30)[image]
+        ends = [weighted_cka(first, second, np.ones(30) + sign * step) for sign in (1, -1)]
+        assert influence[image] == pytest.approx((ends[0] - ends[1]) / 2e-5, abs=1e-6)
+    assert influence.sum() == pytest.approx(0, abs=1e-12)  # twice all images is the same geometry
+    assert np.allclose(fidelity.cka_influence(1e-100 * first.double(), second)[1], influence)
+
+
+def test_cka_influence__tells_what_resampling_the_images_would():
+    first = normal(400, 6)
+    second = torch.cat([first[:, :3], normal(400, 4, seed=1)], dim=1)
+    value, influence = fidelity.cka_influence(first, second)
+    weights = resamples(400, 300)
+    quick = linear_replicates(value, influence, weights)
+    drawn = [fidelity.linear_cka(first[rows], second[rows]) for rows in (np.repeat(np.arange(400), w) for w in weights)]
+    assert np.corrcoef(quick, drawn)[0, 1] > 0.95
+    assert quick.std() == pytest.approx(np.std(drawn), rel=0.15)
+
+
+def test_cka_influence__of_a_constant_encoder_is_nothing():
+    value, influence = fidelity.cka_influence(normal(1, 8).repeat(50, 1), normal(50, 8))
+    assert value == 0 and not influence.any() and influence.shape == (50,)
 
 
 def test_linear_cka__what_cannot_be_compared_is_an_error():

@@ -31,10 +31,11 @@ ORDER = [
     ["search"],
     ["verdicts", "threeway", "claims", "tuning", "plots"],
     ["cards", "inside_plots"],
-    ["show", "summary"],
+    ["show", "summary", "speed"],
     ["inside", "explorer"],
-    ["kernel", "worker", "prepare", "execute", "report"],
+    ["warm", "kernel", "worker", "prepare", "execute", "report"],
     ["grid"],
+    ["bench"],
     ["cli"],
 ]
 LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}

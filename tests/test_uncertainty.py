@@ -14,6 +14,7 @@ from kdlib.uncertainty import (
     Summary,
     compare,
     interval,
+    linear_replicates,
     replicate_means,
     replicate_medians,
     resamples,
@@ -360,3 +361,15 @@ def test_compare__sides_that_were_not_resampled_alike_are_an_error():
 
 def test_level__is_that_of_the_protocol():
     assert (RESAMPLES, LEVEL, ALPHA) == (1000, 0.95, 0.05)
+
+
+def test_linear_replicates__of_a_mean_are_exactly_its_resampled_means():
+    values = np.random.default_rng(3).normal(size=70)
+    weights = resamples(70)
+    quick = linear_replicates(values.mean(), (values - values.mean()) / 70, weights)
+    assert np.allclose(quick, replicate_means(values, weights), atol=1e-12)
+
+
+def test_linear_replicates__needs_one_influence_an_image():
+    with pytest.raises(ValueError, match="69 influences for 70 images"):
+        linear_replicates(0.5, np.zeros(69), resamples(70))

@@ -12,6 +12,7 @@ from kdlib import worker
 def job(tmp_path, monkeypatch):
     """``job(source)``: a job whose module is ``source``."""
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.syspath_prepend(str(tmp_path))
 
     def make(source: str, **fields) -> dict:
         (tmp_path / "jobmodule.py").write_text(source)

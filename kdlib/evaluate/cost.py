@@ -6,7 +6,7 @@ from PIL import Image
 from torch import Tensor
 
 from kdlib.device import call_times, choose, multiply_accumulates
-from kdlib.features import pixel_encoder
+from kdlib.features import fitted
 from kdlib.loader import Reader, Split
 from kdlib.students import Student, megabytes
 
@@ -38,10 +38,9 @@ def student_cost(student: Student, split: Split, image: Image.Image, device: str
 
 def _from_image(student: Student, image: Image.Image, side: int, batch: int, device: torch.device):
     """A call that takes decoded images to embeddings."""
-    fit, _, _ = pixel_encoder(side)()
 
     def call():
-        pixels = torch.from_numpy(fit([image] * batch, None)["pixels"]).to(device).float() / 255
+        pixels = torch.from_numpy(np.stack([fitted(image, side) for _ in range(batch)])).to(device).float() / 255
         return student.see({"pixels": pixels})
 
     return call

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdlib.device import choose
+from kdlib.device import choose, to_device
 from kdlib.loader import Reader, Split
 from kdlib.students import Student
 
@@ -21,17 +21,17 @@ def embed(
     eval mode, every caption of every image.
     """
     target = choose(device)
-    student = student.to(target).eval()
+    student = student.to(target, memory_format=torch.channels_last).eval()
     reader = Reader(split, student.reads)
     parts: dict[str, list[Tensor]] = {}
     for rows in _chunks(len(split), batch, limit):
-        seen = student.see({name: value.to(target) for name, value in reader.images(rows).items()})
+        seen = student.see(to_device(reader.images(rows), target))
         for name, value in seen.items():
             parts.setdefault(name, []).append(value.float().cpu())
     if student.spec.text:
         for kind in reader.offsets:
             for rows in _chunks(len(split.store[f"{kind}_length"]), batch, limit):
-                read = student.read({name: value.to(target) for name, value in reader.texts(rows, kind).items()})
+                read = student.read(to_device(reader.texts(rows, kind), target))
                 parts.setdefault(kind, []).append(read["text"].float().cpu())
     return {name: torch.cat(values) for name, values in parts.items()}
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from kdlib.evaluate import fidelity, knn, linear, retrieval, zeroshot
 from kdlib.evaluate.embed import teacher_features
 from kdlib.loader import Split
-from kdlib.uncertainty import replicate_means, replicate_medians, resamples
+from kdlib.uncertainty import linear_replicates, replicate_means, replicate_medians, resamples
 
 HEADLINES = {True: retrieval.HEADLINE, False: f"knn@{knn.HEADLINE}_top1"}  # with text, without
 
@@ -105,7 +105,8 @@ class Exam:
         reference = self.teacher[self.on]
         kept = fidelity.credits(query, reference, scale, self.scored.teacher_scale, self.tau)
         scores.add(kept, self.weights)
-        scores.values["cka"] = fidelity.linear_cka(query["image"], reference["image"])
+        scores.values["cka"], influence = fidelity.cka_influence(query["image"], reference["image"])
+        scores.replicates["cka"] = linear_replicates(scores.values["cka"], influence, self.weights).clip(0, 1)
         return scores
 
     def _retrieval(self, scores: Scores, query: dict[str, Tensor]) -> None:
@@ -121,8 +122,12 @@ class Exam:
     def _zeroshot(self, scores: Scores, query: dict[str, Tensor]) -> None:
         similar = zeroshot.similarities(query["image"], query["prompt"])
         relevant = self.scored.relevant
-        scores.values["zeroshot_map"] = float(zeroshot.mean_average_precision(similar, relevant))
-        scores.replicates["zeroshot_map"] = zeroshot.mean_average_precision(similar, relevant, self.weights)
+        value = float(zeroshot.mean_average_precision(similar, relevant))
+        drawn = zeroshot.mean_average_precision(similar, relevant, self.weights)
+        scores.values["zeroshot_map"] = value
+        # An image drawn twice stands beside itself in the ranking and lifts its precision, as no new image would:
+        # the spread of the resamples is wanted, not where they lie.
+        scores.replicates["zeroshot_map"] = (drawn - drawn.mean() + value).clip(0, 1)
 
     def _classification(self, scores: Scores, embedded: dict[str, dict[str, Tensor]]) -> None:
         query, labels = embedded[self.on]["image"], self.scored.labels

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdlib.metrics import cosines, expected_rank, in_batch_accuracy, recall_credit, unit_rows
+from kdlib.metrics import cosines, cosines_of_pairs, expected_rank, in_batch_accuracy, recall_credit, unit_rows
 
 DEPTHS = (1, 5, 10)
 BATCHES = (32, 64, 256)
@@ -33,9 +33,7 @@ def credits(images: Tensor, texts: Tensor, owner: np.ndarray) -> dict[str, np.nd
     images, texts = unit_rows(images), unit_rows(texts)
     owner = torch.as_tensor(owner).long()
     result: dict[str, np.ndarray] = {}
-    captions = torch.arange(len(owner))
-    counts = {"i2t": _counts(images, texts, owner, captions), "t2i": _counts(texts, images, captions, owner)}
-    for way, (above, wrong, right) in counts.items():
+    for way, (above, wrong, right) in _counts(images, texts, owner).items():
         for k in DEPTHS:
             result[f"{way}_r@{k}"] = recall_credit(above, wrong, right, k)
         result[f"{way}_rank"] = expected_rank(above, wrong, right)
@@ -60,30 +58,42 @@ def in_batch(queries: Tensor, candidates: Tensor) -> dict[str, np.ndarray]:
     return {f"in_batch@{size}": in_batch_accuracy(reached, len(candidates), size) for size in sizes}
 
 
-def _counts(
-    queries: Tensor, candidates: Tensor, query: Tensor, match: Tensor
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _counts(images: Tensor, texts: Tensor, owner: Tensor) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Per query: wrong candidates above its best match, wrong ones tied with it, right ones tied with it.
 
-    Pair i says that candidate ``match[i]`` is right for query ``query[i]``; every other one is wrong.
+    'i2t' with a query an image, 't2i' with a query a caption: one matrix product serves both.
     """
-    order = query.argsort(stable=True)
-    query, match = query[order], match[order]
-    parts = []
-    for start in range(0, len(queries), CHUNK):
-        similarity = cosines(queries[start : start + CHUNK], candidates)  # (B, M)
-        first, last = torch.searchsorted(query, torch.tensor([start, start + len(similarity)])).tolist()
-        row, own = query[first:last] - start, match[first:last]
-        right = similarity[row, own]  # of the right pairs alone, since a mask of all pairs would fill the memory
-        best = similarity.new_full((len(similarity),), -torch.inf).scatter_reduce_(0, row, right, "amax")
-        above = _row_counts(similarity > best[:, None])
-        tied = _row_counts(similarity == best[:, None])
-        tied_right = torch.zeros_like(tied).index_add_(0, row, (right == best[row]).long())
-        parts.append(torch.stack([above, tied - tied_right, tied_right]))
-    above, wrong, right = torch.cat(parts, dim=1).numpy()
-    return above, wrong, right
+    order = owner.argsort(stable=True)
+    sorted_owner = owner[order]
+    # Of each caption with its image, in one place: the product of another shape could round it another way.
+    right = cosines_of_pairs(images, texts, owner)  # (M,)
+    best = right.new_full((len(images),), -torch.inf).scatter_reduce_(0, owner, right, "amax")
+    best_ones = torch.zeros(len(images), dtype=torch.long).index_add_(0, owner, (right == best[owner]).long())
+    rows = []
+    columns = torch.zeros(2, len(texts), dtype=torch.long)
+    for start in range(0, len(images), CHUNK):
+        similarity = cosines(images[start : start + CHUNK], texts)  # (B, M)
+        stop = start + len(similarity)
+        first, last = torch.searchsorted(sorted_owner, torch.tensor([start, stop])).tolist()
+        own = order[first:last]
+        similarity[owner[own] - start, own] = right[own]
+        limit = best[start:stop, None]
+        rows.append(torch.stack([_row_counts(similarity > limit), _row_counts(similarity == limit)]))
+        columns[0] += _column_counts(similarity > right)
+        columns[1] += _column_counts(similarity == right)
+        del similarity  # or it stays until the next one is complete, and there are two
+    above, tied = torch.cat(rows, dim=1)
+    return {
+        "i2t": (above.numpy(), (tied - best_ones).numpy(), best_ones.numpy()),
+        "t2i": (columns[0].numpy(), (columns[1] - 1).numpy(), np.ones(len(texts), dtype=np.int64)),
+    }
 
 
 def _row_counts(mask: Tensor) -> Tensor:
     """(B, M) bool -> (B,) int64; torch sums bytes into int32 faster than truth values into int64."""
     return mask.view(torch.uint8).sum(dim=1, dtype=torch.int32).long()
+
+
+def _column_counts(mask: Tensor) -> Tensor:
+    """(B, M) bool -> (M,) int64."""
+    return mask.view(torch.uint8).sum(dim=0, dtype=torch.int32).long()

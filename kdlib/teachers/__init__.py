@@ -18,12 +18,14 @@ def load(
     allow_untrained: bool = False,
     device: str = "cpu",
     untrained_heads: bool = False,
+    precision: str = "float32",
 ) -> Teacher:
     """A teacher of ``family`` from ``source``: 'stand-in', a model id, a local folder, or '' for the published one.
 
     Raises TeacherError when weights that the teacher's outputs use are not in the checkpoint, unless
     ``allow_untrained``; their names are then in ``teacher.untrained``. ``untrained_heads`` asks for BLIP with
-    new layers in the place of its joint space, which is what the study's BLIP numbers look like.
+    new layers in the place of its joint space, which is what the study's BLIP numbers look like. ``precision``: of
+    its forward pass.
     """
     source = source or TEACHERS[family].DEFAULT
     folder = resolve(family, source, revision)
@@ -41,6 +43,7 @@ def load(
         preprocess=preprocess,
         tokenizer=tokenizer,
         device=torch.device(device),
+        precision=precision,
     )
     audit(teacher, missing, allow_untrained or untrained_heads)
     teacher.model.requires_grad_(False)

@@ -1,5 +1,6 @@
 """What every teacher is: a frozen encoder, loaded only if every weight that it uses was in the checkpoint."""
 
+import copy
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -8,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from kdlib.device import autocast
 from kdlib.runs import file_digest
 
 STANDIN = "stand-in"
@@ -67,7 +69,8 @@ class Teacher:
     text side, ``encode_texts(texts) -> {"pooled": (B, T), "tokens": (B, L, T), "attention": (B, L),
     "mask": (B, L)}``. ``attention`` is where the last layer's pooled token looks, mean over heads, over the
     other tokens, sums to 1. ``untrained`` names weights that are used but were not in the checkpoint;
-    ``image_parameters`` and ``text_parameters`` count the weights that each side uses.
+    ``image_parameters`` and ``text_parameters`` count the weights that each side uses. ``precision``: 'float32', or
+    'bfloat16' for matrix products in bfloat16 with weights, norms and outputs in float32.
     """
 
     family: str
@@ -80,18 +83,28 @@ class Teacher:
     untrained: list[str] = field(default_factory=list)
     image_parameters: int = 0
     text_parameters: int = 0
+    precision: str = "float32"
+
+    def prepare(self, images: list) -> Tensor:
+        """Preprocessed pixels (B, 3, H, W) float32 on the CPU; may be called from several threads."""
+        return self.preprocess(images, return_tensors="pt")["pixel_values"]
 
     def encode_images(self, images: list) -> dict[str, Tensor]:
-        pixels = self.preprocess(images, return_tensors="pt")["pixel_values"]
-        with torch.inference_mode():
-            outputs = self.look(pixels.to(self.device, self.dtype))
+        return self.encode_pixels(self.prepare(images))
+
+    def encode_pixels(self, pixels: Tensor) -> dict[str, Tensor]:
+        """What :meth:`encode_images` makes of the images that ``pixels`` were prepared from."""
+        if self.device.type == "cuda":
+            pixels = pixels.pin_memory()
+        with torch.inference_mode(), autocast(self.device, self.precision):
+            outputs = self.look(pixels.to(self.device, non_blocking=True))
         return {name: output.float().cpu() for name, output in outputs.items()}
 
     def encode_texts(self, texts: list[str]) -> dict[str, Tensor]:
         tokens = self.tokenizer(
             texts, padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt"
         ).to(self.device)
-        with torch.inference_mode():
+        with torch.inference_mode(), autocast(self.device, self.precision):
             outputs = self.read(tokens["input_ids"], tokens["attention_mask"])
         outputs["mask"] = tokens["attention_mask"]
         return {name: output.float().cpu() for name, output in outputs.items()}
@@ -107,10 +120,6 @@ class Teacher:
     @property
     def has_text(self) -> bool:
         return self.tokenizer is not None
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return next(self.model.parameters()).dtype
 
     @property
     def max_tokens(self) -> int:
@@ -142,7 +151,8 @@ class Teacher:
 def load_model(model_class, folder: Path, **options) -> tuple[nn.Module, list[str]]:
     """Load a checkpoint and report what of the model was not in it, by parameter name.
 
-    float32, eval mode, eager attention (the fused kernels give no attention maps), no remote code.
+    float32, eval mode, no remote code. Attention is eager, since the fused kernels give no attention maps, but for
+    the vision layers before the last, whose maps nobody asks for.
     """
     from transformers.utils import logging
 
@@ -158,8 +168,22 @@ def load_model(model_class, folder: Path, **options) -> tuple[nn.Module, list[st
         output_loading_info=True,
         **options,
     )
+    fuse_attention(getattr(model, "vision_model", model))
     missing = set(info["missing_keys"]) | {str(entry[0]) for entry in info["mismatched_keys"]}
     return model.eval(), sorted(missing)
+
+
+def fuse_attention(vision: nn.Module) -> None:
+    """Fused attention in all layers but the last, where the class of the model has it. Images have no mask."""
+    if not getattr(vision, "_supports_sdpa", False):
+        return
+    depth = vision.config.num_hidden_layers
+    layers = next(part for part in vision.modules() if isinstance(part, nn.ModuleList) and len(part) == depth)
+    for layer in layers[:-1]:
+        for part in layer.modules():
+            if hasattr(part, "config"):
+                part.config = copy.copy(part.config)
+                part.config._attn_implementation = "sdpa"
 
 
 def audit(teacher: Teacher, missing: list[str], allow_untrained: bool) -> None:

@@ -1,0 +1,54 @@
+"""How fast it is, as ratios of two things measured side by side in one run. ``kdlib bench``, ``make bench``.
+
+A bench is a function of a :class:`~kdlib.bench.measure.Setting` that returns rows; another one is a line in BENCHES.
+"""
+
+import dataclasses
+import time
+
+import torch
+
+from kdlib.bench import cells, convnet, memory, search, steps, teacher
+from kdlib.bench.measure import Row, Setting
+from kdlib.device import choose, hardware
+from kdlib.record import versions
+from kdlib.registry import Registry
+from kdlib.runs import read_json, reports_root, write_json
+
+BENCHES = Registry(
+    "bench",
+    {
+        "teacher": teacher.run,
+        "steps": steps.run,
+        "convnet": convnet.run,
+        "search": search.run,
+        "memory": memory.run,
+        "cells": cells.overhead,
+        "grid": cells.grid,
+    },
+)
+
+__all__ = ["BENCHES", "Row", "Setting", "run"]
+
+
+def run(names: list[str], setting: Setting):
+    """Run the benches of these names, yielding their rows; each replaces its own in reports/bench/bench.json."""
+    path = reports_root() / "bench" / "bench.json"
+    record = read_json(path) or {"rows": []}
+    torch.set_num_threads(setting.threads)
+    for name in names:
+        bench = BENCHES[name]
+        started = time.perf_counter()
+        rows = bench(setting)
+        facts = {
+            "bench": name,
+            "seconds": time.perf_counter() - started,
+            "measured": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "images": setting.images_words,
+        }
+        kept = [row for row in record["rows"] if row["bench"] != name]
+        record["rows"] = kept + [dataclasses.asdict(row) | facts for row in rows]
+        record["rows"].sort(key=lambda row: list(BENCHES).index(row["bench"]))
+        record |= {"hardware": hardware(choose("cpu")), "versions": versions()}
+        write_json(path, record)
+        yield from rows
