@@ -5,14 +5,17 @@ BIN := $(VENV)/bin
 WORKERS ?=
 SEEDS ?=
 DATA ?=
+# An image that is uploaded to the explorer comes in one message; the servers' own limit is 10 MB.
+ROOM := {"websocket_max_message_size": 67108864}
 
-.PHONY: study test bench lint lab help
+.PHONY: study test bench lint lab explore help
 
 help:
 	@echo "make study   install if needed, run the embedded study, build its report"
 	@echo "make test    install if needed, run the tests"
 	@echo "make bench   measure how fast it is here, as ratios (DATA=folder with real images)"
 	@echo "make lab     open the notebooks in JupyterLab"
+	@echo "make explore open the explorer of finished runs as a page"
 	@echo "make lint    check style"
 
 # The stamp is newer than pyproject.toml once everything it names is installed.
@@ -35,4 +38,9 @@ lint: $(VENV)/installed
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
 lab: $(VENV)/installed
-	$(BIN)/jupyter lab notebooks
+	$(BIN)/jupyter lab notebooks --ServerApp.tornado_settings='$(ROOM)'
+
+# Kernels of pages that were closed are ended.
+explore: $(VENV)/installed
+	$(BIN)/voila notebooks/explore.ipynb --Voila.tornado_settings='$(ROOM)' \
+		--MappingKernelManager.cull_interval=60 --MappingKernelManager.cull_idle_timeout=900

@@ -121,3 +121,33 @@ def shared() -> Path:
     if not (SHARED / "data").is_dir():
         pytest.skip(f"needs the real samples in {SHARED}, which only the developers' machines have")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def finished_runs(small_shapes, tmp_path_factory) -> Path:
+    """A folder of runs with the finished study 'small': three students after 2 epochs, projection after 1 too.
+
+    Of clip and of dino; clip has resnet without a teacher as well.
+    """
+    from kdlib.cell import Cell
+
+    runs = tmp_path_factory.mktemp("finished") / "runs"
+    small = {"study": "small", "batch_size": 16, "image_size": 32, "timed_calls": 5, "data_root": str(small_shapes)}
+    own = [("projection", 1), ("projection", 2), ("attention", 2), ("resnet", 2)]
+    of_clip, of_dino = {"teacher": "clip", "dataset": "coco"}, {"teacher": "dino", "dataset": "tinyimagenet"}
+    cells = [teacher | {"method": method, "epochs": epochs} for teacher in (of_clip, of_dino) for method, epochs in own]
+    cells.append(cells[3] | {"variant": "no_teacher", "objective": "no_teacher"})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KDLIB_RUNS", str(runs))
+        for given in cells:
+            cell = Cell.open(RunConfig(**small | given))
+            history = cell.train()
+            cell.finish(cell.evaluate(), history)
+    return runs
+
+
+@pytest.fixture
+def finished_study(finished_runs, own_runs_and_reports, monkeypatch) -> str:
+    """The name of a finished study, 'small', which is only read."""
+    monkeypatch.setenv("KDLIB_RUNS", str(finished_runs))
+    return "small"

@@ -1,0 +1,293 @@
+"""A finished run as it lies on disk: record, scored data, features, embeddings and student.
+
+Nothing is trained and no teacher is loaded; the teacher's features come from the store that the run was scored with.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from torch import Tensor, from_numpy
+
+from kdlib import data as datasets
+from kdlib.cell import SCHEMA, Cell
+from kdlib.config import RunConfig
+from kdlib.evaluate.embed import teacher_features
+from kdlib.features import FeatureStore, StoreError
+from kdlib.inputs import own_code
+from kdlib.loader import Split
+from kdlib.metrics import unit_rows
+from kdlib.runs import RunDir, digest, project_root, read_json, runs_root
+from kdlib.students import Student
+from kdlib.uncertainty import interval
+
+SIDES = ("image", "text")
+
+
+@dataclass(frozen=True, eq=False)
+class Finished:
+    """One run after ``config.epochs`` epochs. Rows of images and captions are those of the scored split's store."""
+
+    run: RunDir
+    result: dict
+
+    @cached_property
+    def config(self) -> RunConfig:
+        return RunConfig(**self.result["config"])
+
+    @property
+    def name(self) -> str:
+        """Method and variant: 'resnet', 'resnet, no teacher'."""
+        variant = self.config.variant.replace("_", " ")
+        return f"{self.config.method}, {variant}" if variant else self.config.method
+
+    @property
+    def headline(self) -> str:
+        return self.result["headline"]
+
+    @property
+    def teacher_name(self) -> str:
+        """'clip on coco'."""
+        return f"{self.config.teacher} on {self.config.dataset}"
+
+    # ------------------------------------------------------------ numbers
+
+    def score(self, who: str = "student", score: str = "") -> float:
+        """A score of the record; ``who``: student, untrained, teacher, pca, ...; the headline if ``score`` is ''."""
+        return self.result["scores"][who][score or self.headline]
+
+    def interval(self, who: str = "student", score: str = "") -> tuple[float, float]:
+        """Its 95 % interval over the scored images."""
+        return interval(self._array(who, "replicates", score or self.headline))
+
+    def queries(self, who: str, score: str) -> np.ndarray:
+        """One value a query, where the score is their mean: an image each, or for t2i scores a caption each."""
+        return self._array(who, "queries", score)
+
+    def _array(self, who: str, kind: str, score: str) -> np.ndarray:
+        own = {"student": self.run.scores_path(self.config.epochs), "untrained": self.run.path / "untrained.npz"}
+        path = own.get(who, self.run.path.parents[1] / self.result["controls"])
+        with np.load(path) as arrays:
+            return arrays[f"{who}/{kind}/{score}"].astype(np.float64)
+
+    @cached_property
+    def embeddings(self) -> dict[str, np.ndarray]:
+        """What evaluation wrote: '<split>/image' (N, D), '<split>/text' (M, D), '<split>/labels' (N,), ..."""
+        with np.load(self.run.embeddings_path(self.config.epochs)) as arrays:
+            return dict(arrays)
+
+    @cached_property
+    def attention(self) -> np.ndarray | None:
+        """(N, h * w) where the student looks in each scored image; None where it has no map."""
+        return self.embeddings.get(f"{self.config.score_on}/image_attention")
+
+    @cached_property
+    def teacher_attention(self) -> np.ndarray:
+        """(N, h * w) where the teacher looks."""
+        return self.split.store["image_attention"].astype(np.float32)
+
+    @cached_property
+    def student_space(self) -> dict[str, Tensor]:
+        """The student's embeddings at length 1, float64: 'image' (N, D) and, where there is text, 'text' (M, D)."""
+        on = self.config.score_on
+        return {
+            side: unit_rows(from_numpy(self.embeddings[f"{on}/{side}"]))
+            for side in SIDES
+            if f"{on}/{side}" in self.embeddings
+        }
+
+    @property
+    def teacher_space(self) -> dict[str, Tensor]:
+        """The teacher's features, likewise."""
+        return _teacher_space(self.split.store.path)
+
+    # ------------------------------------------------------------ what was scored
+
+    @cached_property
+    def split(self) -> Split:
+        """The scored split with the teacher's store. Raises StoreError when the store is gone."""
+        return Split(self.config.score_on, self.store(self.config.score_on))
+
+    def store(self, split: str) -> FeatureStore:
+        """The teacher's features that this result was made with.
+
+        They are recognised by the result's own key, so that neither the teacher's files nor the code of that day
+        are needed. Raises StoreError with the remedy.
+        """
+        wanted, prints = self.result["keys"]["features"], self.result["data"]
+        for path, key in _teacher_stores():
+            same = key["dataset"] == prints[split]["fingerprint"] and "token_grid" in key  # earlier stores have none
+            if same and self._features_key(key) == wanted:
+                return FeatureStore.open(path)
+        raise StoreError(
+            f"{runs_root() / 'features'}: the features that {self.run.path} was scored with are not there any more. "
+            "'kdlib run' on its study file builds them again."
+        )
+
+    def _features_key(self, store_key: dict) -> str:
+        """The key 'features' (see inputs.cell_keys) of a run that would have read this store."""
+        config, teacher = self.config, store_key["teacher"]
+        parts = {
+            "teacher": {name: teacher[name] for name in ("family", "files")},
+            "dtype": store_key["dtype"],
+            "precision": teacher["precision"],
+            "token_grid": store_key["token_grid"],
+            "bad": config.on_bad_image,
+            "untrained": [teacher[name] for name in ("allow_untrained", "untrained_heads")],
+            "code": store_key["code"],
+            "data": self.result["data"]["fit"]["fingerprint"],
+        }
+        return digest(parts | own_code(config.teacher))
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Rows and columns of the attention maps."""
+        return tuple(self.split.store.manifest["facts"]["grid"])
+
+    @property
+    def has_text(self) -> bool:
+        return self.split.has_text
+
+    @cached_property
+    def data(self) -> datasets.Dataset:
+        """The scored split's images and annotations. Raises DataError when they are not there."""
+        config = self.config
+        return _dataset(config.dataset, config.data_root, config.score_on, runs_root())
+
+    @cached_property
+    def rows(self) -> np.ndarray:
+        """(N,) the row of ``data`` that each scored image is, by its id."""
+        place = {name: row for row, name in enumerate(self.data.ids)}
+        missing = [name for name in self.split.store.ids if name not in place]
+        if missing:
+            raise datasets.DataError(
+                f"{self.data.tree.where}: {len(missing)} images that were scored are not there, as {missing[0]}. "
+                "Give the data that the study was run on."
+            )
+        return np.array([place[name] for name in self.split.store.ids])
+
+    def __len__(self) -> int:
+        """Scored images."""
+        return len(self.split.store)
+
+    def image(self, index: int) -> Image.Image:
+        return self.data.images[self.rows[index]]
+
+    def captions(self, index: int) -> tuple[str, ...]:
+        return self.data.captions[self.rows[index]]
+
+    @cached_property
+    def texts(self) -> list[str]:
+        """All captions, in the order of the embeddings' 'text'."""
+        return [text for index in range(len(self)) for text in self.captions(index)]
+
+    @cached_property
+    def owner(self) -> np.ndarray:
+        """(M,) the image that each caption belongs to."""
+        return self.split.owner
+
+    @cached_property
+    def labels(self) -> np.ndarray | None:
+        """(N,) the class of each image, where the data has classes."""
+        return None if self.data.labels is None else self.data.labels[self.rows]
+
+    def describe(self, index: int) -> str:
+        """An image in words: its class, or its first caption."""
+        return self.captions(index)[0] if self.labels is None else self.data.class_names[self.labels[index]]
+
+    # ------------------------------------------------------------ the student
+
+    @cached_property
+    def student(self) -> Student:
+        """The trained student, from its checkpoint, on the CPU.
+
+        Raises FileNotFoundError when the checkpoint is gone.
+        """
+        config = self.config.model_copy(update={"device": "cpu"})
+        # All that a student's shape takes from 'fit' is the teacher's width and grid, which each split's store knows.
+        cell = Cell(config, self.run, {"fit": self.split}, {"fit": self.data}, self.result["keys"])
+        return cell.trained.student.eval()
+
+
+def studies() -> list[str]:
+    """Studies with a finished run, by name."""
+    return sorted({path.parts[-5] for path in _result_paths("*")})
+
+
+def find(
+    study: str,
+    teacher: str = "",
+    dataset: str = "",
+    methods: Sequence[str] = (),
+    seed: int | None = None,
+    epochs: int | None = None,
+) -> list[Finished]:
+    """The finished runs of a study, in the order of folders; only those asked for.
+
+    ``methods``: folder names, as 'resnet' or 'resnet+no_teacher'; all where none is named.
+    """
+    found = [Finished(RunDir(path.parent), record) for path in _result_paths(study) if (record := _record(path))]
+    return [
+        one
+        for one in found
+        if (not teacher or one.config.teacher == teacher)
+        and (not dataset or one.config.dataset == dataset)
+        and (not methods or one.config.folder in methods)
+        and (seed is None or one.config.seed == seed)
+        and (epochs is None or one.config.epochs == epochs)
+    ]
+
+
+def what_to_do(study: str = "") -> str:
+    """For a reader who has no finished run: which command makes one."""
+    known = studies()
+    file = f"notebooks/studies/{study or 'mini'}.yaml"
+    where = f"of the study '{study}' " if study else ""
+    others = f" Finished runs are there of: {', '.join(known)}." if study and known else ""
+    text = f"There is no finished run {where}in {runs_root()}.{others}"
+    if (project_root() / file).exists():
+        return f"{text} Run 'kdlib run {file}' (the embedded study: 'make study'), then open this again."
+    return f"{text} Run 'kdlib run STUDY.yaml' on its study file, or set the parameter 'study' to another one."
+
+
+def _result_paths(study: str) -> list[Path]:
+    """Results with the files that belong to them; runs that were set aside are not among them."""
+    paths = runs_root().glob(f"{study}/*/*/seed*/result-*.json")
+    return sorted(
+        path
+        for path in paths
+        if re.fullmatch(r"seed\d+", path.parent.name)
+        and all(path.with_name(f"{kind}-{path.stem[7:]}.npz").exists() for kind in ("embeddings", "scores"))
+    )
+
+
+def _record(path: Path) -> dict | None:
+    """A finished result of this version, else None."""
+    record = read_json(path)
+    return record if record and record.get("schema") == SCHEMA and record["outcome"] == "ok" else None
+
+
+def _teacher_stores() -> list[tuple[Path, dict]]:
+    paths = sorted((runs_root() / "features").glob("*/manifest.json"))
+    keys = [(path.parent, _store_key(path, path.stat().st_mtime_ns)) for path in paths]
+    return [(path, key) for path, key in keys if key["kind"] == "teacher"]
+
+
+@lru_cache(maxsize=1024)
+def _store_key(path: Path, written: int) -> dict:
+    return read_json(path)["key"]
+
+
+@lru_cache(maxsize=2)  # COCO's test set in CLIP's space is 120 MB
+def _teacher_space(path: Path) -> dict[str, Tensor]:
+    features = teacher_features(Split("", FeatureStore.open(path)))
+    return {side: unit_rows(features[side]) for side in SIDES if side in features}
+
+
+@lru_cache(maxsize=8)
+def _dataset(name: str, root: str, split: str, runs: Path) -> datasets.Dataset:
+    return datasets.load(name, root, split)
