@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?=
 SEEDS ?=
+LAB ?=
 
 .PHONY: study test lint lab help
 
@@ -29,5 +30,7 @@ test: $(VENV)/installed
 lint: $(VENV)/installed
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
+# The notebooks ask for 'python3': this environment's kernel, even where the user has registered another by that
+# name. Terminals in JupyterLab find kdlib and papermill. LAB: further options, as in make lab LAB=--no-browser.
 lab: $(VENV)/installed
-	$(BIN)/jupyter lab notebooks
+	PATH="$(CURDIR)/$(BIN):$$PATH" JUPYTER_PREFER_ENV_PATH=1 $(BIN)/jupyter lab $(LAB) notebooks
