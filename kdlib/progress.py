@@ -45,7 +45,7 @@ class Progress:
     def _show(self, line: str, last: bool = False) -> None:
         self.shown = time.perf_counter()
         if self.display:
-            text = {"text/plain": line, "text/html": f"<pre>{html.escape(line)}</pre>"}
+            text = {"text/plain": line, "text/html": f"<p>{html.escape(line)}</p>"}
             self.display.update(text, raw=True)
         elif sys.stderr.isatty():
             print(f"\r\x1b[K{line}", end="\n" if last else "", file=sys.stderr, flush=True)

@@ -1,9 +1,8 @@
-"""JupyterLab and a browser for the tests: both of this machine, both alone with a temporary folder."""
+"""JupyterLab for the tests: alone with a temporary folder, on a free port of this machine."""
 
 import json
 import os
 import secrets
-import shutil
 import socket
 import subprocess
 import sys
@@ -12,27 +11,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
-
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 # Nothing asks the network for news, and every cell is in the page however far it is scrolled.
 SETTINGS = {
     "apputils-extension/notification": {"checkForUpdates": False, "fetchNews": "false", "doNotDisturbMode": True},
     "notebook-extension/tracker": {"windowingMode": "none"},
 }
-
-
-@contextmanager
-def browser() -> Iterator:
-    """The machine's Chromium under playwright; the test is skipped, and says why, where either is missing."""
-    sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install 'kdlib[test]'")
-    path = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if path is None:
-        pytest.skip(f"needs a browser on the PATH: {' or '.join(BROWSERS)}")
-    with sync_api.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield opened
-        opened.close()
 
 
 @contextmanager

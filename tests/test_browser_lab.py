@@ -7,7 +7,8 @@ import urllib.request
 
 import nbformat
 import pytest
-from lab import browser, lab
+from browser import page as browser_page
+from lab import lab
 
 from kdlib.study import notebooks_folder
 
@@ -45,8 +46,7 @@ def home(tmp_path):
 
 
 def test_lab__restart_and_run_all_is_live_and_leaves_a_readable_notebook(workshop, home):
-    with browser() as chromium, lab(workshop, home) as url:
-        page = chromium.new_page(viewport={"width": 1280, "height": 900})
+    with browser_page() as page, lab(workshop, home) as url:
         page.set_default_timeout(60_000)
         page.goto(url.format(path=f"lab/tree/{NAME}"))
         page.wait_for_selector(".jp-Notebook .jp-CodeCell")

@@ -70,7 +70,7 @@ def test_progress__all_done_before_is_said(display):
 def test_progress__in_html_is_text_and_nothing_that_runs(display):
     with Progress("<b>training</b>", 1, every_seconds=0) as bar:
         bar.update(1)
-    assert display.seen[-1]["text/html"].startswith("<pre>&lt;b&gt;training")
+    assert display.seen[-1]["text/html"].startswith("<p>&lt;b&gt;training")
     assert set(display.seen[-1]) == {"text/plain", "text/html"}
 
 
