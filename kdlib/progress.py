@@ -33,6 +33,7 @@ class Progress:
             self.line = f"{self.title}: {done}/{self.total} done before"
 
     def update(self, done: int, note: str = "") -> None:
+        """``done`` of ``total``, and what else is worth a word; shown at most every ``every_seconds``."""
         passed = time.perf_counter() - self.started
         fresh = done - self.first
         rest = passed / fresh * (self.total - done) if fresh > 0 else float("nan")

@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import urllib.request
 
 import nbformat
 import pytest

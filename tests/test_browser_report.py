@@ -144,10 +144,15 @@ BAD = {
 }
 
 
+WHOLE = "<!DOCTYPE html><html lang='en'><head><title>A page</title></head><body><main>{}</main></body></html>"
+
+
 @pytest.mark.parametrize("problem", BAD)
 def test_check__finds_what_is_wrong(chromium, tmp_path, problem):
-    page = "<!DOCTYPE html><html lang='en'><head><title>A page</title></head><body><main><h1>A page</h1>{}</main></body></html>"
-    (tmp_path / "good.html").write_text(page.format("<p>words</p>"))
-    (tmp_path / "bad.html").write_text(page.format(BAD[problem]))
-    assert check_page(chromium, tmp_path / "good.html") == []
+    (tmp_path / "bad.html").write_text(WHOLE.format(f"<h1>A page</h1>{BAD[problem]}"))
     assert any(problem in found for found in check_page(chromium, tmp_path / "bad.html"))
+
+
+def test_check__passes_a_good_page(chromium, tmp_path):
+    (tmp_path / "good.html").write_text(WHOLE.format("<h1>A page</h1><p>words<br></p>"))
+    assert check_page(chromium, tmp_path / "good.html") == []
