@@ -3,6 +3,8 @@
 import json
 import re
 import shutil
+import sys
+from pathlib import Path
 
 import nbformat
 import pytest
@@ -12,6 +14,7 @@ from lab import lab
 from kdlib.study import notebooks_folder
 
 NAME = "dino_tinyimagenet.ipynb"
+MAKEFILE = (Path(__file__).resolve().parents[1] / "Makefile").read_text()
 # Collects what the training cell shows, as a reader sees it pass by.
 WATCH = """
 window.lines = new Set();
@@ -33,19 +36,23 @@ def workshop(tmp_path, small_shapes):
     given = {"epochs": 40, "batch_size": 8, "data_root": str(small_shapes), "timed_calls": 5}
     for name, value in given.items():
         cell.source = re.sub(rf"^({name}: \w+ =) \S+", rf"\1 {json.dumps(value)}", cell.source, flags=re.MULTILINE)
+    book.cells.append(nbformat.v4.new_code_cell("import sys\n\nprint(sys.executable)", id="interpreter"))
     nbformat.write(book, folder / NAME)
     return folder
 
 
 @pytest.fixture
 def home(tmp_path):
-    path = tmp_path / "home"
-    path.mkdir()
-    return path
+    """A home in which somebody has registered another kernel, long gone, by the name that notebooks ask for."""
+    folder = tmp_path / "home" / ".local/share/jupyter/kernels/python3"
+    folder.mkdir(parents=True)
+    spec = {"argv": ["gone", "{connection_file}"], "display_name": "Python 3 (gone)", "language": "python"}
+    (folder / "kernel.json").write_text(json.dumps(spec))
+    return tmp_path / "home"
 
 
 def test_lab__restart_and_run_all_is_live_and_leaves_a_readable_notebook(workshop, home):
-    with browser_page() as page, lab(workshop, home) as url:
+    with browser_page() as page, lab(workshop, home, **makefile_environment()) as url:
         page.set_default_timeout(60_000)
         page.goto(url.format(path=f"lab/tree/{NAME}"))
         page.wait_for_selector(".jp-Notebook .jp-CodeCell")
@@ -69,9 +76,15 @@ def test_lab__restart_and_run_all_is_live_and_leaves_a_readable_notebook(worksho
     assert len(seen) >= 2, seen  # it moved while the cell ran
     (output,) = next(cell for cell in book.cells if cell.id == "train").outputs
     assert re.fullmatch(r"projection, steps: (\d+)/\1 - epoch 40, .* - done", output.data["text/plain"])
+    assert book.cells[-1].outputs[0].text.strip() == sys.executable
     outputs = [output for cell in book.cells for output in cell.get("outputs", [])]
     assert not [output for output in outputs if output.output_type == "error" or output.get("name") == "stderr"]
     assert not [kind for output in outputs for kind in output.get("data", {}) if "widget" in kind]
+
+
+def makefile_environment() -> dict[str, str]:
+    """The Jupyter settings that ``make lab`` starts it with."""
+    return dict(re.findall(r"\b(JUPYTER_\w+)=(\S+) .*jupyter lab", MAKEFILE))
 
 
 def saved(page, folder):
