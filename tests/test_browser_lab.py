@@ -24,6 +24,13 @@ new MutationObserver(() => {
 }).observe(document.body, {subtree: true, childList: true, characterData: true});
 """
 
+ERROR = ".jp-RenderedText[data-mime-type='application/vnd.jupyter.error']"
+# Every code cell has its number, or one of them has failed, at which JupyterLab stops.
+ENDED = f"""codes => document.querySelector("{ERROR}") || codes ==
+  [...document.querySelectorAll('.jp-Notebook .jp-CodeCell .jp-InputPrompt')]
+    .filter(node => /\\[\\d+\\]/.test(node.innerText)).length
+"""
+
 
 @pytest.fixture
 def workshop(tmp_path, small_shapes):
@@ -56,17 +63,17 @@ def test_lab__restart_and_run_all_is_live_and_leaves_a_readable_notebook(worksho
         page.set_default_timeout(60_000)
         page.goto(url.format(path=f"lab/tree/{NAME}"))
         page.wait_for_selector(".jp-Notebook .jp-CodeCell")
-        page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]")
+        page.get_by_text(
+            "Python 3 (ipykernel) | Idle"
+        ).wait_for()  # before it is connected, there is nothing to restart
         page.evaluate(WATCH)
         page.get_by_role("menuitem", name="Run", exact=True).click()
         page.get_by_text("Restart Kernel and Run All Cells").click()
         page.locator(".jp-Dialog .jp-mod-accept").click()
         codes = sum(cell.cell_type == "code" for cell in nbformat.read(workshop / NAME, 4).cells)
-        done = "codes => [...document.querySelectorAll('.jp-Notebook .jp-CodeCell .jp-InputPrompt')]"
-        done += ".filter(node => /\\[\\d+\\]/.test(node.innerText)).length == codes"
-        page.wait_for_function(done, arg=codes)
+        page.wait_for_function(ENDED, arg=codes, timeout=180_000)
+        assert page.locator(ERROR).all_inner_texts() == []
         page.get_by_role("table").filter(has_text="Scores on test").wait_for()
-        assert page.locator(".jp-RenderedText[data-mime-type='application/vnd.jupyter.error']").count() == 0
         assert page.locator("[data-mime-type='application/vnd.jupyter.stderr']").all_inner_texts() == []
         assert "Error displaying widget" not in page.inner_text("body")
         seen = page.evaluate("[...window.lines]")
