@@ -5,6 +5,7 @@ BIN := $(VENV)/bin
 WORKERS ?=
 SEEDS ?=
 DATA ?=
+LAB ?=
 # An image that is uploaded to the explorer comes in one message; the servers' own limit is 10 MB.
 ROOM := {"websocket_max_message_size": 67108864}
 
@@ -37,8 +38,11 @@ bench: $(VENV)/installed
 lint: $(VENV)/installed
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
+# The notebooks ask for 'python3': this environment's kernel, even where the user has registered another by that
+# name. Terminals in JupyterLab find kdlib and papermill. LAB: further options, as in make lab LAB=--no-browser.
 lab: $(VENV)/installed
-	$(BIN)/jupyter lab notebooks --ServerApp.tornado_settings='$(ROOM)'
+	PATH="$(CURDIR)/$(BIN):$$PATH" JUPYTER_PREFER_ENV_PATH=1 \
+		$(BIN)/jupyter lab $(LAB) --ServerApp.tornado_settings='$(ROOM)' notebooks
 
 # Kernels of pages that were closed are ended.
 explore: $(VENV)/installed

@@ -59,10 +59,12 @@ class Cell:
 
     @property
     def has_text(self) -> bool:
+        """Whether teacher and data have a text side."""
         return self.splits["fit"].has_text
 
     @cached_property
     def exam(self) -> Exam:
+        """All scores of this cell's data and split; see :class:`kdlib.evaluate.exam.Exam`."""
         return Exam(self.splits, self.config.score_on, self.config.tau)
 
     @property

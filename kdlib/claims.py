@@ -115,6 +115,7 @@ def together(verdicts: list[str]) -> str:
 
 
 def simple_methods_suffice(frame: pd.DataFrame) -> Judgement:
+    """Projection and bottleneck keep the share 1 - MARGIN of their teacher's k-NN, and beat themselves untrained."""
     cells, verdicts, words = Cells(frame, "tinyimagenet"), [], []
     for teacher in cells.teachers:
         for method, found in cells.students(teacher, SIMPLE).items():
@@ -128,6 +129,7 @@ def simple_methods_suffice(frame: pd.DataFrame) -> Judgement:
 
 
 def perfect_accuracy(frame: pd.DataFrame) -> Judgement:
+    """The study's in-batch accuracy, trained beside untrained."""
     cells, words, trained, untrained = Cells(frame, "tinyimagenet"), [], [], []
     for teacher in cells.teachers:
         for method, found in cells.students(teacher, SIMPLE).items():
@@ -167,6 +169,7 @@ def best_of(teacher: str, method: str, best: bool) -> Callable[[pd.DataFrame], J
 
 
 def attention_is_larger_for_nothing(frame: pd.DataFrame) -> Judgement:
+    """Attention against projection: how many times as large, and whether it scores better."""
     verdicts, words = [], []
     for dataset in DATASETS:
         cells = Cells(frame, dataset)
@@ -186,6 +189,7 @@ def attention_is_larger_for_nothing(frame: pd.DataFrame) -> Judgement:
 
 
 def networks_gain_from_epochs(frame: pd.DataFrame) -> Judgement:
+    """What ResNet and DenseNet gain from FEW to MANY epochs, beside what the others gain."""
     cells, words, gain, others = Cells(frame, "coco"), [], {}, []
     for teacher in cells.teachers:
         few, many = (cells.students(teacher, METHODS, epochs) for epochs in (FEW, MANY))
@@ -210,6 +214,7 @@ def networks_gain_from_epochs(frame: pd.DataFrame) -> Judgement:
 
 
 def attention_drops_on_blip(frame: pd.DataFrame) -> Judgement:
+    """BLIP's attention student after MANY epochs against FEW."""
     cells = Cells(frame, "coco")
     few, many = (cells("blip", "attention", epochs) for epochs in (FEW, MANY))
     if few is None or many is None or not same_images(few, many):
@@ -220,6 +225,7 @@ def attention_drops_on_blip(frame: pd.DataFrame) -> Judgement:
 
 
 def pixels_cost_more(frame: pd.DataFrame) -> Judgement:
+    """Seconds for a thousand training images, networks on pixels against the others."""
     verdicts, words = [], []
     for dataset in DATASETS:
         cells = Cells(frame, dataset)
@@ -237,6 +243,7 @@ def pixels_cost_more(frame: pd.DataFrame) -> Judgement:
 
 
 def dino_is_the_efficient_teacher(frame: pd.DataFrame) -> Judgement:
+    """Seconds to compute the features of all images, DINO against BEiT."""
     cells = Cells(frame, "tinyimagenet").frame
     if not {"dino", "beit"} <= set(cells.teacher):
         return Judgement(UNTESTABLE, "needs DINO and BEiT on the same data")
@@ -248,6 +255,7 @@ def dino_is_the_efficient_teacher(frame: pd.DataFrame) -> Judgement:
 
 
 def lightweight_students_deploy(frame: pd.DataFrame) -> Judgement:
+    """MB that inference needs, the lightest simple student against the lightest network."""
     verdicts, words = [], []
     for dataset in DATASETS:
         cells = Cells(frame, dataset)

@@ -122,6 +122,7 @@ def wires(exam: Exam, scored: dict[str, Scores]) -> list[dict]:
 
 
 def wire(name: str, passed: bool, found: str) -> dict:
+    """The record of one check: its name, whether it held, and what was found, in words."""
     return {"wire": name, "passed": bool(passed), "found": found}
 
 

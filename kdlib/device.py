@@ -95,6 +95,7 @@ def hardware(device: torch.device) -> dict:
 
 
 def processor() -> str:
+    """The CPU's name as the system states it."""
     try:
         with open("/proc/cpuinfo") as file:
             return next(line.split(":")[1].strip() for line in file if line.startswith("model name"))

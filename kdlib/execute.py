@@ -77,6 +77,7 @@ def refuse_unknown(notebook: str, parameters: dict) -> None:
 
 
 def main() -> None:
+    """Execute the job of the file that the command names, make its page, and leave the answer."""
     job = json.loads(Path(sys.argv[1]).read_text())
     if warm.MARK in os.environ:
         kernel.fork_ahead()

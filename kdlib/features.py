@@ -58,6 +58,7 @@ class FeatureStore:
 
     @property
     def ids(self) -> list[str]:
+        """Ids of the images, a row each."""
         return self.manifest["ids"]
 
     @property
@@ -67,10 +68,12 @@ class FeatureStore:
 
     @property
     def skipped(self) -> list[str]:
+        """What was wrong with each image that was left out; empty when none was."""
         return self.manifest["skipped"]
 
     @property
     def bytes(self) -> int:
+        """Size on disk."""
         return sum(entry["bytes"] for entry in self.manifest["arrays"].values())
 
     @classmethod
@@ -106,6 +109,7 @@ def store_key(parts: dict) -> str:
 
 
 def store_path(key: str) -> Path:
+    """The folder of a store: runs/features/<key>."""
     return runs_root() / "features" / key
 
 

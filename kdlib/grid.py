@@ -213,6 +213,7 @@ def run(config: StudyConfig, workers: int | None = None, scheduler: str | None =
 
 
 def run_serially(queue: Queue, inspector: state.Inspector) -> None:
+    """One job after the other, each in a process of its own."""
     while (job := queue.next()) is not None:
         queue.handle(job, run_job(job), inspector)
 
@@ -257,4 +258,5 @@ def run_distributed(queue: Queue, inspector: state.Inspector, workers: int, sche
 
 
 def say(line: str) -> None:
+    """A line for the person at the terminal, on stderr."""
     print(line, file=sys.stderr, flush=True)

@@ -16,12 +16,12 @@ from kdlib.runs import RunDir, digest, read_json, runs_root, write_json
 
 
 def teacher_folder(config: RunConfig):
-    """runs/<study>/<teacher>_<dataset>."""
+    """The folder of what a teacher's cells share: runs/<study>/<teacher>_<dataset>."""
     return runs_root().joinpath(config.study, f"{config.teacher}_{config.dataset}".replace(":", "."))
 
 
 def run_dir(config: RunConfig) -> RunDir:
-    """runs/<study>/<teacher>_<dataset>/<method>[+<variant>]/seed<k>."""
+    """The folder of a run: runs/<study>/<teacher>_<dataset>/<method>[+<variant>]/seed<k>."""
     return RunDir(teacher_folder(config) / config.folder / f"seed{config.seed}")
 
 
@@ -94,6 +94,7 @@ def describe(config: RunConfig) -> dict:
 
 
 def load_teacher(config: RunConfig) -> teachers.Teacher:
+    """The teacher of a configuration, on its device. Raises TeacherError; see :func:`kdlib.teachers.load`."""
     return teachers.load(
         config.teacher,
         config.checkpoint,

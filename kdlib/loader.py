@@ -37,6 +37,7 @@ class Split:
 
     @property
     def has_text(self) -> bool:
+        """Whether there are captions that the teacher has read."""
         return "text_pooled" in self.store
 
     @property
@@ -51,10 +52,12 @@ class Split:
 
     @property
     def has_prompts(self) -> bool:
+        """Whether there are prompts for zero-shot scores."""
         return "prompt_pooled" in self.store
 
     @property
     def teacher_scale(self) -> float:
+        """What turns the teacher's cosines into logits."""
         return self.store.manifest["facts"]["logit_scale"]
 
 
@@ -75,6 +78,7 @@ class Reader:
         }
 
     def images(self, rows: np.ndarray) -> dict[str, Tensor]:
+        """The image side of ``rows`` (B,)."""
         store = self.split.store
         batch = {"image": _tensor(store["image_pooled"], rows)}
         if self.reads == "tokens":
@@ -126,6 +130,7 @@ class TrainLoader:
         return len(self.rows) // self.batch_size
 
     def epoch(self, epoch: int) -> Iterator[dict[str, Tensor]]:
+        """The batches of one epoch, the same whenever it is asked for; epochs count from 1."""
         order = torch.randperm(len(self.rows), generator=generator(self.seed, "order", epoch)).numpy()
         captions = self._captions(epoch)
         for step in range(len(self)):

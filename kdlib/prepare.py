@@ -9,6 +9,7 @@ from kdlib.config import RunConfig
 
 
 def main() -> None:
+    """Build the stores of the job in the file that the command names, and leave the answer."""
     job = json.loads(Path(sys.argv[1]).read_text())
     config = RunConfig(**job["config"])
     try:

@@ -38,6 +38,7 @@ class Progress:
         return time.perf_counter() - self.shown >= self.every
 
     def update(self, done: int, note: str = "") -> None:
+        """``done`` of ``total``, and what else is worth a word; shown at most every ``every_seconds``."""
         passed = time.perf_counter() - self.started
         fresh = done - self.first
         rest = passed / fresh * (self.total - done) if fresh > 0 else float("nan")
@@ -50,7 +51,7 @@ class Progress:
     def _show(self, line: str, last: bool = False) -> None:
         self.shown = time.perf_counter()
         if self.display:
-            text = {"text/plain": line, "text/html": f"<pre>{html.escape(line)}</pre>"}
+            text = {"text/plain": line, "text/html": f"<p>{html.escape(line)}</p>"}
             self.display.update(text, raw=True)
         elif sys.stderr.isatty():
             print(f"\r\x1b[K{line}", end="\n" if last else "", file=sys.stderr, flush=True)

@@ -51,6 +51,7 @@ def write_atomic(path: Path, content: str | bytes) -> None:
 
 
 def write_json(path: Path, record: Any) -> None:
+    """Write a record as JSON, whole or not at all; NaN is an error."""
     write_atomic(path, json.dumps(record, indent=1, allow_nan=False) + "\n")
 
 
@@ -81,19 +82,24 @@ class RunDir:
 
     @property
     def checkpoints(self) -> Path:
+        """The folder of checkpoints, one an epoch."""
         return self.path / "checkpoints"
 
     @property
     def metrics(self) -> Path:
+        """The history, a line an epoch."""
         return self.path / "metrics.jsonl"
 
     def result_path(self, epochs: int) -> Path:
+        """The result after so many epochs; there is one when the cell is done."""
         return self.path / f"result-{epochs:04d}.json"
 
     def failure_path(self, epochs: int) -> Path:
+        """What went wrong in the last attempt at so many epochs."""
         return self.path / f"failure-{epochs:04d}.json"
 
     def notebook_path(self, epochs: int, failed: bool = False) -> Path:
+        """The executed notebook; of a failed attempt with its traceback."""
         return self.path / f"epoch-{epochs:04d}{'.failed' if failed else ''}.ipynb"
 
     def scores_path(self, epochs: int) -> Path:
@@ -105,9 +111,11 @@ class RunDir:
         return self.path / f"embeddings-{epochs:04d}.npz"
 
     def result(self, epochs: int) -> dict | None:
+        """The result after so many epochs, None where there is none."""
         return read_json(self.result_path(epochs))
 
     def failure(self, epochs: int) -> dict | None:
+        """The record of a failed attempt, None where there is none."""
         return read_json(self.failure_path(epochs))
 
     def claim(self, config: dict, train_key: str) -> None:

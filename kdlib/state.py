@@ -19,6 +19,7 @@ class CellState:
 
     @property
     def finished(self) -> bool:
+        """Whether there is nothing left to run: a result, or out of memory."""
         return self.state in ("done", "out_of_memory")
 
 

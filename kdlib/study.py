@@ -62,6 +62,7 @@ class CellSpec(BaseModel):
 
     @property
     def name(self) -> str:
+        """The cell in words, as 'clip_coco cbam 5 epochs'."""
         config = self.config
         variant = f" {config.variant}" if config.variant else ""
         seed = f" seed {config.seed}" if config.seed else ""

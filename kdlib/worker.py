@@ -117,6 +117,7 @@ def end_group(process: subprocess.Popen | warm.Forked) -> None:
 
 
 def near(peak: int, limit: int) -> bool:
+    """Whether a peak is so close to the limit (if there is one) that a death was probably for want of memory."""
     return bool(limit) and peak > NEAR_LIMIT * limit
 
 

@@ -87,6 +87,7 @@ class Dataset:
 
     @property
     def images(self) -> Images:
+        """The images in the order of ``ids``, decoded when they are asked for."""
         return Images(self.tree, self.image_names)
 
     @property
@@ -109,6 +110,7 @@ class Dataset:
 
 
 def sha1(text: str) -> str:
+    """SHA-1 of a text, in hex."""
     return hashlib.sha1(text.encode()).hexdigest()
 
 

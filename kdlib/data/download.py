@@ -34,6 +34,7 @@ class Archive:
 
     @property
     def file(self) -> str:
+        """The archive's file name, the last part of its address."""
         return self.url.rsplit("/", 1)[1]
 
 

@@ -139,10 +139,12 @@ class Thing:
 
     @property
     def phrase(self) -> str:
+        """Size, colour and outline in words, as 'large red star'."""
         return f"{'large' if self.large else 'small'} {self.colour} {self.outline}"
 
     @property
     def place(self) -> str:
+        """Where in the scene, in words, as 'top left'; 'middle' in the centre."""
         vertical, horizontal = ("top", "", "bottom")[self.row], ("left", "", "right")[self.column]
         return " ".join(part for part in (vertical, horizontal) if part) or "middle"
 

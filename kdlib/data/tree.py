@@ -58,6 +58,7 @@ class Tree:
         return next((folder / name for folder in self.folders if (folder / name).is_file()), None)
 
     def exists(self, name: str) -> bool:
+        """Whether there is a file ``name``, in a folder or an archive."""
         return self._path(name) is not None or name in self.members
 
     def read(self, name: str) -> bytes:

@@ -61,10 +61,12 @@ class Exam:
 
     @property
     def scored(self) -> Split:
+        """The split whose images are scored."""
         return self.splits[self.on]
 
     @property
     def has_text(self) -> bool:
+        """Whether the scored images have captions that the teacher has read."""
         return self.scored.has_text
 
     @property

@@ -18,6 +18,7 @@ class AttentionBlock(nn.Module):
         self.attend = nn.MultiheadAttention(width, heads, batch_first=True)
 
     def forward(self, pooled: Tensor, tokens: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """``pooled`` (B, T), ``tokens`` (B, N, T), ``mask`` (B, N) true where there is a token."""
         query = standardised(pooled)[:, None]  # (B, 1, T)
         keys = torch.cat([query, standardised(tokens)], dim=1)  # (B, 1 + N, T)
         padding = None
@@ -30,6 +31,8 @@ class AttentionBlock(nn.Module):
 
 
 class Attention(Student):
+    """One attention block a side over the teacher's tokens, then a linear layer to the embedding."""
+
     reads = "tokens"
 
     def __init__(self, spec: StudentSpec):
@@ -46,9 +49,11 @@ class Attention(Student):
             self.text = nn.Linear(spec.teacher_width, spec.width)
 
     def see(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """image (B, D), and where it looked (B, N)."""
         attended, attention = self.image_block(batch["image"], batch["image_tokens"])
         return {"image": unit(self.image(attended)), "image_attention": attention}
 
     def read(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """text (B, D), and where it looked (B, L)."""
         attended, attention = self.text_block(batch["text"], batch["text_tokens"], batch["text_mask"])
         return {"text": unit(self.text(attended)), "text_attention": attention}

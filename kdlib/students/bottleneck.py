@@ -6,6 +6,8 @@ from kdlib.students.student import Student, StudentSpec, standardised, unit
 
 
 class Bottleneck(Student):
+    """Two linear layers a side with a narrow one between them, on the teacher's pooled feature."""
+
     reads = "features"
 
     def __init__(self, spec: StudentSpec):
@@ -23,4 +25,5 @@ class Bottleneck(Student):
         )
 
     def see(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """image (B, D)."""
         return {"image": unit(self.image(standardised(batch["image"])))}

@@ -20,6 +20,7 @@ class CBAMBlock(nn.Module):
         self.places = nn.Conv2d(2, 1, KERNEL, padding=KERNEL // 2, bias=False)
 
     def forward(self, maps: Tensor) -> tuple[Tensor, Tensor]:
+        """``maps`` (B, T, h, w)."""
         by_channel = self.channels(maps.mean(dim=(2, 3))) + self.channels(maps.amax(dim=(2, 3)))  # (B, T)
         maps = maps * by_channel.sigmoid()[:, :, None, None]
         summary = torch.stack([maps.mean(dim=1), maps.amax(dim=1)], dim=1)  # (B, 2, h, w)
@@ -45,6 +46,7 @@ class CBAM(Student):
             self.text = nn.Linear(spec.teacher_width, spec.width)
 
     def see(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """image (B, D), and the last block's weights of the places (B, N), which sum to 1."""
         tokens = standardised(batch["image_tokens"])  # (B, N, T)
         maps = tokens.transpose(1, 2).unflatten(2, self.spec.grid)  # (B, T, h, w)
         for block in self.blocks:

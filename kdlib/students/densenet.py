@@ -26,4 +26,5 @@ class DenseNetStudent(Student):
             self.text = nn.Linear(spec.teacher_width, spec.width)
 
     def see(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """image (B, D), from pixels (B, 3, S, S) in [0, 1]."""
         return {"image": unit(self.trunk(normalised(batch["pixels"])))}

@@ -6,6 +6,8 @@ from kdlib.students.student import Student, StudentSpec, standardised, unit
 
 
 class Projection(Student):
+    """One linear layer a side on the teacher's pooled feature."""
+
     reads = "features"
 
     def __init__(self, spec: StudentSpec):
@@ -15,4 +17,5 @@ class Projection(Student):
             self.text = nn.Linear(spec.teacher_width, spec.width)
 
     def see(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """image (B, D)."""
         return {"image": unit(self.image(standardised(batch["image"])))}

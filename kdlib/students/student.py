@@ -43,6 +43,7 @@ class Student(nn.Module):
         return {"text": unit(self.text(standardised(batch["text"])))}
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The image side and, where there is one, the text side."""
         return self.see(batch) | (self.read(batch) if self.spec.text else {})
 
 

@@ -12,7 +12,10 @@ DEFAULT = "microsoft/beit-base-patch16-224-pt22k-ft22k"
 
 
 class BeitTeacher(Teacher):
+    """The mean of the patch tokens, normed: what BEiT's classifier reads."""
+
     def look(self, pixels: Tensor) -> dict[str, Tensor]:
+        """(B, 3, H, W) -> pooled (B, T), tokens (B, N, T), attention (B, N)."""
         outputs = self.model(pixels, output_attentions=True)
         tokens = outputs.last_hidden_state[:, 1:]  # (B, N, T)
         # BEiT's last norm comes after the mean (pooler.layernorm); the tokens go through the same one.

@@ -14,13 +14,17 @@ LONGEST_TEXT = 35  # tokens, as in BLIP's retrieval
 
 
 class BlipTeacher(Teacher):
+    """Class tokens of both encoders in the trained contrastive space; tokens go through the same projections."""
+
     def look(self, pixels: Tensor) -> dict[str, Tensor]:
+        """(B, 3, H, W) -> pooled (B, T), tokens (B, N, T), attention (B, N)."""
         outputs = self.model.vision_model(pixels, output_attentions=True)
         joint = self.model.vision_proj(outputs.last_hidden_state)  # (B, 1 + N, T), already normed
         attention = outputs.attentions[-1].mean(dim=1)[:, 0, 1:]  # (B, N)
         return {"pooled": joint[:, 0], "tokens": joint[:, 1:], "attention": normalised(attention)}
 
     def read(self, ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        """(B, L) ids and mask -> pooled (B, T), tokens (B, L, T), attention (B, L)."""
         outputs = self.model.text_encoder(ids, attention_mask=mask, output_attentions=True)
         joint = self.model.text_proj(outputs.last_hidden_state)  # (B, L, T)
         attention = outputs.attentions[-1].mean(dim=1)[:, 0] * mask  # (B, L), where [CLS] looks
@@ -29,6 +33,7 @@ class BlipTeacher(Teacher):
 
     @property
     def max_tokens(self) -> int:
+        """Longer texts are cut."""
         return min(LONGEST_TEXT, self.model.config.text_config.max_position_embeddings)
 
 
@@ -36,6 +41,7 @@ class UntrainedHeadsTeacher(BlipTeacher):
     """BLIP as the study probably had it: the trained vision encoder below a text encoder and projections at random."""
 
     def look(self, pixels: Tensor) -> dict[str, Tensor]:
+        """As BlipTeacher's, through the projections that no checkpoint carries."""
         outputs = self.model.vision_model(pixels, output_attentions=True)
         project = self.model.visual_projection
         attention = outputs.attentions[-1].mean(dim=1)[:, 0, 1:]  # (B, N)
@@ -43,6 +49,7 @@ class UntrainedHeadsTeacher(BlipTeacher):
         return {"pooled": pooled, "tokens": tokens, "attention": normalised(attention)}
 
     def read(self, ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        """As BlipTeacher's, through an encoder and projections that no checkpoint carries."""
         outputs = self.model.text_model(ids, attention_mask=mask, output_attentions=True)
         project = self.model.text_projection
         attention = outputs.attentions[-1].mean(dim=1)[:, 0] * mask  # (B, L)

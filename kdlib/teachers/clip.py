@@ -9,7 +9,10 @@ DEFAULT = "openai/clip-vit-base-patch32"
 
 
 class ClipTeacher(Teacher):
+    """Class token and end-of-text token in the joint space; tokens go through the same norms and projections."""
+
     def look(self, pixels: Tensor) -> dict[str, Tensor]:
+        """(B, 3, H, W) -> pooled (B, T), tokens (B, N, T), attention (B, N)."""
         outputs = self.model.vision_model(pixels, output_attentions=True)
         # Every token goes the way of the class token: last norm, then the projection to the joint space.
         hidden = self.model.vision_model.post_layernorm(outputs.last_hidden_state)
@@ -18,6 +21,7 @@ class ClipTeacher(Teacher):
         return {"pooled": joint[:, 0], "tokens": joint[:, 1:], "attention": normalised(attention)}
 
     def read(self, ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
+        """(B, L) ids and mask -> pooled (B, T), tokens (B, L, T), attention (B, L)."""
         outputs = self.model.text_model(ids, attention_mask=mask, output_attentions=True)
         joint = self.model.text_projection(outputs.last_hidden_state)  # (B, L, T)
         rows = torch.arange(len(ids), device=ids.device)
@@ -28,10 +32,12 @@ class ClipTeacher(Teacher):
 
     @property
     def max_tokens(self) -> int:
+        """Longer texts are cut."""
         return self.model.config.text_config.max_position_embeddings
 
     @property
     def logit_scale(self) -> float:
+        """The checkpoint's own, learned with it."""
         return self.model.logit_scale.exp().item()
 
 

@@ -11,7 +11,10 @@ DEFAULT = "facebook/dino-vitb16"
 
 
 class DinoTeacher(Teacher):
+    """The class token after the last norm, as DINO's authors evaluate it."""
+
     def look(self, pixels: Tensor) -> dict[str, Tensor]:
+        """(B, 3, H, W) -> pooled (B, T), tokens (B, N, T), attention (B, N)."""
         outputs = self.model(pixels, output_attentions=True)
         hidden = outputs.last_hidden_state  # (B, 1 + N, T), after the last norm
         attention = outputs.attentions[-1].mean(dim=1)[:, 0, 1:]  # (B, N)

@@ -90,6 +90,7 @@ class Teacher:
         return self.preprocess(images, return_tensors="pt")["pixel_values"]
 
     def encode_images(self, images: list) -> dict[str, Tensor]:
+        """PIL images or uint8 arrays -> pooled (B, T), tokens (B, N, T), attention (B, N), float32 on the CPU."""
         return self.encode_pixels(self.prepare(images))
 
     def encode_pixels(self, pixels: Tensor) -> dict[str, Tensor]:
@@ -101,6 +102,7 @@ class Teacher:
         return {name: output.float().cpu() for name, output in outputs.items()}
 
     def encode_texts(self, texts: list[str]) -> dict[str, Tensor]:
+        """Texts -> pooled (B, T), tokens (B, L, T), attention (B, L), mask (B, L), float32 on the CPU."""
         tokens = self.tokenizer(
             texts, padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt"
         ).to(self.device)
@@ -119,18 +121,22 @@ class Teacher:
 
     @property
     def has_text(self) -> bool:
+        """Whether it reads text."""
         return self.tokenizer is not None
 
     @property
     def max_tokens(self) -> int:
+        """Longer texts are cut; raises TeacherError where there is no text side."""
         raise TeacherError(f"{self.family} has no text side")
 
     @property
     def vision_config(self):
+        """The configuration of the image side, which in two-sided models is a part of the whole."""
         return getattr(self.model.config, "vision_config", self.model.config)
 
     @property
     def image_size(self) -> int:
+        """Side in pixels of what ``look`` is given."""
         return self.vision_config.image_size
 
     @property

@@ -57,6 +57,7 @@ def draw_classes(count: int) -> tuple[list, Tensor, Tensor]:
 
 
 def draw_scenes(count: int) -> tuple[list, list[list[str]]]:
+    """``count`` scenes of another seed than the study's, and their captions."""
     images, captions = [], []
     for number in range(count):
         rng = np.random.default_rng([SEED, 2, number])
@@ -67,6 +68,7 @@ def draw_scenes(count: int) -> tuple[list, list[list[str]]]:
 
 
 def processor(family: str):
+    """The preprocessing of a family, at the stand-ins' size."""
     from transformers import BeitImageProcessor, BlipImageProcessor, CLIPImageProcessor, ViTImageProcessor
 
     square = {"height": SIDE, "width": SIDE}
@@ -91,6 +93,7 @@ def tokenizer(family: str, captions: list[list[str]]):
 
 
 def build(family: str, recipe: dict, words=None) -> nn.Module:
+    """An untrained model of a family's class, as large as its recipe says; ``words`` is its tokenizer."""
     from transformers import (
         BeitConfig,
         BeitModel,
@@ -144,6 +147,7 @@ def build(family: str, recipe: dict, words=None) -> nn.Module:
 
 
 def rate(step: int, steps: int, peak: float) -> float:
+    """Learning rate of a step: a twentieth of warm-up, then half a cosine to zero."""
     warmup = max(1, steps // 20)
     if step < warmup:
         return peak * (step + 1) / warmup
@@ -268,6 +272,7 @@ def scores(family: str, folder: Path) -> dict:
 
 
 def main() -> None:
+    """Train the stand-ins that the command names."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("families", nargs="*", default=list(RECIPES), help="dino beit clip blip; all if none")
     parser.add_argument("--into", type=Path, default=Path(__file__).parent, help="folder for the checkpoints")

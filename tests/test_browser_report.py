@@ -1,0 +1,166 @@
+"""Reports as a browser shows them: from disk, without a network, on a phone, in light and dark, to a screen reader."""
+
+from html.parser import HTMLParser
+
+import browser
+import pytest
+import yaml
+
+LARGEST = 3 * 10**6  # bytes
+PHONE = {"width": 390, "height": 844}
+# HTML elements that have no end tag; everything else in our pages is closed.
+VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
+
+
+class Nesting(HTMLParser):
+    """``problems``: end tags that do not close what was opened last, attributes given twice, ids used twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.ids, self.problems = [], set(), []
+
+    def handle_starttag(self, tag, attrs):
+        names = [name for name, _ in attrs]
+        if len(names) != len(set(names)):
+            self._say(f"<{tag}> has an attribute twice")
+        if (name := dict(attrs).get("id")) in self.ids:
+            self._say(f"id {name!r} is used twice")
+        self.ids |= {name} - {None}
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        if self.open and self.open[-1] == tag:
+            self.open.pop()
+        else:
+            self._say(f"</{tag}> closes {self.open[-1:] or 'nothing'}")
+
+    def _say(self, problem: str) -> None:
+        self.problems.append(f"line {self.getpos()[0]}: {problem}")
+
+
+def nesting_problems(text: str) -> list[str]:
+    """What is wrong with the tags of a page."""
+    parser = Nesting()
+    parser.feed(text)
+    parser.close()
+    return parser.problems + [f"<{tag}> is never closed" for tag in parser.open]
+
+
+def check_page(chromium, path) -> list[str]:
+    """What a reader would miss on a page that is opened from disk without a network; nothing, if all is well."""
+    from axe_playwright_python.sync_playwright import Axe
+
+    text = path.read_text()
+    found = nesting_problems(text)
+    if not text.lstrip().lower().startswith("<!doctype html>"):
+        found.append("no doctype")
+    if path.stat().st_size >= LARGEST:
+        found.append(f"{path.stat().st_size / 1e6:.1f} MB")
+    for scheme in ("light", "dark"):
+        context = chromium.new_context(viewport=PHONE, color_scheme=scheme)
+        context.set_offline(True)
+        page = context.new_page()
+        page.on("console", lambda message: message.type == "error" and found.append(f"console: {message.text}"))
+        page.on("pageerror", lambda error: found.append(f"error: {error}"))
+        page.on(
+            "request",
+            lambda request: request.url.startswith(("file:", "data:")) or found.append(f"asks for {request.url}"),
+        )
+        page.goto(path.as_uri())
+        width = page.evaluate("document.documentElement.scrollWidth")
+        if width > PHONE["width"]:
+            found.append(f"{scheme}: scrolls sideways, {width} px on {PHONE['width']}")
+        silent = page.evaluate("[...document.images].filter(image => !image.alt.trim() || !image.naturalWidth).length")
+        if silent:
+            found.append(f"{scheme}: {silent} images without a description, or broken")
+        for violation in Axe().run(page).response["violations"]:
+            if violation["impact"] in ("serious", "critical"):
+                first = violation["nodes"][0]
+                found.append(f"{scheme}: axe {violation['id']}, {len(violation['nodes'])} times: {first['html'][:150]}")
+        context.close()
+    return found
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    if reason := browser.requirement():
+        pytest.skip(reason)
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as driver:
+        opened = driver.chromium.launch(executable_path=browser.chromium(), args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="module")
+def pages(chromium, small_shapes, tmp_path_factory):
+    """The report of a study of one small cell: its index, and the page of the cell."""
+    from kdlib import report, study
+    from kdlib.execute import execute
+    from kdlib.inputs import run_dir
+
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("browser")
+        patch.setenv("KDLIB_RUNS", str(folder / "runs"))
+        patch.setenv("KDLIB_REPORTS", str(folder / "reports"))
+        content = {
+            "study": "small",
+            "title": "A small study",
+            "notebooks": {"dino_tinyimagenet": None},
+            "methods": ["attention"],
+            "epochs": [1],
+            "seeds": [0],
+            "parameters": {"batch_size": 16, "timed_calls": 5},
+            "reports": ["summary"],
+        }
+        (folder / "small.yaml").write_text(yaml.safe_dump(content))
+        config = study.load(folder / "small.yaml", data_root=str(small_shapes))
+        (spec,) = study.cells(config)
+        run = run_dir(spec.config)
+        job = {
+            "notebook": str(study.notebooks_folder() / f"{spec.notebook}.ipynb"),
+            "parameters": spec.parameters,
+            "output": str(run.notebook_path(1)),
+            "failed_output": str(run.notebook_path(1, failed=True)),
+        }
+        assert execute(job) == {"outcome": "ok", "error": ""}
+        return {"index": report.build(config, [spec], run_dir), "cell": spec.page}
+
+
+@pytest.mark.parametrize("name", ["cell", "index"])
+def test_page__is_whole_offline_on_a_phone_and_accessible(pages, chromium, name):
+    assert check_page(chromium, pages[name]) == []
+
+
+BAD = {
+    "asks for": '<p><img alt="a dot" src="https://example.org/dot.png"></p>',
+    "scrolls sideways": '<div style="width: 500px">wide</div>',
+    "without a description": '<p><img src="data:image/gif;base64,R0lGODlhAQABAAAAACwAAAAAAQABAAA="></p>',
+    "console": "<script>console.error('oh')</script>",
+    "error: ": "<script>nothing()</script>",
+    "axe color-contrast": '<p style="color: #ccc; background: #fff">faint</p>',
+    "closes": "<p><b>bold</p></b>",
+    "never closed": "<div><p>open</p>",
+    "used twice": '<p id="a">one</p><p id="a">two</p>',
+}
+
+
+WHOLE = "<!DOCTYPE html><html lang='en'><head><title>A page</title></head><body><main>{}</main></body></html>"
+
+
+@pytest.mark.parametrize("problem", BAD)
+def test_check__finds_what_is_wrong(chromium, tmp_path, problem):
+    (tmp_path / "bad.html").write_text(WHOLE.format(f"<h1>A page</h1>{BAD[problem]}"))
+    assert any(problem in found for found in check_page(chromium, tmp_path / "bad.html"))
+
+
+def test_check__passes_a_good_page(chromium, tmp_path):
+    (tmp_path / "good.html").write_text(WHOLE.format("<h1>A page</h1><p>words<br></p>"))
+    assert check_page(chromium, tmp_path / "good.html") == []
