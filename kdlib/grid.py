@@ -225,7 +225,7 @@ def run_distributed(queue: Queue, inspector: state.Inspector, workers: int, sche
     if scheduler:
         options = {"scheduler_file": scheduler} if Path(scheduler).exists() else {"address": scheduler}
         client = Client(**options)
-        queue.slots = max(1, len(client.scheduler_info(n_workers=-1)["workers"]))
+        client.wait_for_workers(1)
     else:
         # No memory limit of dask's: it does not see child processes. The worker watches them itself.
         cluster = LocalCluster(
@@ -240,6 +240,8 @@ def run_distributed(queue: Queue, inspector: state.Inspector, workers: int, sche
     running = {}
     try:
         while True:
+            if scheduler:  # workers of a cluster come and go
+                queue.slots = max(1, len(client.scheduler_info(n_workers=-1)["workers"]))
             while len(running) < queue.slots and (job := queue.next()) is not None:
                 running[client.submit(run_job, job, pure=False)] = job
             if not running:

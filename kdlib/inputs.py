@@ -156,6 +156,8 @@ def cell_keys(config: RunConfig, data: dict[str, datasets.Dataset], teacher: dic
     } | own_code(config.teacher)
     stored = digest(common | {"data": prints["fit"]})
     training = {"config": config.training(), "code": code.digest_of("training")} | own_code(config.method)
+    if losses := {name: own_code(name) for name in config.objective.split("+") if ":" in name}:
+        training["losses"] = losses
     trained = digest({"features": stored} | training)
     exam = {"data": prints, "on": config.score_on, "width": config.width, "tau": config.tau}
     examined = digest(common | exam | {"code": code.digest_of("evaluation")})

@@ -105,3 +105,20 @@ def test_stages__name_files_that_exist(pattern):
 def test_digest_of__an_unknown_stage_is_an_error():
     with pytest.raises(KeyError):
         code.digest_of("printing")
+
+
+def test_keys__a_changed_file_of_ones_own_is_another_training(small_run, tmp_path, monkeypatch):
+    from kdlib import inputs, teachers
+
+    monkeypatch.syspath_prepend(str(tmp_path))
+    config = small_run("dino", objective="own_loss:mse+attention_transfer", method="own_student:Mine")
+    (tmp_path / "own_student.py").write_text("class Mine: pass\n")
+    teacher = teachers.describe("dino", teachers.STANDIN)
+    data = inputs.load_data(config)
+    keys = []
+    for source in ("mse = 1", "mse = 1  # a comment", "mse = 2"):
+        (tmp_path / "own_loss.py").write_text(source)
+        keys.append(inputs.cell_keys(config, data, teacher)["train"])
+    assert keys[0] == keys[1] != keys[2]
+    (tmp_path / "own_student.py").write_text("class Mine: width = 2\n")
+    assert inputs.cell_keys(config, data, teacher)["train"] != keys[2]

@@ -167,3 +167,20 @@ def test_tree__a_member_that_cannot_be_unpacked_is_named_with_the_remedy(tmp_pat
 def test_tree__a_download_that_is_not_finished_is_not_read(folder):
     shutil.copy(pack(folder.parent / "z.zip", {"a/9.txt": b"nine"}), folder / "z.zip.part")
     assert not Tree(folder, "set").exists("a/9.txt")
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_below__nothing_is_everything(tmp_path, packed):
+    files = {"top.txt": "a", "inner/one.txt": "b", "inner/deep/two.txt": "c"}
+    root = tmp_path / "content"
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    if packed:
+        with zipfile.ZipFile(tmp_path / "content.zip", "w") as archive:
+            for name, text in files.items():
+                archive.writestr(name, text)
+        root = tmp_path / "content.zip"
+    tree = Tree(root, "none")
+    assert tree.below("") == sorted(files)
+    assert tree.below("inner") == ["inner/deep/two.txt", "inner/one.txt"]

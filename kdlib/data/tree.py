@@ -76,11 +76,12 @@ class Tree:
 
     def below(self, prefix: str) -> list[str]:
         """All file paths below ``prefix``, sorted."""
-        found = {name for name in self.members if name.startswith(prefix + "/") and not name.endswith("/")}
+        start = f"{prefix}/" if prefix else ""
+        found = {name for name in self.members if name.startswith(start) and not name.endswith("/")}
         for folder in self.folders:
             for parent, _, files in os.walk(folder / prefix):
                 relative = Path(parent).relative_to(folder).as_posix()
-                found.update(f"{relative}/{file}" for file in files)
+                found.update(file if relative == "." else f"{relative}/{file}" for file in files)
         return sorted(found)
 
     def checksums(self, names: Iterable[str]) -> list[tuple[str, int, int]]:
