@@ -32,8 +32,8 @@ class CBAM(Student):
     """The refined map's mean beside the teacher's pooled feature, as in the attention student.
 
     The mean of the tokens alone is not what the teacher pools: such a student kept 91 % of CLIP's mean recall on dev
-    at best in the same tuning, where this one keeps 97 to 100 % (notebooks/studies/tuning.csv). The study's CBAM is as good as its
-    projection, which sees the pooled feature.
+    at best in the same tuning, where this one keeps 97 to 100 % (notebooks/studies/tuning.csv). The study's
+    CBAM is as good as its projection, which sees the pooled feature.
     """
 
     reads = "tokens"
