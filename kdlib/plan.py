@@ -36,8 +36,9 @@ NAMES = {"tinyimagenet": (200, 0), "coco": (0, 80)}
 PUBLISHED = {"dino": (196, 768, 0), "beit": (196, 768, 0), "clip": (49, 512, 13), "blip": (576, 256, 13)}
 BLIPMODEL_WIDTH = 512  # of its projections, where the checkpoint says nothing else
 BYTES = {"float16": 2, "float32": 4}
-CONTROL_EXAMS = 6.5  # five encoders, the teacher as a student, one in another order with a part of the scores
+CONTROL_EXAMS = 6.0  # five encoders, the teacher as a student, another order; random and constant ones are quick
 DRAWN = "shapes"  # the embedded data, drawn by the first run
+STARTED = "start"  # the first warm process of a run
 PREDICTED, TAKEN = "plan.json", "times.json"  # in runs/<study>/
 
 
@@ -220,12 +221,15 @@ def predict(works: list[Work], rates: Rates, workers: int, done: frozenset[str] 
             seconds = rest[work.spec.name]["seconds"] or 0.0
             chains.setdefault(work.spec.chain, (prepare_name(work.spec.sources), []))[1].append(seconds)
     first = {name: prepare[name]["seconds"] or 0.0 for name, _ in chains.values() if name not in done}
-    drawing = rates[DRAWN]["seconds"] if DRAWN in rates and DRAWN not in done and chains else 0.0
+    before = sum(rates[name]["seconds"] for name in (DRAWN, STARTED) if name in rates and name not in done)
     return {
         "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "workers": workers,
         "calibration_seconds": rates.get("calibration", {}).get("seconds", 0.0),
-        "left": {"cells": len(rest), "seconds": drawing + wall(first, list(chains.values()), workers)},
+        "left": {
+            "cells": len(rest),
+            "seconds": (before if chains else 0.0) + wall(first, list(chains.values()), workers),
+        },
         "cells": cells,
         "prepare": prepare,
         "rates": rates,
