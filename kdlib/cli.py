@@ -30,7 +30,9 @@ def run(
     workers: Annotated[int | None, typer.Option(min=1, help="cells at a time; default: what suits the machine")] = None,
     data_root: DataRoot = None,
     seeds: Seeds = None,
-    plan: Annotated[bool, typer.Option("--plan", help="say what would run and what is missing; run nothing")] = False,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="say what would run, for how long, and what is missing; run nothing")
+    ] = False,
     scheduler: Annotated[
         str | None,
         typer.Option(help="address or scheduler file of a dask cluster that sees the same files"),
@@ -54,9 +56,10 @@ def run(
 
     config = study.load(study_file, data_root, seeds)
     if plan:
+        from kdlib import calibrate, grid
         from kdlib.plan import plan as make_plan
 
-        print(make_plan(config))
+        print(make_plan(config, calibrate.measure, workers or grid.default_workers()))
         return
     from kdlib import grid
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 from filelock import FileLock, Timeout
 
-from kdlib import state, study
+from kdlib import plan, state, study
 from kdlib.cell import SCHEMA
 from kdlib.progress import clock
 from kdlib.runs import runs_root, write_json
@@ -113,6 +113,7 @@ class Queue:
             self.preparing.discard(tuple(job["sources"]))
             name = f"{job['sources'][0]}{' with untrained heads' if job['sources'][2] else ''}"
             if report["outcome"] == "ok":
+                plan.took(self.config.study, plan.prepare_name(tuple(job["sources"])), report["seconds"])
                 say(f"           features of {name} ready in {clock(report['seconds'])}")
             else:  # the cells will meet the same error and keep it in their notebooks
                 say(f"           features of {name} failed: {report.get('error', '')}")
@@ -137,6 +138,8 @@ class Queue:
         chain.popleft()
         self.ended += 1
         self.seconds.setdefault(self._kind(item.spec), []).append(report["seconds"])
+        if outcome == "ok":
+            plan.took(self.config.study, item.spec.name, report["seconds"])
         self._record(item, outcome, report, keys)
         self._say(item.spec, outcome, report)
 
