@@ -306,10 +306,11 @@ def _prepare_seconds(work: Work, rates: Rates) -> dict:
     return {"notebook": work.spec.notebook, "seconds": seconds, "problem": rate.get("problem", "")}
 
 
-def prepare_name(sources: tuple[str, str, bool]) -> str:
-    """Of the job that builds the feature stores of these sources."""
-    notebook, checkpoint, untrained_heads = sources
-    return " ".join(filter(None, ["features of", notebook, checkpoint, "untrained heads" if untrained_heads else ""]))
+def prepare_name(sources: tuple[str, str, bool, int]) -> str:
+    """Of the job that builds the feature stores of these sources, as ``CellSpec.sources`` has them."""
+    notebook, checkpoint, untrained_heads, token_grid = sources
+    heads, tokens = "untrained heads" if untrained_heads else "", f"{token_grid} tokens a side" if token_grid else ""
+    return " ".join(filter(None, ["features of", notebook, checkpoint, heads, tokens]))
 
 
 def wall(prepare: dict[str, float], chains: list[tuple[str, list[float]]], workers: int) -> float:
