@@ -7,10 +7,12 @@ from dataclasses import dataclass
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 from PIL import Image
 
+from kdlib.anatomy import Part
 from kdlib.plots import GREY, colour, score_name
 
 PALE = "#dfe3e8"
@@ -115,7 +117,9 @@ def standing(scores: Mapping[str, float], low: float, high: float, headline: str
         axes.plot(scores[name], place, marker="D", color=GREY, ls="")
     lines = ["student", *order]
     for place, name in enumerate(lines):
-        axes.annotate(f"{scores[name]:.3f}", (1.01, place), xycoords=("axes fraction", "data"), va="center", fontsize=10)
+        axes.annotate(
+            f"{scores[name]:.3f}", (1.01, place), xycoords=("axes fraction", "data"), va="center", fontsize=10
+        )
     axes.set(yticks=range(len(lines)), yticklabels=["student, trained", *(names[name] for name in order)])
     axes.set(xlabel=score_name(headline), xlim=(-0.02, 1.06 * max([high, *(scores[name] for name in lines)]) + 1e-9))
     axes.set_ylim(len(lines) - 0.5, -0.6)
@@ -158,16 +162,6 @@ def attention(images: list, teacher: np.ndarray, student: np.ndarray | None, gri
 
 
 @dataclass(frozen=True)
-class Box:
-    """A part of the student: its name, what it is made of, what it puts out ('' if unknown), its parameters."""
-
-    name: str
-    kind: str
-    output: str
-    parameters: int
-
-
-@dataclass(frozen=True)
 class Lane:
     """One side of the student, from what it reads to its embedding.
 
@@ -177,7 +171,7 @@ class Lane:
     side: str
     backbone: str
     reads: str
-    boxes: tuple[Box, ...]
+    boxes: Sequence[Part]
     output: str
 
 
@@ -197,7 +191,7 @@ def diagram(lanes: Sequence[Lane], method: str) -> Figure:
             left = place * (width + gap)
             if kind == "none":
                 continue
-            face = {"backbone": "#d0d5db", "data": "white", "box": (*colour(method)[:3], 0.22)}[kind]
+            face = {"backbone": "#d0d5db", "data": "white", "box": to_rgba(colour(method), 0.22)}[kind]
             edge = {"backbone": GREY, "data": PALE, "box": colour(method)}[kind]
             corner = (left, middle - height / 2)
             style = "round,pad=0,rounding_size=0.12" if kind != "data" else "square,pad=0"
@@ -211,7 +205,7 @@ def diagram(lanes: Sequence[Lane], method: str) -> Figure:
     return figure
 
 
-def _words(box: Box) -> str:
+def _words(box: Part) -> str:
     lines = [f"$\\bf{{{box.name.replace('_', chr(92) + '_')}}}$", wrapped(box.kind, 22, 3)]
     lines.append(f"{box.parameters:,} parameters" if box.parameters else "no parameters")
     return "\n".join([*lines, f"gives {box.output}"] if box.output else lines)
@@ -279,7 +273,10 @@ def hardest(frame: pd.DataFrame, method: str) -> Figure:
         axes.bar_label(bars, labels=counts, padding=3, fontsize=8)
     axes.set(yticks=places, yticklabels=[wrapped(name, 26, 2) for name in frame["class"]])
     axes.invert_yaxis()
-    axes.set(xlabel="share right, k-NN top-1 (k = 20)", xlim=(0, max(1.15 * frame[["student", "teacher"]].to_numpy().max(), 0.1)))
+    axes.set(
+        xlabel="share right, k-NN top-1 (k = 20)",
+        xlim=(0, max(1.15 * frame[["student", "teacher"]].to_numpy().max(), 0.1)),
+    )
     axes.grid(axis="y", visible=False)
     axes.legend(bbox_to_anchor=(1.01, 1), loc="upper left", fontsize=9)
     return figure
