@@ -235,9 +235,7 @@ def sentence(record: dict, low: float, high: float) -> str:
     """The result in one sentence; ``low`` and ``high`` are the interval of the student's headline score."""
     score = {who: row[record["headline"]] for who, row in record["scores"].items()}
     split, size = record["config"]["score_on"], record["size"]
-    share = (
-        f"{100 * score['student'] / score['teacher']:.0f} % of the teacher's" if score["teacher"] else "the teacher:"
-    )
+    kept = f"{100 * score['student'] / score['teacher']:.0f} % of " if score["teacher"] else ""
     name = SHORT.get(record["headline"], record["headline"])
     return (
         f"{name} {score['student']:.3f} [{low:.3f}, {high:.3f}] on {record['data'][split]['images']:,} {split} images: "
