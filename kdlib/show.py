@@ -1,22 +1,40 @@
-"""What a notebook shows: figures with a description, tables with a caption, notices that cannot be overlooked."""
+"""What a notebook shows: figures with a description, tables with a caption, notices that cannot be overlooked.
+
+The functions of a cell's report stand in the order of its story.
+"""
 
 import base64
 import html
 import io
 import re
+import shlex
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import torch
 from IPython.display import HTML, display
-from PIL import ImageOps
+from PIL import Image, ImageOps
 
-from kdlib import inputs, plots
+from kdlib import anatomy, cell_plots, gallery, inputs, students
 from kdlib.cell import Cell
+from kdlib.config import RunConfig
+from kdlib.device import choose, hardware
+from kdlib.finished import Finished
+from kdlib.loader import Reader
+from kdlib.plots import score_name
+from kdlib.record import backbones, versions
+from kdlib.runs import read_json
 from kdlib.teachers.exposure import exposure
 from kdlib.uncertainty import interval
 
 INTERVAL = re.compile(r"\[([^\s\[\],]+), ([^\s\[\],]+)\]")  # is not broken across lines
+OBSOLETE = re.compile(r' [hv]align="\w+"')  # of pandas, and not of HTML
+HEADER = re.compile(r"<th(?=[ >])")
+SHORT = {"mean_recall": "Mean recall", "knn@20_top1": "k-NN top-1"}
+THUMBNAIL = 128  # pixels a side: as large as a picture is drawn
+HARDEST = 8
 
 
 def figure(drawn, alt: str) -> None:
@@ -31,7 +49,7 @@ def figure(drawn, alt: str) -> None:
 def table(
     frame: pd.DataFrame, caption: str, index: bool = True, digits: int = 3, folded: str = "", prose: bool = False
 ) -> None:
-    """Show a table with its caption.
+    """Show a table with its caption; a wide one scrolls in its own box, with the keyboard too.
 
     Behind a line ``folded`` that opens it, where that is given; ``prose`` sets words instead of numbers.
     """
@@ -43,8 +61,12 @@ def table(
         na_rep="–",
     )
     markup = INTERVAL.sub("[\\1,&nbsp;\\2]", markup).replace(" ± ", "&nbsp;±&nbsp;")
-    head = markup.index(">") + 1
-    markup = f"{markup[:head]}<caption>{html.escape(caption)}</caption>{markup[head:]}"
+    head, body = OBSOLETE.sub("", markup).split("</thead>", 1)
+    start = head.index(">") + 1
+    head = f"{head[:start]}<caption>{html.escape(caption)}</caption>{head[start:]}".replace("<th></th>", "<td></td>")
+    head, body = HEADER.sub('<th scope="col"', head), HEADER.sub('<th scope="row"', body)
+    markup = f"{head}</thead>{body}"
+    markup = f'<div class="table" tabindex="0" role="region" aria-label="{html.escape(caption)}">{markup}</div>'
     display(HTML(f"<details><summary>{html.escape(folded)}</summary>{markup}</details>" if folded else markup))
 
 
@@ -58,44 +80,118 @@ def notice(text: str) -> None:
     display(HTML(f'<p class="notice">{html.escape(text)}</p>'))
 
 
+# ---------------------------------------------------------------- what was run
+
+
 def setup(cell: Cell) -> None:
     """What is run: teacher, data and configuration, and what a reader must know before any number."""
-    facts = cell.splits["fit"].store.manifest["facts"]
+    config, facts = cell.config, cell.splits["fit"].store.manifest["facts"]
     if facts["source"] == "stand-in":
         notice(
             f"Stand-in teacher: not the published {facts['family'].upper()} checkpoint, but a small model of the same "
             "class that this project trained on drawn shapes. Its numbers say nothing about the real one."
         )
-    if cell.config.data_root == "shapes":
+    if config.data_root == "shapes":
         notice("Embedded data: drawn shapes in the data set's official layout, not the data set itself.")
     if facts["untrained"]:
         notice(f"Untrained teacher: {len(facts['untrained'])} weights that it uses were not in its checkpoint.")
     skipped = sum(len(split.store.skipped) for split in cell.splits.values())
     if skipped:
         notice(f"{skipped} unreadable images were left out.")
-    seen = exposure(inputs.source(cell.config), cell.config.dataset, cell.config.data_root, cell.config.pretrained)
+    pretrained = config.pretrained and students.class_of(config.method).reads == "pixels"
+    seen = exposure(inputs.source(config), config.dataset, config.data_root, pretrained)
+    badge = f'<span class="badge {seen["level"]}">exposure: {seen["level"]}</span>'
+    display(HTML(f"<p>{badge} What teacher and student saw of the test images before: {html.escape(seen['why'])}.</p>"))
+    machine, made = hardware(choose(config.device)), versions()
+    untrained = f"{len(facts['untrained'])} of the weights that it uses were not in its checkpoint"
+    data = "drawn shapes" if config.data_root == "shapes" else Path(config.data_root).name
     rows = {
         "teacher": f"{facts['family']}, {facts['source']} (revision {facts['revision']})",
-        "exposure to the test images": f"{seen['level']}: {seen['why']}",
-        "data": ", ".join(f"{name} {len(split)}" for name, split in cell.splits.items()) + " images",
-        "losses": ", ".join(cell.objective),
-        "run": "/".join(cell.run.path.parts[-4:]),
-        "train key": cell.keys["train"][:16],
+        "audit of the teacher": untrained if facts["untrained"] else "no untrained weights are used",
+        "data": f"{config.dataset} ({data}): "
+        + ", ".join(f"{name} {len(split):,}" for name, split in cell.splits.items())
+        + f" images, scored on {config.score_on}",
+        "student": config.folder,
+        "losses": ", ".join(name.replace("_", " ") for name in cell.objective),
+        "hardware": f"{machine['name']}, {machine['device']}, {machine['threads']} of {machine['cores']} threads",
+        "versions": ", ".join(f"{name} {number}" for name, number in made.items() if name != "commit"),
+        "commit": made["commit"] or "not in a git checkout",
     }
-    table(pd.DataFrame(rows.items(), columns=["", " "]), "What is run", index=False)
-    values = cell.config.model_dump()
-    frame = pd.DataFrame(
-        [(name, str(value), cell.config.__class__.model_fields[name].description) for name, value in values.items()],
-        columns=["parameter", "value", "meaning"],
-    )
-    display(HTML(f"<details><summary>all parameters</summary>{frame.to_html(index=False, border=0)}</details>"))
+    table(pd.DataFrame(rows.items(), columns=["what", "value"]), "What is run", index=False, prose=True)
+    _parameters(config)
 
 
-def samples(cell: Cell) -> None:
+def _parameters(config: RunConfig) -> None:
+    fields = RunConfig.model_fields
+    lines = [
+        (name, str(value), "" if fields[name].is_required() else str(fields[name].default), fields[name].description)
+        for name, value in config.model_dump().items()
+    ]
+    frame = pd.DataFrame(lines, columns=["parameter", "value", "default", "meaning"])
+    changed = frame[frame.parameter.isin(changes(config))]
+    if changed.empty:
+        words("All parameters have their default.")
+    else:
+        table(changed, "Parameters changed from the default", index=False, prose=True)
+    table(frame, "All parameters", index=False, folded=f"all {len(frame)} parameters", prose=True)
+
+
+def changes(config: RunConfig) -> dict:
+    """The parameters that are not at their default; a notebook's teacher and data set are no parameters."""
+    fields = RunConfig.model_fields
+    return {
+        name: value
+        for name, value in config.model_dump().items()
+        if not fields[name].is_required() and value != fields[name].default
+    }
+
+
+def samples(cell: Cell, count: int = 6) -> None:
     """The first test images with their class or caption."""
+    rows = range(min(count, len(cell.exam.scored)))
     figure(
-        plots.samples(cell.data[cell.exam.on]),
+        cell_plots.samples([_image(cell, row) for row in rows], [_described(cell, row) for row in rows]),
         f"The first images of {cell.exam.on}, each with its class or first caption.",
+    )
+
+
+def _image(cell: Cell, row: int, split: str = "") -> Image.Image:
+    """Image ``row`` of a split's store, the scored one if none is named, small."""
+    split = split or cell.exam.on
+    image = cell.data[split].images.at_least(int(cell.splits[split].store.rows[row]), THUMBNAIL)
+    image.thumbnail((THUMBNAIL, THUMBNAIL))
+    return image
+
+
+def _described(cell: Cell, row: int, split: str = "") -> str:
+    split = split or cell.exam.on
+    data, place = cell.data[split], int(cell.splits[split].store.rows[row])
+    return data.captions[place][0] if data.captions is not None else data.class_names[data.labels[place]]
+
+
+# ---------------------------------------------------------------- the student and its training
+
+
+def student(cell: Cell) -> None:
+    """The student as a diagram: its parts in the order in which they run, and what of the teacher it needs."""
+    built, split = cell.distiller().student.eval(), cell.exam.scored
+    reader, rows = Reader(split, built.reads), np.arange(1)
+    batches = {"image": reader.images(rows)} | ({"text": reader.texts(rows)} if built.spec.text else {})
+    needed = backbones(inputs.backbone_cost(cell.config), batches, built.reads)
+    lanes, said = [], []
+    for side, batch in batches.items():
+        parts, size = anatomy.parts(built, side, batch)
+        backbone = f"teacher's {side} backbone\n{needed[side]['mb']:.2f} MB" if side in needed else ""
+        lanes.append(cell_plots.Lane(side, backbone, anatomy.reads(built, side, batch), parts, f"embedding\n{size}"))
+        chain = ", ".join(f"{part.name} ({part.kind}; {part.parameters:,} parameters)" for part in parts)
+        below = f"over the teacher's backbone of {needed[side]['mb']:.2f} MB" if side in needed else "with no teacher"
+        said.append(f"{side.capitalize()} side, {below}: {chain}, to an embedding of {size}.")
+    figure(cell_plots.diagram(lanes, cell.config.method), " ".join(said))
+    total = sum(parameter.numel() for parameter in built.parameters())
+    words(
+        f"The {cell.config.method} student has {total:,} parameters, {students.megabytes(built):.2f} MB. "
+        "Grey: what of the teacher must run below it at inference, with its size."
+        + ("" if len(needed) == len(batches) else " A side without a grey box needs nothing of the teacher.")
     )
 
 
@@ -103,18 +199,66 @@ def curves(history: list[dict]) -> None:
     """Loss by epoch."""
     last = history[-1]
     alt = f"Loss by epoch, {history[0]['loss']:.3f} in epoch 1 and {last['loss']:.3f} in epoch {last['epoch']}."
-    figure(plots.curves(history), alt)
+    figure(cell_plots.curves(history), alt)
+
+
+def score_by_epochs(cell: Cell, record: dict) -> None:
+    """The headline score at every number of epochs that this training was evaluated at."""
+    if _tripped(record):
+        return
+    found = {int(path.stem[-4:]): read_json(path) for path in sorted(cell.run.path.glob("result-????.json"))}
+    points = []
+    for epochs, other in found.items():
+        if other and other["keys"] == record["keys"] and not _tripped(other):
+            score = other["scores"]["student"][record["headline"]]
+            points.append(cell_plots.Point(epochs, score, *_interval(cell, other)))
+    untrained, teacher = (record["scores"][who][record["headline"]] for who in ("untrained", "teacher"))
+    listed = ", ".join(f"{point.score:.3f} after {point.epochs}" for point in points)
+    figure(
+        cell_plots.score_by_epochs(points, untrained, teacher, record["headline"], record["config"]["method"]),
+        f"{score_name(record['headline'])} by epochs: untrained {untrained:.3f}, {listed}; teacher {teacher:.3f}.",
+    )
+
+
+# ---------------------------------------------------------------- the result
+
+
+def _tripped(record: dict) -> list[dict]:
+    return [wire for wire in record["wires"] if not wire["passed"]]
+
+
+def _interval(cell: Cell, record: dict, score: str = "") -> tuple[float, float]:
+    return Finished(cell.run, record).interval("student", score or record["headline"])
+
+
+def sentence(record: dict, low: float, high: float) -> str:
+    """The result in one sentence; ``low`` and ``high`` are the interval of the student's headline score."""
+    score = {who: row[record["headline"]] for who, row in record["scores"].items()}
+    split, size = record["config"]["score_on"], record["size"]
+    kept = f"{100 * score['student'] / score['teacher']:.0f} % of " if score["teacher"] else ""
+    name = SHORT.get(record["headline"], record["headline"])
+    return (
+        f"{name} {score['student']:.3f} [{low:.3f}, {high:.3f}] on {record['data'][split]['images']:,} {split} images: "
+        f"{kept}the teacher's {score['teacher']:.3f}; untrained {score['untrained']:.3f}, PCA {score['pca']:.3f}; "
+        f"{size['student_mb']:.2f} MB alone, {size['deployed_mb']:.2f} MB deployed."
+    )
 
 
 def result(cell: Cell, record: dict) -> None:
     """Scores of the controls and of the student, with the student's intervals; tripped wires stop the table."""
-    tripped = [wire for wire in record["wires"] if not wire["passed"]]
-    if tripped:
+    if tripped := _tripped(record):
         for wire in tripped:
             notice(f"Tripped: {wire['wire']} ({wire['found']}). The scores are not shown.")
         return
+    headline, method = record["headline"], record["config"]["method"]
+    low, high = _interval(cell, record)
+    display(HTML(f'<p class="headline"><strong>{html.escape(sentence(record, low, high))}</strong></p>'))
+    standing = {who: row[headline] for who, row in record["scores"].items()}
+    values = ", ".join(f"{who} {value:.3f}" for who, value in standing.items())
+    drawn = cell_plots.standing(standing, low, high, headline, method)
+    figure(drawn, f"{score_name(headline)}: {values}. The student's 95 % interval is {low:.3f} to {high:.3f}.")
     scores = pd.DataFrame(record["scores"]).T
-    chosen = [record["headline"], *[name for name in scores if name != record["headline"]]]
+    chosen = [headline, *[name for name in scores if name != headline]]
     epochs = record["config"]["epochs"]
     names = {"student": f"student, {epochs} epochs", "untrained": "student, untrained", "pca": "PCA"}
     order = ["student", "untrained", *(row for row in scores.index if row not in ("student", "untrained"))]
@@ -130,9 +274,6 @@ def result(cell: Cell, record: dict) -> None:
         f"Scores on {split}: shares in [0, 1], ranks in places, similarity_kl in nats. The interval is the student's, "
         "over the images",
     )
-    trained = record["scores"]["student"][record["headline"]]
-    values = ", ".join(f"{who} {row[record['headline']]:.3f}" for who, row in record["scores"].items())
-    figure(plots.scores(record), f"{plots.score_name(record['headline'])}: {values}.")
     if record["degenerate"]:
         notice(
             f"Degenerate, since the untrained student has more than 0.99 of it: {', '.join(record['degenerate'])}. "
@@ -143,15 +284,139 @@ def result(cell: Cell, record: dict) -> None:
             )
         )
     for control in ("untrained", "pca"):
-        if trained <= record["scores"][control][record["headline"]]:
+        if standing["student"] <= standing[control]:
             notice(f"This student is not better than {names[control]}.")
-    passed = pd.DataFrame(record["wires"])[["wire", "found"]]
-    display(
-        HTML(
-            f"<details><summary>{len(passed)} trip-wires, none tripped</summary>"
-            f"{passed.to_html(index=False, border=0)}</details>"
-        )
+    wires = pd.DataFrame(record["wires"])[["wire", "found"]]
+    table(wires, "Trip-wires", index=False, folded=f"{len(wires)} trip-wires, none tripped", prose=True)
+
+
+# ---------------------------------------------------------------- right and wrong
+
+
+def examples(cell: Cell, record: dict) -> None:
+    """What the student gets right and wrong, chosen by :mod:`kdlib.gallery`'s rules."""
+    if _tripped(record):
+        notice("Not shown, since a trip-wire was tripped.")
+        return
+    with np.load(cell.run.embeddings_path(cell.config.epochs)) as arrays:
+        wanted = {"image", "text", "owner", "labels"}
+        kept = {name: arrays[name] for name in arrays.files if name.partition("/")[2] in wanted}
+    (_retrieved if cell.exam.has_text else _classified)(cell, Finished(cell.run, record), kept)
+
+
+def _retrieved(cell: Cell, run: Finished, arrays: dict[str, np.ndarray]) -> None:
+    on = cell.exam.on
+    embedded = {side: torch.from_numpy(arrays[f"{on}/{side}"]) for side in ("image", "text")}
+    owner = arrays[f"{on}/owner"]
+    data, rows = cell.data[on], cell.splits[on].store.rows
+    texts = [text for row in rows for text in data.captions[row]]
+    ranks = {way: [run.queries(who, f"{way}_rank") for who in ("student", "teacher")] for way in ("t2i", "i2t")}
+    asked = gallery.captions(embedded, owner, *ranks["t2i"])
+    listed = ", ".join(f"{100 * quantile:.0f}" for quantile in gallery.CAPTIONS)
+    words(
+        f"The rule: all {len(owner):,} captions are sorted by the student's rank of their image, and those at {listed} "
+        f"% are shown with the student's five nearest images, the right one framed. Rank 1 is a hit, up to "
+        f"{gallery.NEAR} a near miss, more a failure."
     )
+    lines = [
+        cell_plots.Row(
+            f"“{texts[answer.query]}”\n{_ranks(answer)}",
+            [_image(cell, row) for row in answer.found],
+            [str(place + 1) for place in range(len(answer.found))],
+            answer.right,
+        )
+        for answer in asked
+    ]
+    said = "; ".join(f"“{texts[answer.query]}”: {_ranks(answer)}" for answer in asked)
+    figure(cell_plots.rows_of_pictures(lines), f"Captions with the student's five nearest images. {said}.")
+    seen = gallery.images(embedded, owner, *ranks["i2t"])
+    listed = " and ".join(f"{100 * quantile:.0f}" for quantile in gallery.IMAGES)
+    words(f"The other way: the images at {listed} % of the rank of their best caption, with the nearest captions.")
+    figure(
+        cell_plots.captions_of(
+            [_image(cell, answer.query) for answer in seen],
+            [_ranks(answer) for answer in seen],
+            [list(zip([texts[row] for row in answer.found], answer.right, strict=True)) for answer in seen],
+        ),
+        "Images with the student's five nearest captions, the right ones marked. "
+        + "; ".join(f"{_ranks(answer)}, first “{texts[answer.found[0]]}”" for answer in seen),
+    )
+
+
+def _ranks(answer: gallery.Answer) -> str:
+    return f"{answer.outcome}: rank {answer.student_rank:g} for the student, {answer.teacher_rank:g} for the teacher"
+
+
+def _classified(cell: Cell, run: Finished, arrays: dict[str, np.ndarray]) -> None:
+    on, method = cell.exam.on, cell.config.method
+    labels, names = arrays[f"{on}/labels"], cell.data[on].class_names
+    credit = {who: run.queries(who, run.headline) for who in ("student", "teacher")}
+    classes = gallery.by_class(labels, credit["student"], credit["teacher"], names)
+    worst = classes.head(HARDEST)
+    words(f"The {len(worst)} of {len(classes)} classes in which the student is right least often:")
+    said = "; ".join(f"{row['class']} {row.student:.2f}, teacher {row.teacher:.2f}" for _, row in worst.iterrows())
+    figure(cell_plots.hardest(worst, method), f"Share right in the student's hardest classes. {said}.")
+    shown = classes.drop(columns="label")
+    table(shown, "k-NN top-1 (k = 20) by class", index=False, folded=f"all {len(classes)} classes", prose=True)
+    bank_labels = np.concatenate([arrays[f"{split}/labels"] for split in cell.exam.bank])
+    bank = torch.from_numpy(np.concatenate([arrays[f"{split}/image"] for split in cell.exam.bank]))
+    found = gallery.neighbours(bank, bank_labels, torch.from_numpy(arrays[f"{on}/image"]), labels)
+    if confused := gallery.confusions(found, labels):
+        of = "" if len(found.rows) == len(labels) else f", counted over {len(found.rows):,} images, evenly spaced"
+        words(
+            f"The most frequent confusions{of}: the first such test image, then the first two training images of its "
+            "class (framed) and of the class it is taken for."
+        )
+        lines = []
+        for pair in confused:
+            own, other = (_of_class(bank_labels, label) for label in (pair.label, pair.taken_for))
+            lines.append(
+                cell_plots.Row(
+                    _confusion(pair, names),
+                    [_image(cell, pair.row), *(_of_bank(cell, row)[0] for row in (*own, *other))],
+                    ["test image", *[names[pair.label]] * len(own), *[names[pair.taken_for]] * len(other)],
+                    [False, *[True] * len(own), *[False] * len(other)],
+                )
+            )
+        said = "; ".join(_confusion(pair, names).replace("\n", " ") for pair in confused)
+        figure(cell_plots.rows_of_pictures(lines), f"The most frequent confusions. {said}.")
+    listed = ", ".join(f"{100 * quantile:.0f}" for quantile in gallery.NEIGHBOURS)
+    words(
+        f"Test images at {listed} % of the share of right neighbours, worst first, each with the student's five "
+        "nearest training images; those of its class are framed."
+    )
+    lines, said = [], []
+    for place in gallery.at_quantiles(found.share, gallery.NEIGHBOURS):
+        row, near = int(found.rows[place]), [int(one) for one in found.index[place, :5]]
+        title = (
+            f"{names[labels[row]]}, taken for {names[found.predicted[place]]}\n{found.share[place]:.0%} of its "
+            f"{found.index.shape[1]} neighbours are of its class"
+        )
+        pictures = [_image(cell, row), *(_of_bank(cell, one)[0] for one in near)]
+        same = [False, *(bool(bank_labels[one] == labels[row]) for one in near)]
+        lines.append(cell_plots.Row(title, pictures, ["test image", *(_of_bank(cell, one)[1] for one in near)], same))
+        said.append(title.replace("\n", ": "))
+    figure(cell_plots.rows_of_pictures(lines), f"Test images with their nearest training images. {'; '.join(said)}.")
+
+
+def _confusion(pair: gallery.Confusion, names) -> str:
+    return f"{names[pair.label]} taken for {names[pair.taken_for]}\n{pair.count} of {pair.of} images"
+
+
+def _of_class(bank_labels: np.ndarray, label: int, count: int = 2) -> list[int]:
+    return np.flatnonzero(bank_labels == label)[:count].tolist()
+
+
+def _of_bank(cell: Cell, row: int) -> tuple[Image.Image, str]:
+    """An image of the neighbours' bank, and its class."""
+    for split in cell.exam.bank:
+        if row < len(cell.splits[split]):
+            return _image(cell, row, split), _described(cell, row, split)
+        row -= len(cell.splits[split])
+    raise IndexError(f"The bank has no image {row}.")
+
+
+# ---------------------------------------------------------------- cost, attention, the way back
 
 
 def cost(record: dict) -> None:
@@ -201,9 +466,30 @@ def attention(cell: Cell, count: int = 6) -> None:
     grid = tuple(facts["grid"])
     who = "teacher (middle row) and student (bottom row)" if student is not None else "teacher (bottom row)"
     figure(
-        plots.attention(images, teacher, student, grid),
+        cell_plots.attention(images, teacher, student, grid),
         f"Where {who} look in the first {count} test images.",
     )
     if student is None:
         reads = {"features": "reads the teacher's pooled feature", "pixels": "is a convolutional network"}
         print(f"The {cell.config.method} student {reads[cell.trained.student.reads]} and has no attention map.")
+
+
+def reproduce(cell: Cell, record: dict) -> None:
+    """How to get these numbers again: the command, the commit, and the keys of what went in."""
+    config = cell.config
+    words("From a checkout of this commit, with these versions:")
+    display(HTML(f"<pre><code>{html.escape(command(config))}</code></pre>"))
+    rows = {"commit": record["versions"]["commit"] or "not in a git checkout"}
+    rows |= {f"key: {name}": key for name, key in record["keys"].items()}
+    rows |= {f"SHA-256 of {name}": value for name, value in record["checkpoint"].items()}
+    rows |= {"run": "/".join(cell.run.path.parts[-4:]), "finished": record["finished"]}
+    table(pd.DataFrame(rows.items(), columns=["what", "value"]), "What these numbers were made from", False, prose=True)
+
+
+def command(config: RunConfig) -> str:
+    """The papermill command of a cell, with the parameters that are not at their default."""
+    given = [  # -r takes a text as it is, whatever it looks like
+        f"{'-r' if isinstance(value, str) else '-p'} {name} {shlex.quote(str(value))}"
+        for name, value in changes(config).items()
+    ]
+    return " \\\n  ".join([f"papermill notebooks/{config.teacher}_{config.dataset}.ipynb out.ipynb", *given])
