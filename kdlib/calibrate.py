@@ -42,11 +42,12 @@ from kdlib.trainer import train
 from kdlib.worker import run_job
 
 TINY = shapes.ShapesSpec(0, 8, 2, 144, 12)  # two chunks of a feature store, and as many test images as a page shows
-BATCH = 64  # pixels are measured in batches no larger: their seconds are proportional to it
+ROWS = 128  # of a random split
+LARGE, BATCH = 64, 32  # above the first, tokens and pixels are measured in batches of the second, and few of them
 EPOCHS = 3, 5  # of training: the second only where the first took less than SHORT
 SHORT = 0.5  # seconds; what takes longer is not repeated
 CALLS = 3
-LOOKED, BANK, DEV = 600, 1800, 200  # scored images, and those of fit and dev: more are scaled
+LOOKED, BANK = 600, 1800  # scored images and those of fit up to which an exam is whole; of more, LOOKED are scaled
 # Of random features: distance of classes and fall of the axes. With them the probe takes 17, 29, 75, 234 and 500 steps
 # for its five penalties, with a projection of the embedded DINO 18, 52, 123, 223 and 500.
 NEAR, DECAY = 0.3, 2.0
@@ -249,10 +250,11 @@ def student(work: Work, job: dict) -> dict:
     """Seconds of a training step, of a checkpoint, of an image's embedding, of a timed call; the real functions."""
     once = timed(lambda: inputs.reads(work.config.method))  # imports it
     read, whole = inputs.reads(work.config.method), min(work.config.batch_size, work.counts["fit"][0])
-    batch = min(whole, BATCH) if read == "pixels" else whole
+    large = whole > LARGE and read != "features"  # then the seconds are proportional to the batch
+    batch = BATCH if large else whole
     config = work.config.model_copy(update={"pretrained": False, "train_limit": 0, "batch_size": batch})
     torch.set_num_threads(config.threads)
-    rows = max(2 * batch, BATCH)
+    rows = batch if large else max(2 * batch, ROWS)
     split = random_split(work, rows, read == "tokens", read == "pixels")
     names = SimpleNamespace(class_names=range(work.classes))
     cell = Cell(config, RunDir(Path(job["folder"]) / "run"), {"fit": split}, {"fit": names}, {"train": "calibration"})
@@ -292,9 +294,10 @@ def _train(cell: Cell, distiller) -> list[dict]:
 def exam(work: Work, job: dict) -> dict:
     """Seconds to score one encoder and to keep its scores, at the full size by how each part grows."""
     torch.set_num_threads(work.config.threads)
-    on, most = work.config.score_on, {"fit": max(BANK, 2 * work.classes), "dev": max(DEV, work.classes), "test": LOOKED}
-    most[on] = max(most[on], LOOKED)
-    rows = {name: min(count, most[name]) for name, (count, _) in work.counts.items()}
+    on, counts = work.config.score_on, {name: count for name, (count, _) in work.counts.items()}
+    small = counts[on] <= LOOKED and counts["fit"] <= BANK
+    least = max(LOOKED, 2 * work.classes)
+    rows = counts if small else {name: min(count, least) for name, count in counts.items()}
     splits = {name: random_split(work, count, tokens=False, name=name) for name, count in rows.items()}
     exam = Exam(splits, on, work.config.tau)
     width = work.config.width
@@ -304,12 +307,12 @@ def exam(work: Work, job: dict) -> dict:
     once = timed(lambda: exam.weights) + _opening(work)
     scores = []
     score = timed(lambda: scores.append(exam.score(embedded, 10.0)))
-    growth = {name: work.counts[name][0] / count for name, count in rows.items()}
+    growth = {name: counts[name] / count for name, count in rows.items()}
     if max(growth.values()) > 1:
         score = _at_full_size(exam, embedded, score, growth)
     flat = {f"{name}/{side}": values.numpy() for name, sides in embedded.items() for side, values in sides.items()}
     write = timed(lambda: write_arrays(Path(job["folder"]) / "kept.npz", scores[0].arrays("student") | flat))
-    return {"rate": {"once": once, "score": score, "write": write * max(growth.values())}}
+    return {"rate": {"once": once, "score": score, "write": write * max(growth[name] for name in exam.needed)}}
 
 
 def _at_full_size(exam: Exam, embedded: dict, score: float, growth: dict[str, float]) -> float:
