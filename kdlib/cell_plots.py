@@ -247,7 +247,9 @@ def rows_of_pictures(rows: Sequence[Row], width: int = 34) -> Figure:
     return figure
 
 
-def captions_of(images: Sequence[Image.Image], titles: Sequence[str], found: Sequence[Sequence[tuple[str, bool]]]):
+def captions_of(
+    images: Sequence[Image.Image], titles: Sequence[str], found: Sequence[Sequence[tuple[str, bool]]]
+) -> Figure:
     """Images, each with its title and the captions ``found`` for it; the right ones are marked."""
     figure, grid = plt.subplots(
         len(images), 2, figsize=(9, 1.95 * len(images)), layout="constrained", squeeze=False, width_ratios=[1, 3.4]

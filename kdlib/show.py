@@ -38,10 +38,15 @@ HARDEST = 8
 
 
 def figure(drawn, alt: str) -> None:
-    """Show a figure as a PNG with alternative text, and close it."""
-    buffer = io.BytesIO()
-    drawn.savefig(buffer, format="png", facecolor="white")
+    """Show a figure as a PNG with alternative text, and close it.
+
+    In 256 colours: figures of photographs have a quarter of their bytes, and a page stays small enough to be sent.
+    """
+    raw, buffer = io.BytesIO(), io.BytesIO()
+    drawn.savefig(raw, format="png", facecolor="white", pil_kwargs={"compress_level": 1})
     plt.close(drawn)
+    picture = Image.open(raw).convert("RGB").quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+    picture.save(buffer, format="png", compress_level=9)
     data = {"image/png": base64.b64encode(buffer.getvalue()).decode(), "text/plain": alt}
     display(data, metadata={"image/png": {"alt": alt}}, raw=True)
 
@@ -209,7 +214,8 @@ def score_by_epochs(cell: Cell, record: dict) -> None:
     found = {int(path.stem[-4:]): read_json(path) for path in sorted(cell.run.path.glob("result-????.json"))}
     points = []
     for epochs, other in found.items():
-        if other and other["keys"] == record["keys"] and not _tripped(other):
+        same = other and all(other["keys"][name] == record["keys"][name] for name in ("train", "exam"))
+        if same and not _tripped(other):
             score = other["scores"]["student"][record["headline"]]
             points.append(cell_plots.Point(epochs, score, *_interval(cell, other)))
     untrained, teacher = (record["scores"][who][record["headline"]] for who in ("untrained", "teacher"))
@@ -388,10 +394,9 @@ def _classified(cell: Cell, run: Finished, arrays: dict[str, np.ndarray]) -> Non
     lines, said = [], []
     for place in gallery.at_quantiles(found.share, gallery.NEIGHBOURS):
         row, near = int(found.rows[place]), [int(one) for one in found.index[place, :5]]
-        title = (
-            f"{names[labels[row]]}, taken for {names[found.predicted[place]]}\n{found.share[place]:.0%} of its "
-            f"{found.index.shape[1]} neighbours are of its class"
-        )
+        own, taken, k = labels[row], found.predicted[place], found.index.shape[1]
+        answer = "recognised" if own == taken else f"taken for {names[taken]}"
+        title = f"{names[own]}, {answer}\n{found.share[place] * k:.0f} of its {k} neighbours are of its class"
         pictures = [_image(cell, row), *(_of_bank(cell, one)[0] for one in near)]
         same = [False, *(bool(bank_labels[one] == labels[row]) for one in near)]
         lines.append(cell_plots.Row(title, pictures, ["test image", *(_of_bank(cell, one)[1] for one in near)], same))
@@ -471,7 +476,7 @@ def attention(cell: Cell, count: int = 6) -> None:
     )
     if student is None:
         reads = {"features": "reads the teacher's pooled feature", "pixels": "is a convolutional network"}
-        print(f"The {cell.config.method} student {reads[cell.trained.student.reads]} and has no attention map.")
+        words(f"The {cell.config.method} student {reads[cell.trained.student.reads]} and has no attention map.")
 
 
 def reproduce(cell: Cell, record: dict) -> None:
