@@ -46,6 +46,7 @@ def figure(drawn, alt: str) -> None:
     drawn.savefig(raw, format="png", facecolor="white", pil_kwargs={"compress_level": 1})
     plt.close(drawn)
     picture = Image.open(raw).convert("RGB").quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+    picture.putpalette([255 if value > 252 else value for value in picture.getpalette()])  # white, not nearly so
     picture.save(buffer, format="png", compress_level=9)
     data = {"image/png": base64.b64encode(buffer.getvalue()).decode(), "text/plain": alt}
     display(data, metadata={"image/png": {"alt": alt}}, raw=True)
