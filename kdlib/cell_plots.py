@@ -178,19 +178,18 @@ class Lane:
 def diagram(lanes: Sequence[Lane], method: str) -> Figure:
     """The student as boxes in the order in which they run; in grey what of the teacher inference needs."""
     width, gap, height = 2.5, 0.45, 1.5
-    longest = max(len(lane.boxes) for lane in lanes) + 3
-    figure, axes = plt.subplots(figsize=(min(13, 2.15 * longest), 1.75 * len(lanes) + 0.2), layout="constrained")
+    grey = any(lane.backbone for lane in lanes)
+    longest = max(len(lane.boxes) for lane in lanes) + 2 + grey
+    figure, axes = plt.subplots(figsize=(2.15 * longest, 1.75 * len(lanes) + 0.2), layout="constrained")
     size = 8.5
     for line, lane in enumerate(lanes):
         middle = -line * (height + 0.6)
-        parts = [(lane.backbone or "no part of the teacher\nis needed", "backbone" if lane.backbone else "none")]
+        parts = [(lane.backbone, "backbone")] if lane.backbone else []
         parts.append((f"{lane.side} side reads\n{lane.reads}", "data"))
         parts += [(_words(box), "box") for box in lane.boxes]
         parts.append((lane.output, "data"))
         for place, (words, kind) in enumerate(parts):
-            left = place * (width + gap)
-            if kind == "none":
-                continue
+            left = (place + (grey and not lane.backbone)) * (width + gap)  # what is read stands in one column
             face = {"backbone": "#d0d5db", "data": "white", "box": to_rgba(colour(method), 0.22)}[kind]
             edge = {"backbone": GREY, "data": PALE, "box": colour(method)}[kind]
             corner = (left, middle - height / 2)

@@ -27,14 +27,14 @@ def said(shown) -> str:
     return "\n".join(entry["text/plain"] if isinstance(entry, dict) else entry for entry in shown)
 
 
-def test_figure__is_opaque_described_and_closed(shown):
+@pytest.mark.parametrize(("photographs", "kind"), [(False, "image/png"), (True, "image/jpeg")])
+def test_figure__is_opaque_described_and_closed(shown, photographs, kind):
     drawn, axes = plt.subplots(figsize=(2, 1))
     axes.plot([0, 1], color="#0173b2", lw=4)
-    show.figure(drawn, "A line.")
+    show.figure(drawn, "A line.", photographs)
     assert not plt.get_fignums() and shown[0]["text/plain"] == "A line."
-    picture = Image.open(io.BytesIO(base64.b64decode(shown[0]["image/png"])))
-    assert picture.size == (200, 100) and "transparency" not in picture.info
-    assert picture.convert("RGB").getpixel((0, 0)) == (255, 255, 255)
+    picture = Image.open(io.BytesIO(base64.b64decode(shown[0][kind])))
+    assert picture.size == (200, 100) and picture.convert("RGBA").getpixel((0, 0)) == (255, 255, 255, 255)
 
 
 def test_table__says_what_each_header_is_for(shown):
@@ -118,7 +118,7 @@ def test_story__of_a_small_cell(small_run, shown, teacher, method):
     assert ("nearest captions" if teacher != "dino" else "nearest training images") in words
     pictures = [entry for entry in shown if isinstance(entry, dict)]
     assert len(pictures) >= 8 and all(len(entry["text/plain"]) > 20 for entry in pictures)
-    assert sum(len(entry["image/png"]) for entry in pictures) < 10**6
+    assert sum(len(entry.get("image/png") or entry["image/jpeg"]) for entry in pictures) < 10**6
 
 
 def test_story__after_a_tripped_wire_shows_no_score(small_run, shown):
