@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from kdlib.students import Student
 
 READS = {
-    "image": "the teacher's pooled feature",
-    "image_tokens": "the teacher's tokens",
+    "image": "pooled feature",
+    "image_tokens": "tokens",
     "pixels": "pixels",
-    "text": "the teacher's pooled feature",
-    "text_tokens": "the teacher's tokens",
+    "text": "pooled feature",
+    "text_tokens": "tokens",
 }
 
 
@@ -56,7 +56,7 @@ def reads(student: Student, side: str, batch: dict[str, Tensor]) -> str:
         names = ["pixels"]
     else:
         names = [name for name in (side, f"{side}_tokens") if name in batch]
-    return ",\n".join(f"{READS[name]}, {_size(batch[name])}" for name in names)
+    return "\n".join(f"{READS[name]} {_size(batch[name])}" for name in names)
 
 
 def kind(module: nn.Module) -> str:

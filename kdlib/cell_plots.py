@@ -178,19 +178,18 @@ class Lane:
 def diagram(lanes: Sequence[Lane], method: str) -> Figure:
     """The student as boxes in the order in which they run; in grey what of the teacher inference needs."""
     width, gap, height = 2.5, 0.45, 1.5
-    longest = max(len(lane.boxes) for lane in lanes) + 3
-    figure, axes = plt.subplots(figsize=(min(13, 2.15 * longest), 1.75 * len(lanes) + 0.2), layout="constrained")
+    grey = any(lane.backbone for lane in lanes)
+    longest = max(len(lane.boxes) for lane in lanes) + 2 + grey
+    figure, axes = plt.subplots(figsize=(2.15 * longest, 1.75 * len(lanes) + 0.2), layout="constrained")
     size = 8.5
     for line, lane in enumerate(lanes):
         middle = -line * (height + 0.6)
-        parts = [(lane.backbone or "no part of the teacher\nis needed", "backbone" if lane.backbone else "none")]
+        parts = [(lane.backbone, "backbone")] if lane.backbone else []
         parts.append((f"{lane.side} side reads\n{lane.reads}", "data"))
         parts += [(_words(box), "box") for box in lane.boxes]
         parts.append((lane.output, "data"))
         for place, (words, kind) in enumerate(parts):
-            left = place * (width + gap)
-            if kind == "none":
-                continue
+            left = (place + (grey and not lane.backbone)) * (width + gap)  # what is read stands in one column
             face = {"backbone": "#d0d5db", "data": "white", "box": to_rgba(colour(method), 0.22)}[kind]
             edge = {"backbone": GREY, "data": PALE, "box": colour(method)}[kind]
             corner = (left, middle - height / 2)
@@ -247,7 +246,9 @@ def rows_of_pictures(rows: Sequence[Row], width: int = 34) -> Figure:
     return figure
 
 
-def captions_of(images: Sequence[Image.Image], titles: Sequence[str], found: Sequence[Sequence[tuple[str, bool]]]):
+def captions_of(
+    images: Sequence[Image.Image], titles: Sequence[str], found: Sequence[Sequence[tuple[str, bool]]]
+) -> Figure:
     """Images, each with its title and the captions ``found`` for it; the right ones are marked."""
     figure, grid = plt.subplots(
         len(images), 2, figsize=(9, 1.95 * len(images)), layout="constrained", squeeze=False, width_ratios=[1, 3.4]

@@ -17,7 +17,7 @@ from kdlib.search import nearest
 
 CAPTIONS = (0.1, 0.4, 0.6, 0.8, 0.95)  # quantiles of the student's rank, of the captions that are shown
 IMAGES = (0.25, 0.75)  # likewise of the images
-NEIGHBOURS = (0.05, 0.25, 0.5, 0.75)  # of the share of right neighbours
+NEIGHBOURS = (0.05, 0.35, 0.65, 0.95)  # of the share of right neighbours
 NEAR = 10  # a right candidate up to this rank, but not the first, is a near miss
 MOST = 1000  # images whose neighbours are looked up: 100,000 candidates of 256 numbers each take seconds
 

@@ -37,13 +37,18 @@ THUMBNAIL = 128  # pixels a side: as large as a picture is drawn
 HARDEST = 8
 
 
-def figure(drawn, alt: str) -> None:
-    """Show a figure as a PNG with alternative text, and close it."""
-    buffer = io.BytesIO()
-    drawn.savefig(buffer, format="png", facecolor="white")
+def figure(drawn, alt: str, photographs: bool = False) -> None:
+    """Show a figure with alternative text, and close it: a PNG, or a JPEG where ``photographs`` fill it.
+
+    A page of photographs as PNG would be too large to be sent.
+    """
+    buffer, kind = io.BytesIO(), "jpeg" if photographs else "png"
+    # Colours in full resolution: lines and letters have no fringes.
+    given = {"quality": 88, "subsampling": 0} if photographs else {}
+    drawn.savefig(buffer, format=kind, facecolor="white", pil_kwargs=given)
     plt.close(drawn)
-    data = {"image/png": base64.b64encode(buffer.getvalue()).decode(), "text/plain": alt}
-    display(data, metadata={"image/png": {"alt": alt}}, raw=True)
+    data = {f"image/{kind}": base64.b64encode(buffer.getvalue()).decode(), "text/plain": alt}
+    display(data, metadata={f"image/{kind}": {"alt": alt}}, raw=True)
 
 
 def table(
@@ -152,6 +157,7 @@ def samples(cell: Cell, count: int = 6) -> None:
     figure(
         cell_plots.samples([_image(cell, row) for row in rows], [_described(cell, row) for row in rows]),
         f"The first images of {cell.exam.on}, each with its class or first caption.",
+        photographs=True,
     )
 
 
@@ -188,11 +194,11 @@ def student(cell: Cell) -> None:
         said.append(f"{side.capitalize()} side, {below}: {chain}, to an embedding of {size}.")
     figure(cell_plots.diagram(lanes, cell.config.method), " ".join(said))
     total = sum(parameter.numel() for parameter in built.parameters())
-    words(
-        f"The {cell.config.method} student has {total:,} parameters, {students.megabytes(built):.2f} MB. "
-        "Grey: what of the teacher must run below it at inference, with its size."
-        + ("" if len(needed) == len(batches) else " A side without a grey box needs nothing of the teacher.")
-    )
+    need = "At inference it needs nothing of the teacher."
+    if needed:
+        need = "Grey: what of the teacher must run below it at inference, with its size."
+        need += "" if len(needed) == len(batches) else " The side without a grey box needs nothing of the teacher."
+    words(f"The {cell.config.method} student has {total:,} parameters, {students.megabytes(built):.2f} MB. {need}")
 
 
 def curves(history: list[dict]) -> None:
@@ -209,7 +215,8 @@ def score_by_epochs(cell: Cell, record: dict) -> None:
     found = {int(path.stem[-4:]): read_json(path) for path in sorted(cell.run.path.glob("result-????.json"))}
     points = []
     for epochs, other in found.items():
-        if other and other["keys"] == record["keys"] and not _tripped(other):
+        same = other and all(other["keys"][name] == record["keys"][name] for name in ("train", "exam"))
+        if same and not _tripped(other):
             score = other["scores"]["student"][record["headline"]]
             points.append(cell_plots.Point(epochs, score, *_interval(cell, other)))
     untrained, teacher = (record["scores"][who][record["headline"]] for who in ("untrained", "teacher"))
@@ -328,7 +335,7 @@ def _retrieved(cell: Cell, run: Finished, arrays: dict[str, np.ndarray]) -> None
         for answer in asked
     ]
     said = "; ".join(f"“{texts[answer.query]}”: {_ranks(answer)}" for answer in asked)
-    figure(cell_plots.rows_of_pictures(lines), f"Captions with the student's five nearest images. {said}.")
+    figure(cell_plots.rows_of_pictures(lines), f"Captions with the student's five nearest images. {said}.", True)
     seen = gallery.images(embedded, owner, *ranks["i2t"])
     listed = " and ".join(f"{100 * quantile:.0f}" for quantile in gallery.IMAGES)
     words(f"The other way: the images at {listed} % of the rank of their best caption, with the nearest captions.")
@@ -340,6 +347,7 @@ def _retrieved(cell: Cell, run: Finished, arrays: dict[str, np.ndarray]) -> None
         ),
         "Images with the student's five nearest captions, the right ones marked. "
         + "; ".join(f"{_ranks(answer)}, first “{texts[answer.found[0]]}”" for answer in seen),
+        photographs=True,
     )
 
 
@@ -379,7 +387,7 @@ def _classified(cell: Cell, run: Finished, arrays: dict[str, np.ndarray]) -> Non
                 )
             )
         said = "; ".join(_confusion(pair, names).replace("\n", " ") for pair in confused)
-        figure(cell_plots.rows_of_pictures(lines), f"The most frequent confusions. {said}.")
+        figure(cell_plots.rows_of_pictures(lines), f"The most frequent confusions. {said}.", True)
     listed = ", ".join(f"{100 * quantile:.0f}" for quantile in gallery.NEIGHBOURS)
     words(
         f"Test images at {listed} % of the share of right neighbours, worst first, each with the student's five "
@@ -388,15 +396,15 @@ def _classified(cell: Cell, run: Finished, arrays: dict[str, np.ndarray]) -> Non
     lines, said = [], []
     for place in gallery.at_quantiles(found.share, gallery.NEIGHBOURS):
         row, near = int(found.rows[place]), [int(one) for one in found.index[place, :5]]
-        title = (
-            f"{names[labels[row]]}, taken for {names[found.predicted[place]]}\n{found.share[place]:.0%} of its "
-            f"{found.index.shape[1]} neighbours are of its class"
-        )
+        own, taken, k = labels[row], found.predicted[place], found.index.shape[1]
+        answer = "recognised" if own == taken else f"taken for {names[taken]}"
+        title = f"{names[own]}, {answer}\n{found.share[place] * k:.0f} of its {k} neighbours are of its class"
         pictures = [_image(cell, row), *(_of_bank(cell, one)[0] for one in near)]
         same = [False, *(bool(bank_labels[one] == labels[row]) for one in near)]
         lines.append(cell_plots.Row(title, pictures, ["test image", *(_of_bank(cell, one)[1] for one in near)], same))
         said.append(title.replace("\n", ": "))
-    figure(cell_plots.rows_of_pictures(lines), f"Test images with their nearest training images. {'; '.join(said)}.")
+    alt = f"Test images with their nearest training images. {'; '.join(said)}."
+    figure(cell_plots.rows_of_pictures(lines), alt, photographs=True)
 
 
 def _confusion(pair: gallery.Confusion, names) -> str:
@@ -468,10 +476,11 @@ def attention(cell: Cell, count: int = 6) -> None:
     figure(
         cell_plots.attention(images, teacher, student, grid),
         f"Where {who} look in the first {count} test images.",
+        photographs=True,
     )
     if student is None:
         reads = {"features": "reads the teacher's pooled feature", "pixels": "is a convolutional network"}
-        print(f"The {cell.config.method} student {reads[cell.trained.student.reads]} and has no attention map.")
+        words(f"The {cell.config.method} student {reads[cell.trained.student.reads]} and has no attention map.")
 
 
 def reproduce(cell: Cell, record: dict) -> None:
