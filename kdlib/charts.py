@@ -167,6 +167,7 @@ def seconds_per_epoch(points: pd.DataFrame) -> Figure:
                           textcoords="offset points", fontsize=8)  # fmt: skip
         axes.set(xscale="log", yticks=range(len(methods)), yticklabels=methods, ylim=(len(methods) - 0.5, -0.5))
         axes.set_title(f"{teacher} on {dataset}", fontsize=10)
+        axes.xaxis.set_major_formatter("{x:g}")
         axes.margins(x=0.15)
     for axes in grid.flat[len(pairs) :]:
         axes.remove()
@@ -181,3 +182,39 @@ def _pairs(points: pd.DataFrame) -> list[tuple[str, str]]:
 def _bars(points: pd.DataFrame) -> np.ndarray:
     """(2, N) lengths of the interval below and above; a mean that lies outside has none on that side."""
     return np.clip([points.score - points.low, points.high - points.score], 0, None)
+
+
+def one_against_other(points: pd.DataFrame) -> Figure:
+    """Scores of study B against those of A, of :func:`kdlib.compare.compare`; filled: moved."""
+    pairs = _pairs(points)
+    rows = -(-len(pairs) // 2)
+    figure, grid = plt.subplots(rows, 2, figsize=(9.5, 3.6 * rows + 0.6), layout="constrained", squeeze=False)
+    marks = {}
+    for axes, (teacher, dataset) in zip(grid.flat, pairs, strict=False):
+        part = points[(points.teacher == teacher) & (points.dataset == dataset)]
+        for point in part.itertuples():
+            marks[point.method] = axes.errorbar(
+                point.a,
+                point.b,
+                xerr=_reach(point.a, point.a_low, point.a_high),
+                yerr=_reach(point.b, point.b_low, point.b_high),
+                marker=MARKERS.get(point.method, "o"),
+                color=colour(point.method),
+                markerfacecolor=colour(point.method) if point.moved in ("up", "down") else "white",
+                elinewidth=0.9,
+                ms=6,
+                ls="none",
+            )
+        most = ROOM * part[["a", "b", "a_high", "b_high"]].max(axis=None)
+        marks["the same in both"] = axes.axline((0, 0), slope=1, color=GREY, ls="--", lw=1)
+        axes.set(xlim=(0, most), ylim=(0, most), xlabel="score in A", ylabel="score in B", aspect="equal")
+        axes.set_title(f"{teacher} on {dataset}", fontsize=10)
+    for axes in grid.flat[len(pairs) :]:
+        axes.remove()
+    figure.legend(marks.values(), marks.keys(), loc="outside lower center", ncols=4, fontsize=9)
+    return figure
+
+
+def _reach(score: float, low: float, high: float) -> list[list[float]]:
+    """Lengths of an interval below and above; none where it is not known."""
+    return [[np.nan_to_num(max(0.0, score - low))], [np.nan_to_num(max(0.0, high - score))]]

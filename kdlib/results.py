@@ -101,6 +101,8 @@ def flatten(result: dict) -> dict:
         "untrained_teacher": bool(result["teacher"]["untrained"]),
         "exposure": result["exposure"]["level"],
         "skipped_images": sum(split["skipped"] for split in result["data"].values()),
+        "fingerprints": " ".join(split["fingerprint"] for split in result["data"].values()),
+        "image_size": result["config"]["image_size"],
         "convnet": result["config"]["convnet"],
         "width": result["config"]["width"],
         "objective": "+".join(result["objective"]),

@@ -30,7 +30,7 @@ ORDER = [
     ["table"],
     ["verdicts", "threeway", "claims", "tuning", "plots"],
     ["charts", "spent", "provenance", "compare"],
-    ["show", "exhibits", "listing", "summary", "ablations", "moved"],
+    ["show", "exhibits", "listing", "summary", "costs", "ablations", "comparison"],
     ["kernel", "worker", "prepare", "execute", "report"],
     ["grid"],
     ["cli"],
