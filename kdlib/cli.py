@@ -101,11 +101,38 @@ def status(
 
 
 @app.command()
-def report(study_file: StudyFile, data_root: DataRoot = None, seeds: Seeds = None) -> None:
-    """Build the pages and tables of a study from the results that are there; runs no cell."""
+def report(
+    studies: Annotated[
+        list[Path],
+        typer.Argument(help="a study file; two to compare, each a study file or a folder of a report", metavar="STUDY"),
+    ],
+    data_root: DataRoot = None,
+    seeds: Seeds = None,
+    out: Annotated[str, typer.Option(help="name of the comparison, a folder below reports/; default: A-vs-B")] = "",
+) -> None:
+    """Build the pages and tables of a study from the results that are there; runs no cell.
+
+    Of two, also compare the second with the first, student by student: which scores moved beyond the interval of
+    their difference, and what differs in configuration, versions, hardware and commit. The folder of a report
+    that another machine built (with its results.csv) can stand in the place of a study file.
+
+    Examples:
+
+      kdlib report notebooks/studies/mini.yaml
+
+      kdlib report notebooks/studies/mini.yaml ../other-machine/reports/mini --out mini-on-two-machines
+    """
+    from kdlib import report as reports
     from kdlib import study
 
-    print(_report(study.load(study_file, data_root, seeds)))
+    if len(studies) > 2:
+        raise study.StudyError(f"{len(studies)} studies are given; one is reported, two are compared.")
+    if len(studies) == 1 and (out or studies[0].is_dir()):
+        raise study.StudyError(f"{studies[0]} alone is nothing to compare; name a second study file or report folder.")
+    built = [
+        path if path.is_dir() else _report(study.load(path, data_root, seeds)).parent for path in dict.fromkeys(studies)
+    ]
+    print(reports.build_comparison(built[0], built[-1], out) if len(studies) == 2 else built[0] / "index.html")
 
 
 def _report(config):

@@ -1,9 +1,11 @@
 """Executed notebook -> one HTML page that needs nothing but itself; and the page of a whole study."""
 
+import gc
 import json
+from contextlib import contextmanager
 from pathlib import Path
 
-from kdlib import table
+from kdlib import compare, provenance, results
 from kdlib.claims import judge
 from kdlib.runs import digest, file_digest, read_json, reports_root, write_atomic, write_json
 from kdlib.study import CellSpec, StudyConfig, notebooks_folder
@@ -13,10 +15,11 @@ from kdlib.verdicts import verdicts
 TEMPLATE = Path(__file__).parent / "report_template"
 
 
-def export_cell(notebook: Path, page: Path, title: str = "") -> None:
+def export_cell(notebook: Path, page: Path, title: str = "", css: str = "", script: str = "") -> None:
     """Render an executed notebook; parameters are shown as a table, code is folded away.
 
-    ``title`` of the page; the notebook's first heading where there is none.
+    ``title`` of the page; the notebook's first heading where there is none. ``css`` and ``script`` are put into the
+    page beside the template's own.
     """
     import nbformat
     from nbconvert import HTMLExporter
@@ -37,22 +40,39 @@ def export_cell(notebook: Path, page: Path, title: str = "") -> None:
         (line[2:] for cell in book.cells for line in cell.source.splitlines() if line.startswith("# ")), ""
     )
     book.metadata["title"] = title or notebook.stem
-    resources = {"page_css": (TEMPLATE / "page.css").read_text(), "metadata": {"name": notebook.stem}}
+    resources = {"page_css": (TEMPLATE / "page.css").read_text() + css, "metadata": {"name": notebook.stem}}
     body, _ = exporter.from_notebook_node(book, resources=resources)
+    if script:
+        body = f"<script>\n{script}</script>\n</body>".join(body.rsplit("</body>", 1))
     write_atomic(page, body)
 
 
 def missing_pages(cells: list[CellSpec], folder_of) -> list[tuple[Path, Path]]:
-    """(notebook, page) of finished cells whose page is absent or older than the notebook or the template."""
+    """(notebook, page) of finished and of failed cells whose page is absent or older than notebook or template."""
     newest = max(path.stat().st_mtime for path in TEMPLATE.iterdir())
     pairs = []
     for spec in cells:
-        notebook, page = folder_of(spec.config).notebook_path(spec.config.epochs), spec.page
-        if not notebook.exists():
-            continue
-        if not page.exists() or page.stat().st_mtime < max(newest, notebook.stat().st_mtime):
-            pairs.append((notebook, page))
+        run, epochs = folder_of(spec.config), spec.config.epochs
+        for failed, page in ((False, spec.page), (True, spec.failed_page)):
+            notebook = run.notebook_path(epochs, failed)
+            if not notebook.exists():
+                continue
+            if not page.exists() or page.stat().st_mtime < max(newest, notebook.stat().st_mtime):
+                pairs.append((notebook, page))
     return pairs
+
+
+@contextmanager
+def no_collecting():
+    """Leaves what exists now out of garbage collection.
+
+    statsmodels collects at each correction for multiple comparisons, which walks through all of torch each time.
+    """
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def build(study: StudyConfig, cells: list[CellSpec], folder_of) -> Path:
@@ -64,21 +84,22 @@ def build(study: StudyConfig, cells: list[CellSpec], folder_of) -> Path:
     folder = reports_root() / study.study
     for notebook, page in missing_pages(cells, folder_of):
         export_cell(notebook, page)
-    rows = table.collect(cells, folder_of, folder)
-    table.check(rows)
+    rows = results.collect(cells, folder_of, folder)
+    results.check(rows)
+    record = provenance.collect(study, cells, folder_of, rows)
     notebooks = [notebooks_folder() / f"{name}.ipynb" for name in study.reports]
-    code = [
-        file_digest(path) for path in (*notebooks, *sorted(Path(__file__).parent.glob("*.py")), *TEMPLATE.iterdir())
-    ]
-    state = digest({"rows": json.loads(json.dumps(rows, default=str)), "code": code})
+    state = digest({"rows": json.loads(json.dumps(rows, default=str)), "made": record, "code": _code(notebooks)})
     index = folder / "index.html"
     if index.exists() and (read_json(folder / "index.json") or {}).get("state") == state:
         return index
-    table.write(rows, folder)
-    frame = table.read(folder)
-    write_atomic(folder / "verdicts.csv", verdicts(frame).to_csv(index=False))
-    write_atomic(folder / "threeway.csv", threeway(frame).to_csv(index=False))
-    write_atomic(folder / "claims.csv", judge(frame).to_csv(index=False))
+    results.write(rows, folder)
+    provenance.write(record, folder)
+    frame = results.read(folder)
+    compare.keep(frame, folder)
+    with no_collecting():
+        write_atomic(folder / "verdicts.csv", verdicts(frame).to_csv(index=False))
+        write_atomic(folder / "threeway.csv", threeway(frame).to_csv(index=False))
+        write_atomic(folder / "claims.csv", judge(frame).to_csv(index=False))
     for place, notebook in enumerate(notebooks):
         page = folder / f"{notebook.stem}.html" if place else index
         executed = folder_of(cells[0].config).path.parents[2] / notebook.name
@@ -94,8 +115,34 @@ def build_bench() -> Path:
     return folder / "index.html"
 
 
+def build_comparison(first: Path, second: Path, out: str = "") -> Path:
+    """index.html and compare.csv of two reports' folders, in reports/<out>. Returns the index.
+
+    ``out``: '<first>-vs-<second>' where none is given. Raises FileNotFoundError when a folder holds no results, and
+    RuntimeError when the notebook fails.
+    """
+    sides = [compare.read(folder) for folder in (first, second)]
+    name = out or "-vs-".join(side.name for side in sides)
+    folder = reports_root() / name
+    if folder.resolve() in (first.resolve(), second.resolve()):
+        raise ValueError(f"The comparison would overwrite the report {folder}; give it another name with --out.")
+    with no_collecting():
+        write_atomic(folder / "compare.csv", compare.compare(*sides).to_csv(index=False))
+    parameters = {"first": str(first.resolve()), "second": str(second.resolve()), "name": name}
+    title = f"{sides[0].name} and {sides[1].name}"
+    notebook = notebooks_folder() / "compare.ipynb"
+    _render(notebook, parameters, folder / notebook.name, folder / "index.html", title)
+    return folder / "index.html"
+
+
+def _code(notebooks: list[Path]) -> list[str]:
+    """Digests of what a study's pages are made with."""
+    modules = sorted(Path(__file__).parent.glob("*.py"))
+    return [file_digest(path) for path in (*notebooks, *modules, *sorted(TEMPLATE.iterdir()))]
+
+
 def _render(notebook: Path, parameters: dict, executed: Path, page: Path, title: str) -> None:
-    """Execute a report notebook and make its page."""
+    """Execute a notebook about whole studies and make its page, whose tables can be sorted."""
     from kdlib.execute import execute
 
     job = {
@@ -107,4 +154,5 @@ def _render(notebook: Path, parameters: dict, executed: Path, page: Path, title:
     answer = execute(job)
     if answer["outcome"] != "ok":
         raise RuntimeError(f"The notebook {notebook.name} failed: {answer['error']}. See {job['failed_output']}.")
-    export_cell(executed, page, title)
+    css, script = ((TEMPLATE / name).read_text() for name in ("study.css", "sort.js"))
+    export_cell(executed, page, title, css, script)

@@ -87,6 +87,11 @@ class CellSpec(BaseModel):
         return reports_root() / config.study / f"{config.teacher}_{config.dataset}" / name
 
     @property
+    def failed_page(self) -> Path:
+        """The report of an attempt that failed: as far as it came, with the error."""
+        return self.page.with_suffix(".failed.html")
+
+    @property
     def parameters(self) -> dict[str, Any]:
         """What the notebook is given: every field of the configuration but the two that name the notebook."""
         return self.config.model_dump(exclude={"teacher", "dataset"})

@@ -1,23 +1,18 @@
-"""The parts of a study's report, called one by one from the notebooks summary, claims and ablations."""
+"""What a study found, part by part, as the notebooks summary, claims and ablations show it."""
 
 import html
 
 import pandas as pd
 from IPython.display import HTML, display
 
-from kdlib import claims as claims_of
-from kdlib import plots, show, tuning
+from kdlib import charts, exhibits, listing, plots, provenance, results, show
 from kdlib import table as tables_of
 from kdlib.runs import reports_root
 from kdlib.threeway import SAME
 from kdlib.threeway import threeway as threeway_of
+from kdlib.uncertainty import BETTER, OPEN, WORSE
 from kdlib.verdicts import QUESTIONS
 
-WHY_SIZES_DIFFER = (
-    "Pixel students of vision-language teachers also train a text head that the study's sizes leave out; 'image "
-    "side' is what compares with its column. Its COCO ResNet (43.39) has a further 256 x 256 layer, and its Tiny "
-    "ResNet 200 outputs where ours has the embedding's 256."
-)
 HOW_TO_READ = (
     "Numbers are mean ± standard deviation over seeds (where there are several) [95 % interval over the test images: "
     "1,000 bootstrap resamples, the captions of an image kept together]."
@@ -32,7 +27,7 @@ OTHER_SCORES = {
 
 def read(study: str) -> pd.DataFrame:
     """The rows of a study's results.csv."""
-    return tables_of.read(reports_root() / study)
+    return results.read(reports_root() / study)
 
 
 def head(rows: pd.DataFrame, study: str, title: str) -> None:
@@ -42,6 +37,7 @@ def head(rows: pd.DataFrame, study: str, title: str) -> None:
     counts = rows.outcome.value_counts().to_dict()
     listed = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items())
     show.words(f"{len(rows)} cells: {listed}")
+    listing.failures(rows)
     if not len(good):
         show.notice("No cell has finished yet.")
         return
@@ -109,21 +105,27 @@ def controls(rows: pd.DataFrame) -> None:
             show.table(shown, f"Not better than {words}", False, folded="which ones", prose=True)
 
 
-def tables(rows: pd.DataFrame, dataset: str) -> None:
+def tables(rows: pd.DataFrame, dataset: str, heading: str) -> None:
     """The study's table, ours by its definition, ours by the sound one, with the controls as rows."""
     part = rows[rows.dataset == dataset]
+    if part.empty:
+        return
+    display(HTML(f"<h3>{html.escape(heading)}</h3>"))
+    report = exhibits.report_of(rows)
+    caption = "The study prints (accuracy as a fraction)"
+    exhibits.table(tables_of.paper_figure(dataset), caption, report, f"{dataset}-printed")
     good = part[part.outcome == "ok"]
     if good.empty:
         print(f"No finished cell on {dataset}.")
         return
     headline = plots.score_name(good.headline.iloc[0])
-    show.table(tables_of.paper_figure(dataset), "The study prints (accuracy as a fraction)")
     degenerate = any(SAME in str(names).split() for names in good.degenerate)
     note = ": degenerate, an untrained student has it too" if degenerate else ""
-    show.table(tables_of.figure(part, dataset, SAME), f"Ours by the study's definition, {SAME}{note}")
-    show.table(tables_of.figure(part, dataset), f"Ours, {headline}")
+    caption = f"Ours by the study's definition, {SAME}{note}"
+    exhibits.table(tables_of.figure(part, dataset, SAME), caption, report, f"{dataset}-in_batch")
+    exhibits.table(tables_of.figure(part, dataset), f"Ours, {headline}", report, f"{dataset}-headline")
     last = part[(part.epochs == part.epochs.max()) & (part.variant == "")]
-    for score in OTHER_SCORES[dataset]:
+    for score in OTHER_SCORES.get(dataset, ()):
         if f"student {score}" in last and last[f"student {score}"].notna().any():
             caption = f"{score} after {part.epochs.max()} epochs"
             show.table(tables_of.figure(last, dataset, score), caption, folded=caption)
@@ -131,7 +133,9 @@ def tables(rows: pd.DataFrame, dataset: str) -> None:
 
 def threeway(rows: pd.DataFrame) -> None:
     """Each printed cell beside ours by both definitions, and why they differ."""
-    show.table(threeway_of(rows), "Printed, by the study's definition, by a sound one", index=False, prose=True)
+    display(HTML("<h3>Printed, ours, and why they differ</h3>"))
+    caption = "Printed, by the study's definition, by a sound one"
+    exhibits.table(threeway_of(rows), caption, exhibits.report_of(rows), "threeway", index=False, prose=True)
 
 
 def verdict_table(study: str) -> pd.DataFrame | None:
@@ -141,11 +145,18 @@ def verdict_table(study: str) -> pd.DataFrame | None:
 
 
 def verdicts(rows: pd.DataFrame, questions: tuple[str, ...] = tuple(QUESTIONS)) -> None:
-    """The comparisons, question by question."""
+    """How often each verdict was reached, and the comparisons, question by question."""
     found = verdict_table(rows.study.iloc[0])
     if found is None or found.empty:
         print("There is nothing to compare yet.")
         return
+    report = exhibits.report_of(rows)
+    found = found[found.question.isin(questions)]
+    counts = pd.crosstab(found.question, found.verdict).reindex(columns=[BETTER, OPEN, WORSE], fill_value=0)
+    counts = counts.reindex([name for name in questions if name in counts.index])
+    counts.index = [_sentence(QUESTIONS[name]) for name in counts.index]
+    counts.columns.name = None
+    exhibits.table(counts, "Comparisons by verdict on the first named", report, "verdicts")
     for question in questions:
         part = found[found.question == question]
         if part.empty:
@@ -154,148 +165,90 @@ def verdicts(rows: pd.DataFrame, questions: tuple[str, ...] = tuple(QUESTIONS)) 
         shown["a − b"] = [f"{row.difference:+.3f} [{row.low:+.3f}, {row.high:+.3f}]" for row in part.itertuples()]
         shown["p, Holm"] = [f"{value:.3f}" for value in part.p_holm]
         shown["verdict on a"] = part.verdict
-        show.table(shown, f"{QUESTIONS[question][0].upper()}{QUESTIONS[question][1:]}", index=False, prose=True)
+        caption = _sentence(QUESTIONS[question])
+        words = f"{caption}: all {len(part)}"
+        name = f"verdicts-{question.replace(' ', '_')}"
+        exhibits.table(shown, caption, report, name, index=False, prose=True, folded=words)
+
+
+def _sentence(words: str) -> str:
+    return f"{words[0].upper()}{words[1:]}"
+
+
+def judged(rows: pd.DataFrame) -> pd.DataFrame:
+    """The study's claims as ``kdlib report`` judged them."""
+    return pd.read_csv(exhibits.report_of(rows) / "claims.csv")
 
 
 def claims(rows: pd.DataFrame) -> None:
-    """The study's claims, judged."""
-    judged = claims_of.judge(rows)
-    counts = judged.verdict.value_counts().to_dict()
-    show.words(f"{len(judged)} claims: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
-    show.table(judged, "The study's claims and what became of them", index=False, prose=True)
+    """The study's claims with what would show each, and what was found."""
+    frame = judged(rows)
+    _count_claims(frame)
+    caption = "The study's claims and what became of them"
+    exhibits.table(frame, caption, exhibits.report_of(rows), "claims", index=False, prose=True)
 
 
-def size(rows: pd.DataFrame) -> None:
-    """Size against score."""
-    if (rows.outcome == "ok").any():
-        show.figure(
-            plots.size_against_score(rows),
-            "Score against size, the student alone and all that inference needs.",
-        )
+def claims_in_short(rows: pd.DataFrame) -> None:
+    """The study's claims and their verdicts, with a link to the page that says why."""
+    frame = judged(rows)
+    _count_claims(frame)
+    show.table(frame[["claim", "verdict"]], "The study's claims", index=False, prose=True)
+    display(HTML('<p><a href="claims.html">What would show each claim, and what was found</a></p>'))
+
+
+def _count_claims(frame: pd.DataFrame) -> None:
+    counts = frame.verdict.value_counts().to_dict()
+    show.words(f"{len(frame)} claims: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
 
 
 def epochs(rows: pd.DataFrame) -> None:
     """Score by budget."""
-    if (rows.outcome == "ok").any():
-        show.figure(
-            plots.score_by_epochs(rows),
-            "Score at each number of epochs with 95 % intervals, a panel a teacher, a line a method.",
-        )
-
-
-def time(rows: pd.DataFrame) -> None:
-    """Seconds per epoch, and what the study paid."""
-    if (rows.outcome == "ok").any():
-        show.figure(plots.seconds_per_epoch(rows), "Training seconds an epoch by method and teacher.")
-        good = rows[rows.outcome == "ok"].groupby(["teacher", "variant", "dataset"], sort=False)
-        good = good[["store_seconds", "store_bytes"]].max()
-        good["store_bytes"] /= 1e6
-        good.columns = ["seconds", "MB on disk"]
-        show.table(good.reset_index(), "Building a teacher's features, once for all its cells", False, 1)
-        show.words(
-            "The study, with the teacher in the loop: CLIP 15-18 min, BLIP over 50, DINO 6-10, BEiT 11-30 an epoch."
-        )
-
-
-def sizes(rows: pd.DataFrame) -> None:
-    """Sizes in MB beside the study's, operations, and what a student costs in time."""
-    good = rows[(rows.outcome == "ok") & (rows.variant == "")]
-    if good.empty:
+    if not (rows.outcome == "ok").any():
         return
-    printed = tables_of.paper().groupby(["dataset", "method"]).size_mb.first()
-    key = ["dataset", "method", "teacher"]
-    groups = good.groupby(key, sort=False)
-    ours = groups[["student_mb", "image_mb", "deployed_mb", "safetensors_bytes", "deployed_image_macs"]].mean()
-    ours["safetensors_bytes"] /= 2**20
-    ours["deployed_image_macs"] /= 1e6
-    frame = ours.reset_index()
-    frame.insert(3, "printed", [printed.get((row.dataset, row.method)) for row in frame.itertuples()])
-    frame.columns = [
-        "dataset", "method", "teacher", "study prints MB", "student MB", "image side MB", "deployed MB",
-        "safetensors MB", "million multiply-accumulates from pixels",
-    ]  # fmt: skip
-    show.table(frame, "Sizes (float32 parameters, MB of 2^20 bytes) and operations", False, 2)
-    show.words(WHY_SIZES_DIFFER)
-    last = good[good.epochs == good.epochs.max()].groupby(key, sort=False)
-    names = {
-        "first_epoch_seconds": "first epoch, s", "seconds_per_epoch": "an epoch, s", "data_share": "waiting for data",
-        "minutes_from_nothing": f"minutes from nothing, {good.epochs.max()} epochs",
-        "image_batch_1_p10_ms": "p10", "image_batch_1_p50_ms": "p50", "image_batch_1_p90_ms": "p90, ms, 1 image",
-        "image_batch_32_p10_ms": "p10 ", "image_batch_32_p50_ms": "p50 ", "image_batch_32_p90_ms": "p90, ms, 32 images",
-        "image_per_second": "images/s",
-    }  # fmt: skip
-    show.table(
-        last[list(names)].mean().rename(columns=names).reset_index(),
-        "Time, teacher cached; inference from pixels to embedding with the backbone where the student needs it",
-        False,
-        2,
-    )
-    if "text_batch_1_p50_ms" in good and good.text_batch_1_p50_ms.notna().any():
-        names = {"text_batch_1_p50_ms": "p50, ms, 1 text", "text_batch_32_p50_ms": "p50, ms, 32 texts",
-                 "text_per_second": "texts/s"}  # fmt: skip
-        frame = last[list(names)].mean().dropna().rename(columns=names).reset_index()
-        show.table(frame, "From text to embedding", False, 2)
-
-
-def cells(rows: pd.DataFrame) -> None:
-    """Every cell with its outcome, its exposure and a link to its page."""
-    names = ["teacher", "dataset", "method", "variant", "epochs", "seed", "outcome", "exposure"]
-    more = [name for name in ("student", "final_loss", "error") if name in rows]
-    frame = rows[[*(name for name in names if name in rows), *more]].copy()
-    frame["page"] = [
-        f'<a href="{html.escape(page)}">open</a>' if isinstance(page, str) and page else "" for page in rows.page
-    ]
-    display(
-        HTML(frame.to_html(index=False, border=0, escape=False, float_format=lambda value: f"{value:.3f}", na_rep=""))
-    )
+    points = charts.score_by_epochs_points(rows)
+    last = points[points.epochs == points.epochs.max()]
+    best = last.loc[last.groupby(["teacher", "dataset"], sort=False).score.idxmax()]
+    alt = "Score at each number of epochs with 95 % intervals, a panel a teacher, a line a method. Highest at the end: "
+    alt += "; ".join(f"{p.teacher} {p.method} {p.score:.3f}, teacher {p.teacher_score:.3f}" for p in best.itertuples())
+    exhibits.figure(charts.score_by_epochs(points), f"{alt}.", points, exhibits.report_of(rows), "score_by_epochs")
 
 
 def pages(study: str) -> None:
     """Links to the study's other pages and its files."""
     names = {"claims.html": "the study's claims", "results.csv": "all rows", "verdicts.csv": "all comparisons",
-             "threeway.csv": "printed beside ours"}  # fmt: skip
+             "threeway.csv": "printed beside ours", "study.yaml": "study file"}  # fmt: skip
     links = [f'<a href="{name}">{words}</a>' for name, words in names.items()
              if (reports_root() / study / name).exists() or name == "claims.html"]  # fmt: skip
     display(HTML(f"<p>{' · '.join(links)}</p>"))
 
 
-# ---------------------------------------------------------------- variants: ablations and tuning
-
-
-def ranking(rows: pd.DataFrame) -> None:
-    """The best variants, where the scores may choose: on dev."""
-    try:
-        frame = tuning.ranking(rows)
-    except tuning.TuningError:
-        print("Scored on test, to be reported: nothing may be chosen by these numbers, so there is no ranking.")
+def again(rows: pd.DataFrame) -> None:
+    """How to make these numbers again: commit, versions, command, study file, and the hardware they were made on."""
+    folder = exhibits.report_of(rows)
+    record = provenance.read(folder)
+    if not record["versions"]:
+        print("No cell has finished yet.")
         return
-    show.table(frame, "Share of the teacher's score on dev, best first: what the defaults follow", index=False)
-
-
-def variants(rows: pd.DataFrame) -> None:
-    """Each variant of a method's training beside the method's own, with the verdict; a table a teacher."""
-    found = verdict_table(rows.study.iloc[0])
-    good = rows[rows.outcome == "ok"]
-    for (teacher, dataset), part in good.groupby(["teacher", "dataset"], sort=False):
-        lines = []
-        for (method, variant, epochs), cells_ in part.groupby(["method", "variant", "epochs"], sort=False):
-            own = part[(part.method == method) & (part.variant == "") & (part.epochs == epochs)]
-            line = {
-                "method": method,
-                "training": variant.replace("_", " ") or "the method's own",
-                "losses": cells_.objective.iloc[0],
-                "epochs": epochs,
-                "score": tables_of.summary_of(cells_).text(3),
-                "own − variant": "",
-                "verdict on the own": "",
-            }
-            if variant and len(own) and found is not None:
-                names = [tables_of.line_name(method, name, epochs) for name in ("", variant)]
-                match = found[(found.teacher == teacher) & (found.a == names[0]) & (found.b == names[1])]
-                if len(match):
-                    row = match.iloc[0]
-                    line["own − variant"] = f"{row.difference:+.3f} [{row.low:+.3f}, {row.high:+.3f}]"
-                    line["verdict on the own"] = row.verdict
-            lines.append(line)
-        name = plots.score_name(part.headline.iloc[0])
-        show.table(pd.DataFrame(lines), f"{teacher} on {dataset}, {name}", index=False, prose=True)
+    first = record["versions"][0]
+    commit = first["commit"].removesuffix("-dirty")
+    lines = [
+        f"git checkout {commit}" if commit else f"# kdlib {first['kdlib']}, of no commit",
+        f"python -m pip install --editable . --requirement {provenance.LOCK}",
+        f"kdlib run {provenance.STUDY}",
+    ]
+    display(HTML(f"<pre>{html.escape(chr(10).join(lines))}</pre>"))
+    if any(versions["commit"].endswith("-dirty") for versions in record["versions"]):
+        show.notice(
+            "Made from a checkout with changes that are not in the commit ('-dirty'): the keys in each result say "
+            "whether the code that made a number is the code at hand; 'kdlib status' compares them."
+        )
+    if len(record["versions"]) > 1:
+        show.notice(f"The cells were made with {len(record['versions'])} sets of versions or commits; see the table.")
+    for name, words in ((provenance.STUDY, "study file, as it was run"), (provenance.LOCK, "versions, for pip")):
+        text = html.escape((folder / name).read_text())
+        link = f'<p><a href="{name}">{name}</a></p>'
+        display(HTML(f"<details><summary>{words}</summary>{link}<pre>{text}</pre></details>"))
+    for kind in ("versions", "hardware"):
+        frame = pd.DataFrame(record[kind])
+        exhibits.table(frame, f"{_sentence(kind)} of the cells", folder, kind, index=False, prose=True)
+    show.words(f"The cells finished between {record['from']} and {record['to']}.")

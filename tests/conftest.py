@@ -60,9 +60,9 @@ def made_study():
 
     A dict a cell. 'student', 'untrained', 'pca', 'teacher_score', 'shuffled', ... are shares of 200 images that are
     right, of the headline, and '<who> in_batch@64' of that. Encoders with equal shares are right on the same images
-    unless the student's 'luck' differs. Other keys are columns. Returns what table.read gives.
+    unless the student's 'luck' differs. Other keys are columns. Returns what results.read gives.
     """
-    from kdlib import table
+    from kdlib import results, table
     from kdlib.runs import reports_root, runs_root
 
     names = {"teacher": "clip", "method": "projection", "variant": "", "seed": 0, "epochs": 5, "outcome": "ok"}
@@ -84,8 +84,8 @@ def made_study():
         study = f"made{next(studies)}"
         rows = [write(study, defaults | cell) for cell in cells]
         folder = reports_root() / study
-        table.write(rows, folder)
-        return table.read(folder)
+        results.write(rows, folder)
+        return results.read(folder)
 
     def write(study: str, cell: dict) -> dict:
         dataset = cell.get("dataset") or ("coco" if cell["teacher"] in ("clip", "blip") else "tinyimagenet")

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from kdlib import cli, code, plan, study, table
+from kdlib import cli, code, plan, results, study, table
 from kdlib.study import StudyError, studies_folder
 
 GOOD = {"study": "s", "title": "t", "notebooks": {"clip_coco": {"tau": 3.0}}, "parameters": {"tau": 2.0}}
@@ -191,8 +191,8 @@ def test_learning_rate__rises_to_the_peak_and_falls_as_the_root():
 
 
 def test_results__are_written_whole(tmp_path):
-    table.write([row(student=0.5), row(outcome="failed", error="x")], tmp_path)
-    assert len(table.read(tmp_path)) == 2
+    results.write([row(student=0.5), row(outcome="failed", error="x")], tmp_path)
+    assert len(results.read(tmp_path)) == 2
     assert json.loads((tmp_path / "results.json").read_text())[1]["student"] is None
     with pytest.raises(FileNotFoundError, match="no results yet"):
-        table.read(tmp_path / "nowhere")
+        results.read(tmp_path / "nowhere")
