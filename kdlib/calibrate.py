@@ -124,6 +124,7 @@ def _run(steps: list[dict]) -> dict:
 
 
 def main() -> None:
+    """One measurement, told as a job file."""
     job = json.loads(Path(sys.argv[1]).read_text())
     os.environ.update(job.get("environment", {}))
     if job["measure"] == "notebook":

@@ -44,6 +44,7 @@ def card(*parts: str, live: bool = False) -> str:
 
 
 def words(text: str) -> str:
+    """A paragraph, as HTML."""
     return f"<p>{html.escape(text)}</p>"
 
 
@@ -53,6 +54,7 @@ def message(text: str) -> str:
 
 
 def heading(text: str, level: int = 2) -> str:
+    """A heading, as HTML."""
     return f"<h{level}>{html.escape(text)}</h{level}>"
 
 
@@ -99,6 +101,7 @@ def overlay(image: Image.Image, heat: np.ndarray, grid: tuple[int, int], centre_
 
 
 def figure(picture: str, caption: str, kind: str = "") -> str:
+    """A picture with its caption, as HTML; ``kind`` is its CSS class."""
     return f'<figure class="{kind}">{picture}<figcaption>{html.escape(caption)}</figcaption></figure>'
 
 

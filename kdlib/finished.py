@@ -37,6 +37,7 @@ class Finished:
 
     @cached_property
     def config(self) -> RunConfig:
+        """The configuration that the run was made with."""
         return RunConfig(**self.result["config"])
 
     @property
@@ -47,6 +48,7 @@ class Finished:
 
     @property
     def headline(self) -> str:
+        """The name of the score that stands for the student."""
         return self.result["headline"]
 
     @property
@@ -150,6 +152,7 @@ class Finished:
 
     @property
     def has_text(self) -> bool:
+        """Whether teacher and student read captions."""
         return self.split.has_text
 
     @cached_property
@@ -175,9 +178,11 @@ class Finished:
         return len(self.split.store)
 
     def image(self, index: int) -> Image.Image:
+        """The decoded image of a row of the scored split."""
         return self.data.images[self.rows[index]]
 
     def captions(self, index: int) -> tuple[str, ...]:
+        """Its captions."""
         return self.data.captions[self.rows[index]]
 
     @cached_property

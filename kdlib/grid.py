@@ -125,6 +125,8 @@ class Queue:
         result = item.run.result(item.spec.config.epochs)
         outcome = report["outcome"]
         if result is not None and result["keys"]["cell"] == keys["cell"] and result["outcome"] == "ok":
+            if outcome != "ok":  # the numbers stand, the page does not
+                report.setdefault("export_error", f"after its result: {report.get('error', outcome)}")
             outcome = "ok"
         elif outcome == "ok":
             outcome, report["error"] = (
@@ -159,7 +161,7 @@ class Queue:
             self.bad += 1
             record = {"outcome": outcome, "config": config, "keys": keys, "error": report.get("error", "")}
             write_json(item.run.failure_path(epochs), record | {"notebook": notebook})
-        else:
+        elif "export_error" not in report:
             item.run.notebook_path(epochs, failed=True).unlink(missing_ok=True)
 
     def _say(self, spec: CellSpec, outcome: str, report: dict) -> None:

@@ -46,6 +46,7 @@ class WarmProvisioner(LocalProvisioner):
     """Takes the waiting kernel where there is one, and starts a cold one otherwise."""
 
     async def launch_kernel(self, cmd: list[str], **options):
+        """Hand the connection to the waiting kernel, or start one by ``cmd``; the connection's details."""
         if not _waiting:
             return await super().launch_kernel(cmd, **options)
         self.process, sender = _waiting.pop()

@@ -60,6 +60,7 @@ class Work:
 
     @property
     def config(self) -> RunConfig:
+        """The cell's configuration."""
         return self.spec.config
 
     @property
@@ -70,6 +71,7 @@ class Work:
 
     @property
     def images(self) -> int:
+        """Images of all splits that the cell reads."""
         return sum(images for images, _ in self.counts.values())
 
     @property

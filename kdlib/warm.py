@@ -42,29 +42,36 @@ class Forked:
 
     @property
     def pid(self) -> int:
+        """Its number."""
         return self._process.pid
 
     @property
     def returncode(self) -> int | None:
+        """Its exit code, negative after a signal; None while it runs."""
         return self._process.exitcode
 
     def poll(self) -> int | None:
+        """The exit code, None while it runs."""
         return self._process.exitcode
 
     def wait(self, timeout: float | None = None) -> int:
+        """The exit code; raises subprocess.TimeoutExpired when it has not ended after ``timeout`` seconds."""
         self._process.join(timeout)
         if self._process.exitcode is None:
             raise subprocess.TimeoutExpired("a warm process", timeout)
         return self._process.exitcode
 
     def send_signal(self, number: int) -> None:
+        """Send a signal, unless it has ended."""
         if self.poll() is None:
             os.kill(self.pid, number)
 
     def kill(self) -> None:
+        """End it at once."""
         self._process.kill()
 
     def terminate(self) -> None:
+        """Ask it to end."""
         self._process.terminate()
 
 

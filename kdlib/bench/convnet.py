@@ -24,6 +24,7 @@ BAR = 1.4
 
 
 def run(setting: Setting) -> list[Row]:
+    """An epoch of each network, and whether bfloat16 costs accuracy."""
     dataset = datasets.load("tinyimagenet", setting.data_root, "fit")
     rows = np.random.default_rng(0).choice(len(dataset), min(IMAGES, len(dataset)), replace=False)
     folder = _image_folder(setting, dataset, rows)
@@ -129,6 +130,7 @@ class PlainLoop:
         self.loader = DataLoader(data, BATCH, shuffle=True, drop_last=True, num_workers=workers)
 
     def epoch(self) -> None:
+        """One pass over the images."""
         self.distiller.train()
         for pixels, labels in self.loader:
             batch: dict[str, Tensor] = {"pixels": pixels, "label": labels, "image": torch.ones(len(labels), 2)}

@@ -21,10 +21,12 @@ class Setting:
 
     @property
     def images_words(self) -> str:
+        """What the images are, for a table."""
         return "drawn shapes" if self.data_root == "shapes" else "real images"
 
     @property
     def scratch(self) -> Path:
+        """A folder for checkpoints, images and stores of the benches."""
         folder = runs_root() / "bench"
         folder.mkdir(parents=True, exist_ok=True)
         return folder
@@ -49,6 +51,7 @@ class Row:
 
     @property
     def met(self) -> bool:
+        """Whether the ratio is on the right side of its bar; True without one."""
         if self.bar is None:
             return True
         return self.ratio <= self.bar if self.at_most else self.ratio >= self.bar
@@ -63,6 +66,7 @@ class Row:
 
 
 def seconds(call: Callable) -> float:
+    """How long one call takes."""
     started = time.perf_counter()
     call()
     return time.perf_counter() - started

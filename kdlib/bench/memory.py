@@ -13,6 +13,7 @@ TOKENS, WIDTH, BATCH = 16, 64, 256
 
 
 def run(setting: Setting) -> list[Row]:
+    """Peak memory at both sizes, each in a process of its own."""
     peaks = {}
     for rows in (10_000, 100_000):
         command = [sys.executable, "-m", "kdlib.bench.memory", str(setting.scratch / f"memory-{rows}"), str(rows)]

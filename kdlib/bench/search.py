@@ -11,6 +11,7 @@ WIDTH, CLASSES, CAPTIONS = 256, 200, 5
 
 
 def run(setting: Setting) -> list[Row]:
+    """k-NN at Tiny ImageNet's size and retrieval at COCO's."""
     random = torch.Generator().manual_seed(0)
     bank, queries = (torch.randn(count, WIDTH, generator=random) for count in (100_000, 10_000))
     labels = [np.arange(len(rows)) % CLASSES for rows in (bank, queries)]

@@ -23,6 +23,7 @@ LIVE = {"projection": 300, "attention": 20}
 
 
 def run(setting: Setting) -> list[Row]:
+    """Epochs against a live teacher, then steps against RAM."""
     store = fullsize.random_store(setting.scratch / "random", ROWS)
     split = Split("fit", store)
     teacher = teachers.load("clip", str(fullsize.clip_checkpoint(setting)))
@@ -40,6 +41,7 @@ def configuration(setting: Setting, method: str, **given) -> RunConfig:
 
 
 def distiller(config: RunConfig) -> Distiller:
+    """Student and losses at full size, with random initial weights."""
     torch.manual_seed(0)
     spec = students.StudentSpec(
         fullsize.WIDTH, config.width, (7, 7), text=True, bottleneck=config.bottleneck, heads=config.heads
@@ -55,6 +57,7 @@ class LiveLoader(TrainLoader):
         self.rows, self.teacher, self.dataset = np.arange(LIVE_ROWS), teacher, dataset
 
     def epoch(self, epoch: int) -> Iterator[dict[str, Tensor]]:
+        """The batches of one epoch, the teacher run for each."""
         for step in range(len(self)):
             rows = range(step * BATCH, (step + 1) * BATCH)
             seen = self.teacher.encode_images([self.dataset.images[row] for row in rows])

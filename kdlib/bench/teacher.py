@@ -14,6 +14,7 @@ IMAGES = 3 * features.CHUNK
 
 
 def run(setting: Setting) -> list[Row]:
+    """The forward pass, then a store."""
     folder = fullsize.clip_checkpoint(setting)
     dataset = fullsize.photos(setting, IMAGES)
     teacher = teachers.load("clip", str(folder), precision="bfloat16")
