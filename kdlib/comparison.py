@@ -43,7 +43,7 @@ def moved(found: pd.DataFrame, report: Path) -> None:
     judged = found[found.moved != ""]
     counts = {name: int((judged.moved == name).sum()) for name in (UP, DOWN)}
     show.words(
-        f"{sum(counts.values())} of {len(judged)} scores moved from A to B beyond the {LEVEL:.0%} interval of their "
+        f"{sum(counts.values())} of {len(judged)} scores moved from A to B beyond the {100 * LEVEL:.0f} % interval of their "
         f"difference: {counts[UP]} up, {counts[DOWN]} down. Where nothing changed but images or seeds, about "
         f"{(1 - LEVEL) * len(judged):.0f} would; p is corrected for that (Holm, within a teacher and data set)."
     )

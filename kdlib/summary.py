@@ -135,7 +135,10 @@ def threeway(rows: pd.DataFrame) -> None:
     """Each printed cell beside ours by both definitions, and why they differ."""
     display(HTML("<h3>Printed, ours, and why they differ</h3>"))
     caption = "Printed, by the study's definition, by a sound one"
-    exhibits.table(threeway_of(rows), caption, exhibits.report_of(rows), "threeway", index=False, prose=True)
+    frame = threeway_of(rows)
+    words = f"all {len(frame)} cells that the study prints"
+    report = exhibits.report_of(rows)
+    exhibits.table(frame, caption, report, "threeway", index=False, prose=True, folded=words)
 
 
 def verdict_table(study: str) -> pd.DataFrame | None:
@@ -156,7 +159,8 @@ def verdicts(rows: pd.DataFrame, questions: tuple[str, ...] = tuple(QUESTIONS)) 
     counts = counts.reindex([name for name in questions if name in counts.index])
     counts.index = [_sentence(QUESTIONS[name]) for name in counts.index]
     counts.columns.name = None
-    exhibits.table(counts, "Comparisons by verdict on the first named", report, "verdicts")
+    name = "verdicts" if questions == tuple(QUESTIONS) else f"verdicts-of-{len(questions)}-questions"
+    exhibits.table(counts, "Comparisons by verdict on the first named", report, name)
     for question in questions:
         part = found[found.question == question]
         if part.empty:
