@@ -125,13 +125,9 @@ def size_against_score(points: pd.DataFrame) -> Figure:
             axes.set_title(f"{teacher} on {dataset}\nfront: {', '.join(best.method)}", fontsize=10)
         grid[line, 0].set_ylim(0, ROOM * part[["high", "teacher_score"]].max(axis=None))
         grid[line, 0].set_ylabel(SHORT.get(part.headline.iloc[0], part.headline.iloc[0]))
-    marks = {
-        method: Line2D([], [], color=colour(method), marker=MARKERS.get(method, "o"), ls="none", ms=8)
-        for method in methods_of(points)
-    }
-    marks |= {
+    marks = _marks(points) | {
         "Pareto front": Line2D([], [], color="black", lw=1),
-        "not on it": Line2D([], [], color=GREY, marker="o", markerfacecolor="white", markeredgewidth=1.5, ls="none"),
+        "not on it": _mark(GREY, "o", "white"),
         "teacher": Line2D([], [], color=GREY, ls="--", lw=1),
     }
     figure.legend(marks.values(), marks.keys(), loc="outside lower center", ncols=5, fontsize=9)
@@ -171,7 +167,9 @@ def seconds_per_epoch(points: pd.DataFrame) -> Figure:
         axes.margins(x=0.15)
     for axes in grid.flat[len(pairs) :]:
         axes.remove()
-    figure.supxlabel("seconds an epoch (log), teacher cached", fontsize=11)
+    for axes in figure.axes:
+        axes.set_xlabel("seconds an epoch (log), teacher cached", fontsize=10)
+        axes.tick_params(labelbottom=True)
     return figure
 
 
@@ -189,11 +187,10 @@ def one_against_other(points: pd.DataFrame) -> Figure:
     pairs = _pairs(points)
     rows = -(-len(pairs) // 2)
     figure, grid = plt.subplots(rows, 2, figsize=(9.5, 3.6 * rows + 0.6), layout="constrained", squeeze=False)
-    marks = {}
     for axes, (teacher, dataset) in zip(grid.flat, pairs, strict=False):
         part = points[(points.teacher == teacher) & (points.dataset == dataset)]
         for point in part.itertuples():
-            marks[point.method] = axes.errorbar(
+            axes.errorbar(
                 point.a,
                 point.b,
                 xerr=_reach(point.a, point.a_low, point.a_high),
@@ -206,13 +203,27 @@ def one_against_other(points: pd.DataFrame) -> Figure:
                 ls="none",
             )
         most = ROOM * part[["a", "b", "a_high", "b_high"]].max(axis=None)
-        marks["the same in both"] = axes.axline((0, 0), slope=1, color=GREY, ls="--", lw=1)
+        axes.axline((0, 0), slope=1, color=GREY, ls="--", lw=1)
         axes.set(xlim=(0, most), ylim=(0, most), xlabel="score in A", ylabel="score in B", aspect="equal")
         axes.set_title(f"{teacher} on {dataset}", fontsize=10)
     for axes in grid.flat[len(pairs) :]:
         axes.remove()
-    figure.legend(marks.values(), marks.keys(), loc="outside lower center", ncols=4, fontsize=9)
+    marks = _marks(points) | {
+        "moved": _mark(GREY, "o", GREY),
+        "not moved": _mark(GREY, "o", "white"),
+        "the same in both": Line2D([], [], color=GREY, ls="--", lw=1),
+    }
+    figure.legend(marks.values(), marks.keys(), loc="outside lower center", ncols=5, fontsize=9)
     return figure
+
+
+def _marks(points: pd.DataFrame) -> dict[str, Line2D]:
+    """For a legend: each method as it looks when filled."""
+    return {name: _mark(colour(name), MARKERS.get(name, "o"), colour(name)) for name in methods_of(points)}
+
+
+def _mark(edge, marker: str, inside) -> Line2D:
+    return Line2D([], [], color=edge, marker=marker, markerfacecolor=inside, markeredgewidth=1.5, ls="none", ms=7)
 
 
 def _reach(score: float, low: float, high: float) -> list[list[float]]:

@@ -41,7 +41,7 @@ class Side:
 
     def scores(self, cells: pd.DataFrame) -> tuple[list[float], np.ndarray | None]:
         """Headline scores (S,) of cells that differ in the seed, and their replicates (S, R); None where any lacks."""
-        found = [self.replicates.get(_name(row)) for row in cells.itertuples()]
+        found = [self.replicates.get(_name(row)) for row in cells[["run", "epochs"]].itertuples()]
         known = all(line is not None for line in found) and len({len(line) for line in found}) == 1
         return cells.student.tolist(), np.stack(found).astype(np.float64) if known else None
 
@@ -52,7 +52,7 @@ def _name(row) -> str:
 
 def keep(frame: pd.DataFrame, folder: Path) -> None:
     """replicates.npz: the student's headline score on each resample, for each finished cell of a study."""
-    good = frame[frame.outcome == "ok"]
+    good = frame[frame.outcome == "ok"][["run", "epochs", "controls", "headline"]]
     arrays = {_name(row): replicates(row, "student", row.headline).astype(np.float32) for row in good.itertuples()}
     write_arrays(folder / REPLICATES, arrays)
 

@@ -23,7 +23,7 @@ def head(first: Side, second: Side) -> None:
         record = one.provenance
         lines.append(
             {
-                "": letter,
+                "side": letter,
                 "report": one.name,
                 "title": record["study"].get("title", ""),
                 "cells with a result": f"{(one.rows.outcome == 'ok').sum()} of {len(one.rows)}",
@@ -43,8 +43,8 @@ def moved(found: pd.DataFrame, report: Path) -> None:
     judged = found[found.moved != ""]
     counts = {name: int((judged.moved == name).sum()) for name in (UP, DOWN)}
     show.words(
-        f"{sum(counts.values())} of {len(judged)} scores moved from A to B beyond the {LEVEL:.0%} interval of their "
-        f"difference: {counts[UP]} up, {counts[DOWN]} down. Where nothing changed but images or seeds, about "
+        f"{sum(counts.values())} of {len(judged)} scores moved from A to B beyond the {100 * LEVEL:.0f} % interval of "
+        f"their difference: {counts[UP]} up, {counts[DOWN]} down. Where nothing changed but images or seeds, about "
         f"{(1 - LEVEL) * len(judged):.0f} would; p is corrected for that (Holm, within a teacher and data set)."
     )
     kinds = found.interval.value_counts().to_dict()

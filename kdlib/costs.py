@@ -100,7 +100,9 @@ def bill(rows: pd.DataFrame) -> None:
     if not (rows.outcome == "ok").any():
         print("No cell has finished yet.")
         return
-    frame = spent(rows).rename(columns=COLUMNS)
+    frame = spent(rows)
+    frame["cells"] = ["" if pd.isna(count) else str(count) for count in frame.cells]
+    frame = frame.rename(columns=COLUMNS)
     caption = "What the study cost: minutes of computing, GB of 10^9 bytes"
     exhibits.table(frame, caption, exhibits.report_of(rows), "spent", index=False, digits=2)
     show.words(

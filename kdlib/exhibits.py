@@ -38,9 +38,12 @@ def figure(drawn: Figure, alt: str, data: pd.DataFrame, report: Path, name: str)
 def table(
     frame: pd.DataFrame, caption: str, report: Path, name: str, index: bool = True, digits: int = 3, **options
 ) -> None:
-    """Show a table, write it to figures/<name>.tex (booktabs) and .csv, and link both. Options as in show.table."""
+    """Show a table, write it to figures/<name>.tex (booktabs) and .csv, and link both. Options as in show.table.
+
+    The name of the columns, where they have one, heads the index.
+    """
     write_atomic(report / FOLDER / f"{name}.tex", latex(frame, caption, name, index, digits))
-    write_atomic(report / FOLDER / f"{name}.csv", frame.to_csv(index=index))
+    write_atomic(report / FOLDER / f"{name}.csv", frame.to_csv(index=index, index_label=frame.columns.name))
     show.table(frame, caption, index, digits, **options)
     _links(name, {"LaTeX": "tex", "CSV": "csv"})
 
@@ -62,7 +65,7 @@ def latex(frame: pd.DataFrame, caption: str, name: str, index: bool = True, digi
     )
     texts.columns = [_text(column, digits) for column in frame.columns]
     texts.index = pd.RangeIndex(len(texts)) if not index else texts.index
-    style = texts.reset_index(names="").style if index else texts.style
+    style = texts.reset_index(names=_text(frame.columns.name or "", digits)).style if index else texts.style
     columns = "l" * index + "".join("r" if number else "l" for number in numbers)
     return style.hide(axis="index").to_latex(
         hrules=True, column_format=columns, caption=caption.translate(SPECIAL), label=f"tab:{name}"

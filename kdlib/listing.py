@@ -10,6 +10,7 @@ from kdlib.table import summary_of
 FAILED = ("error", "kernel_died", "out_of_memory")
 # Column of the rows -> heading, unit included.
 COLUMNS = {
+    "page": "page",
     "teacher": "teacher",
     "dataset": "dataset",
     "method": "method",
@@ -25,7 +26,6 @@ COLUMNS = {
     "seconds_per_epoch": "s an epoch",
     "final_loss": "final loss",
     "exposure": "exposure",
-    "page": "page",
 }
 DIGITS = {"student": 3, "teacher_score": 3, "student_mb": 2, "deployed_mb": 2, "seconds_per_epoch": 2, "final_loss": 3}
 

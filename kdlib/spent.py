@@ -88,6 +88,9 @@ def pixels(good: pd.DataFrame) -> list[dict]:
             lines.append(
                 {
                     "what": f"decoded images of {dataset}, for all teachers",
+                    "training_minutes": 0.0,
+                    "rest_minutes": 0.0,
+                    "runs_gb": 0.0,
                     "features_minutes": sum(manifest["build_seconds"] for manifest in found) / 60,
                     "features_gb": sum(e["bytes"] for manifest in found for e in manifest["arrays"].values()) / GB,
                 }

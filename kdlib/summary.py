@@ -113,7 +113,7 @@ def tables(rows: pd.DataFrame, dataset: str, heading: str) -> None:
     display(HTML(f"<h3>{html.escape(heading)}</h3>"))
     report = exhibits.report_of(rows)
     caption = "The study prints (accuracy as a fraction)"
-    exhibits.table(tables_of.paper_figure(dataset), caption, report, f"{dataset}-printed")
+    exhibits.table(_headed(tables_of.paper_figure(dataset)), caption, report, f"{dataset}-printed")
     good = part[part.outcome == "ok"]
     if good.empty:
         print(f"No finished cell on {dataset}.")
@@ -122,20 +122,27 @@ def tables(rows: pd.DataFrame, dataset: str, heading: str) -> None:
     degenerate = any(SAME in str(names).split() for names in good.degenerate)
     note = ": degenerate, an untrained student has it too" if degenerate else ""
     caption = f"Ours by the study's definition, {SAME}{note}"
-    exhibits.table(tables_of.figure(part, dataset, SAME), caption, report, f"{dataset}-in_batch")
-    exhibits.table(tables_of.figure(part, dataset), f"Ours, {headline}", report, f"{dataset}-headline")
+    exhibits.table(_headed(tables_of.figure(part, dataset, SAME)), caption, report, f"{dataset}-in_batch")
+    exhibits.table(_headed(tables_of.figure(part, dataset)), f"Ours, {headline}", report, f"{dataset}-headline")
     last = part[(part.epochs == part.epochs.max()) & (part.variant == "")]
     for score in OTHER_SCORES.get(dataset, ()):
         if f"student {score}" in last and last[f"student {score}"].notna().any():
             caption = f"{score} after {part.epochs.max()} epochs"
-            show.table(tables_of.figure(last, dataset, score), caption, folded=caption)
+            show.table(_headed(tables_of.figure(last, dataset, score)), caption, folded=caption)
+
+
+def _headed(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame.rename_axis(columns="teacher and student")
 
 
 def threeway(rows: pd.DataFrame) -> None:
     """Each printed cell beside ours by both definitions, and why they differ."""
     display(HTML("<h3>Printed, ours, and why they differ</h3>"))
     caption = "Printed, by the study's definition, by a sound one"
-    exhibits.table(threeway_of(rows), caption, exhibits.report_of(rows), "threeway", index=False, prose=True)
+    frame = threeway_of(rows)
+    words = f"all {len(frame)} cells that the study prints"
+    report = exhibits.report_of(rows)
+    exhibits.table(frame, caption, report, "threeway", index=False, prose=True, folded=words)
 
 
 def verdict_table(study: str) -> pd.DataFrame | None:
@@ -155,8 +162,9 @@ def verdicts(rows: pd.DataFrame, questions: tuple[str, ...] = tuple(QUESTIONS)) 
     counts = pd.crosstab(found.question, found.verdict).reindex(columns=[BETTER, OPEN, WORSE], fill_value=0)
     counts = counts.reindex([name for name in questions if name in counts.index])
     counts.index = [_sentence(QUESTIONS[name]) for name in counts.index]
-    counts.columns.name = None
-    exhibits.table(counts, "Comparisons by verdict on the first named", report, "verdicts")
+    counts.columns.name = "question"
+    name = "verdicts" if questions == tuple(QUESTIONS) else f"verdicts-of-{len(questions)}-questions"
+    exhibits.table(counts, "Comparisons by verdict on the first named", report, name)
     for question in questions:
         part = found[found.question == question]
         if part.empty:
