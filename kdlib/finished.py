@@ -182,7 +182,7 @@ class Finished:
         return self.data.images[self.rows[index]]
 
     def captions(self, index: int) -> tuple[str, ...]:
-        """Its captions."""
+        """The captions of a row of the scored split."""
         return self.data.captions[self.rows[index]]
 
     @cached_property

@@ -42,7 +42,7 @@ class Forked:
 
     @property
     def pid(self) -> int:
-        """Its number."""
+        """The number by which the system knows the process."""
         return self._process.pid
 
     @property
