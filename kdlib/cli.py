@@ -132,6 +132,11 @@ def report(
     built = [
         path if path.is_dir() else _report(study.load(path, data_root, seeds)).parent for path in dict.fromkeys(studies)
     ]
+    if len(built) == 2 and built[0].resolve() == built[1].resolve():
+        raise study.StudyError(
+            f"{studies[0]} and {studies[1]} have one report, {built[0]}: give one study another name, or compare a "
+            "copy of the folder."
+        )
     print(reports.build_comparison(built[0], built[-1], out) if len(studies) == 2 else built[0] / "index.html")
 
 

@@ -52,7 +52,7 @@ def failures(rows: pd.DataFrame) -> None:
     frame = bad[names].map(_text)
     frame["error"] = [_text(value) for value in bad.get("error", pd.Series("", index=bad.index))]
     frame["page"] = [link(row) for row in bad.to_dict("records")]
-    markup = _markup(frame, "prose", "They are in no table and in no verdict; 'kdlib run' tries failed ones again")
+    markup = _markup(frame, "prose", "Without a number in tables and verdicts; 'kdlib run' tries failed ones again")
     heading = f"<h2 id='failures'>{len(bad)} of {len(rows)} cells have no result</h2>"
     display(HTML(f"<section class='failures' aria-labelledby='failures'>{heading}{markup}</section>"))
 
