@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from kdlib import charts, exhibits, show
+from kdlib import charts, exhibits, plan, show
 from kdlib import table as tables_of
 from kdlib.spent import COLUMNS, spent
 
@@ -110,3 +110,17 @@ def bill(rows: pd.DataFrame) -> None:
         "notebooks took beyond training: scores, timing of inference, figures, the start of each kernel. Attempts that "
         "failed or were repeated are not counted; – is not known on this machine."
     )
+
+
+def foretold(rows: pd.DataFrame) -> None:
+    """How good the prediction of ``kdlib run --plan`` was, where one was made before the run."""
+    found = plan.goodness(rows.study.iloc[0])
+    if found is None:
+        show.words("Nothing was predicted: 'kdlib run STUDY.yaml --plan' before a run does.")
+        return
+    whole = found.iloc[-1]
+    show.words(
+        f"'kdlib run --plan' predicted {whole.predicted / 60:.1f} minutes of one worker for {whole.jobs} jobs, "
+        f"{whole.taken / 60:.1f} were taken: a ratio of {whole.ratio:.2f}."
+    )
+    show.table(found, "Predicted and taken seconds of one worker", index=False, digits=2, folded="by method")

@@ -6,8 +6,9 @@ import nbformat
 import pandas as pd
 import pytest
 
-from kdlib import ablations, costs, exhibits, listing, provenance, show, summary
+from kdlib import ablations, costs, exhibits, listing, plan, provenance, show, summary
 from kdlib.claims import judge
+from kdlib.runs import write_json
 from kdlib.study import notebooks_folder
 from kdlib.verdicts import verdicts
 
@@ -137,3 +138,16 @@ def test_notebook__its_contents_lead_to_its_headings(name):
     links = re.findall(r'<li><a href="#([^"]*)">(.*?)</a>', text)
     assert links == [(words.replace(" ", "-"), words) for words in headings]
     assert len(headings) >= 3
+
+
+def test_foretold__is_the_plans_seconds_beside_those_taken(study, shown):
+    rows = study({})
+    name = rows.study.iloc[0]
+    costs.foretold(rows)
+    assert "Nothing was predicted" in shown[-1]
+    cell = {"notebook": "clip_coco", "method": "projection", "seconds": 60.0}
+    write_json(plan.runs_root() / name / plan.PREDICTED, {"cells": {"one": cell}, "prepare": {}})
+    plan.took(name, "one", 48.0)
+    costs.foretold(rows)
+    assert "predicted 1.0 minutes" in shown[-2] and "a ratio of 1.25" in shown[-2]
+    assert "by method" in shown[-1] and "48.00" in shown[-1]
