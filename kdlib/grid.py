@@ -4,6 +4,7 @@ Locally or on a cluster the same way: dask.distributed hands jobs to slots, each
 truth is on disk. With one worker no engine is started.
 """
 
+import logging
 import shutil
 import sys
 import time
@@ -227,6 +228,7 @@ def run_distributed(queue: Queue, inspector: state.Inspector, workers: int, sche
     """At most as many submitted jobs as slots: a worker's death then touches its own job only."""
     from distributed import Client, LocalCluster, wait
 
+    logging.getLogger("distributed.batched").setLevel(logging.WARNING)  # it prints a traceback at each orderly end
     if scheduler:
         options = {"scheduler_file": scheduler} if Path(scheduler).exists() else {"address": scheduler}
         client = Client(**options)
