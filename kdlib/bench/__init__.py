@@ -8,7 +8,7 @@ import time
 
 import torch
 
-from kdlib.bench import cells, convnet, memory, search, steps, teacher
+from kdlib.bench import cells, compiled, convnet, memory, search, steps, teacher
 from kdlib.bench.measure import Row, Setting
 from kdlib.device import choose, hardware
 from kdlib.record import versions
@@ -21,6 +21,7 @@ BENCHES = Registry(
         "teacher": teacher.run,
         "steps": steps.run,
         "convnet": convnet.run,
+        "compiled": compiled.run,
         "search": search.run,
         "memory": memory.run,
         "cells": cells.overhead,
