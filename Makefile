@@ -6,7 +6,7 @@ WORKERS ?=
 SEEDS ?=
 DATA ?=
 LAB ?=
-# An image that is uploaded to the explorer comes in one message; the servers' own limit is 10 MB.
+# An image that is uploaded to the explorer comes in one message; the server's own limit is 10 MB.
 ROOM := {"websocket_max_message_size": 67108864}
 
 .PHONY: study test bench lint lab explore help
@@ -44,7 +44,5 @@ lab: $(VENV)/installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" JUPYTER_PREFER_ENV_PATH=1 \
 		$(BIN)/jupyter lab $(LAB) --ServerApp.tornado_settings='$(ROOM)' notebooks
 
-# Kernels of pages that were closed are ended.
 explore: $(VENV)/installed
-	$(BIN)/voila notebooks/explore.ipynb --Voila.tornado_settings='$(ROOM)' \
-		--MappingKernelManager.cull_interval=60 --MappingKernelManager.cull_idle_timeout=900
+	$(BIN)/voila notebooks/explore.ipynb --Voila.config_file=notebooks/voila.py

@@ -39,7 +39,7 @@ from kdlib.study import CellSpec
 from kdlib.teachers import STANDIN
 from kdlib.teachers.cost import CAPTION
 from kdlib.trainer import train
-from kdlib.worker import run_job
+from kdlib.worker import end_all, run_job
 
 TINY = shapes.ShapesSpec(0, 8, 2, 144, 12)  # two chunks of a feature store, and as many test images as a page shows
 ROWS = 128  # of a random split
@@ -54,7 +54,7 @@ NEAR, DECAY = 0.3, 2.0
 FEW, MANY = 8, 128  # images through a teacher: first a few, then a store of many where that is quick
 # The published teachers are ViT-B: 12 layers of this width and heads. Text towers by family; captions of a chunk are
 # padded to its longest, about three times their mean.
-LAYERS, IMAGE_LAYER, TEXT_LAYER = 12, (768, 12), {"clip": (512, 8), "blip": (768, 12)}
+LAYERS, LAYER, TEXT_LAYER = 12, (768, 12), {"clip": (512, 8)}
 PADDING = 3
 
 
@@ -75,8 +75,13 @@ def measure(works: list[Work], workers: int) -> Rates:
         # What the first job waits for, in a run too: that all later ones start warm.
         rates[STARTED] = {"seconds": run_job(jobs[works[0].keys["cell"]][0] | {"measure": "nothing"})["seconds"]}
         with ThreadPoolExecutor(workers) as pool:
-            for key, rate in zip(jobs, pool.map(lambda steps: _run(steps), jobs.values()), strict=True):
-                rates[key] = rate
+            try:
+                for key, rate in zip(jobs, pool.map(_run, jobs.values()), strict=True):
+                    rates[key] = rate
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                end_all()
+                raise
     return rates | {"calibration": {"seconds": time.perf_counter() - started}}
 
 
@@ -403,10 +408,11 @@ def teacher(work: Work, job: dict) -> dict:
 
 def published(work: Work) -> dict:
     """The same of a checkpoint that is not here, from one layer of its published size."""
-    image = LAYERS * layer_seconds(work, *IMAGE_LAYER, work.tokens)
+    image = LAYERS * layer_seconds(work, *LAYER, work.tokens)
     text = 0.0
     if work.text_tokens:
-        text = LAYERS * layer_seconds(work, *TEXT_LAYER[work.config.teacher], round(PADDING * work.text_tokens))
+        size = TEXT_LAYER.get(work.config.teacher, LAYER)
+        text = LAYERS * layer_seconds(work, *size, round(PADDING * work.text_tokens))
     return {"image": image + work.captions * text, "call": 33 * (image + text)}
 
 

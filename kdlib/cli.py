@@ -1,5 +1,6 @@
 """The command line: ``kdlib run | status | report | bench | data``. Thin: each command is a function of the package."""
 
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -156,8 +157,8 @@ def bench(
 ) -> None:
     """Measure how fast this machine runs it, as ratios of things measured side by side.
 
-    Rows and plot go to reports/bench/. Nothing else should run meanwhile. The names: teacher, steps, convnet, search,
-    memory, cells, grid.
+    Rows and plot go to reports/bench/. Nothing else should run meanwhile. The names: teacher, decoding, steps, convnet,
+    compiled, search, memory, cells, grid.
     """
     from kdlib import bench as benches
     from kdlib import report as reports
@@ -221,7 +222,11 @@ def data_check(
 
 
 def main() -> None:
-    """Run the command line; errors that are the user's to mend are one message, not a traceback."""
+    """Run the command line; errors that are the user's to mend are one message, not a traceback.
+
+    Being asked to end, as cluster schedulers do, is an interruption from the keyboard: what runs is ended in order.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     from kdlib.data.dataset import DataError
     from kdlib.study import StudyError
     from kdlib.teachers.teacher import TeacherError

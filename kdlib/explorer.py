@@ -182,6 +182,8 @@ class Explorer:
             notes.append("A stand-in teacher: its numbers say nothing about the published checkpoint.")
         if facts["untrained"]:
             notes.append(f"{len(facts['untrained'])} weights of this teacher were not in its checkpoint.")
+        if self.run.outdated:
+            notes.append(finished.OUTDATED)
         return cards.result(self.run) + "".join(map(cards.message, notes)) + cards.curves(self.run)
 
     def _step(self, by: int) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 from PIL import Image
@@ -18,7 +19,7 @@ from kdlib.cell import SCHEMA, Cell
 from kdlib.config import RunConfig
 from kdlib.evaluate.embed import teacher_features
 from kdlib.features import FeatureStore, StoreError
-from kdlib.inputs import own_code
+from kdlib.inputs import cell_keys, own_code
 from kdlib.loader import Split
 from kdlib.metrics import unit_rows
 from kdlib.runs import RunDir, digest, project_root, read_json, runs_root
@@ -145,6 +146,20 @@ class Finished:
         }
         return digest(parts | own_code(config.teacher))
 
+    @cached_property
+    def outdated(self) -> bool:
+        """Whether the code has changed since, so that the same run would now give other numbers.
+
+        Not known, and False, where the teacher's features are gone.
+        """
+        try:
+            described = self.split.store.manifest["key"]["teacher"]
+        except StoreError:
+            return False
+        teacher = {name: described[name] for name in ("family", "files")}
+        prints = {name: SimpleNamespace(**facts) for name, facts in self.result["data"].items()}
+        return cell_keys(self.config, prints, teacher)["cell"] != self.result["keys"]["cell"]
+
     @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of the attention maps."""
@@ -245,6 +260,9 @@ def find(
         and (seed is None or one.config.seed == seed)
         and (epochs is None or one.config.epochs == epochs)
     ]
+
+
+OUTDATED = "The code has changed since this result was made; 'kdlib status' says how, 'kdlib run' makes it anew."
 
 
 def what_to_do(study: str = "") -> str:

@@ -20,7 +20,7 @@ from kdlib.cell import SCHEMA
 from kdlib.progress import clock
 from kdlib.runs import runs_root, write_json
 from kdlib.study import CellSpec, StudyConfig
-from kdlib.worker import run_job
+from kdlib.worker import end_all, run_job
 
 RESUMES = 2  # how often a cell whose kernel died is started again
 SPACE_BYTES = 2**30  # the grid waits when the disk has less than this left
@@ -260,6 +260,9 @@ def run_distributed(queue: Queue, inspector: state.Inspector, workers: int, sche
                 except Exception as error:  # the worker itself died: the same as a dead kernel
                     report = {"outcome": "kernel_died", "error": str(error), "seconds": 0.0}
                 queue.handle(job, report, inspector)
+    except BaseException:
+        end_all()
+        raise
     finally:
         client.close()
         if not scheduler:

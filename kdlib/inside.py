@@ -89,6 +89,8 @@ def _head(runs: list[Finished]) -> None:
         show.notice("Stand-in teacher: what is found here says nothing about the published checkpoint.")
     if facts["untrained"]:
         show.notice(f"Untrained teacher: {len(facts['untrained'])} weights that it uses were not in its checkpoint.")
+    if old := [run.name for run in runs if run.outdated]:
+        show.notice(f"{', '.join(old)}: {finished.OUTDATED}")
     lines = [(run.name, run.score(), _interval(run.interval()), run.score("untrained")) for run in runs]
     lines.append(("the teacher itself", first.score("teacher"), _interval(first.interval("teacher")), np.nan))
     names = ["student", plots.score_name(first.headline), "95 % interval", "untrained"]
@@ -130,6 +132,7 @@ def attention(runs: list[Finished], count: int = PICTURES) -> None:
     show.figure(
         inside_plots.attention(images, maps, first.grid),
         f"The first {count} scored images and, line by line, where {', '.join(maps)} look in them.",
+        photographs=True,
     )
     silent = [run.name for run in runs if run.attention is None]
     if silent:
@@ -256,6 +259,7 @@ def _example(run: Finished, index: int, of_teacher: np.ndarray, found: dict, tit
     show.figure(
         inside_plots.examples(lines, run.image(index), title),
         f"{title}. Its nearest images for the teacher and each student; framed the teacher's. In common: {said}.",
+        photographs=True,
     )
 
 
@@ -435,6 +439,7 @@ def _changed(earlier: Finished, later: Finished, flow: transfer.Flow, count: int
         show.figure(
             inside_plots.pictures([later.image(row) for row in rows], titles),
             f"The first {len(rows)} images that were {word} in {later.name}: {truth}".replace("\n", ", "),
+            photographs=True,
         )
 
 

@@ -34,6 +34,7 @@ FULL = {
 NAMES = {"tinyimagenet": (200, 0), "coco": (0, 80)}
 # Tokens, width of pooled and token features, and mean tokens of a caption, of the published checkpoints.
 PUBLISHED = {"dino": (196, 768, 0), "beit": (196, 768, 0), "clip": (49, 512, 13), "blip": (576, 256, 13)}
+UNKNOWN = (196, 768, 13)  # of a teacher of one's own, until its checkpoint is here: a ViT-B/16
 BLIPMODEL_WIDTH = 512  # of its projections, where the checkpoint says nothing else
 BYTES = {"float16": 2, "float32": 4}
 CONTROL_EXAMS = 6.0  # five encoders, the teacher as a student, another order; random and constant ones are quick
@@ -438,7 +439,9 @@ def _teacher_shape(run: RunConfig) -> tuple[tuple[int, int, float], str]:
     else:
         source = run.checkpoint or teachers.TEACHERS[run.teacher].DEFAULT
         problem = f"teacher {source}: not downloaded yet (the first run does it, if the network allows)"
-        tokens, width, text = PUBLISHED[run.teacher]
+        if run.teacher not in PUBLISHED:
+            problem += "; until then it is taken for a ViT-B/16"
+        tokens, width, text = PUBLISHED.get(run.teacher, UNKNOWN)
         width = BLIPMODEL_WIDTH if run.untrained_heads else width
     return (run.token_grid**2 or tokens, width, text), problem
 

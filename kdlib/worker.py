@@ -16,6 +16,7 @@ from kdlib import warm
 
 POLL_SECONDS = 0.25
 NEAR_LIMIT = 0.9
+_running: set = set()  # processes of jobs, for :func:`end_all`
 
 
 def run_job(job: dict) -> dict:
@@ -33,7 +34,11 @@ def run_job(job: dict) -> dict:
         log = Path(job["log"])
         log.parent.mkdir(parents=True, exist_ok=True)
         process = start(job["module"], str(file), log, job["threads"])
-        peak, over = watch(process, job["memory_bytes"])
+        _running.add(process)
+        try:
+            peak, over = watch(process, job["memory_bytes"])
+        finally:
+            _running.discard(process)
         report = json.loads(answer.read_text()) if answer.exists() else {"outcome": "kernel_died"}
         if not answer.exists():
             report["error"] = f"exit code {process.returncode}: {tail(log)}"
@@ -82,6 +87,7 @@ def watch(process: subprocess.Popen | warm.Forked, limit: int) -> tuple[int, boo
                     return peak, True
     finally:
         end_group(process)
+        process.wait()
 
 
 def tree_memory(pid: int) -> int:
@@ -113,7 +119,15 @@ def end_group(process: subprocess.Popen | warm.Forked) -> None:
             member.kill()
         except psutil.NoSuchProcess:
             continue
-    process.wait()
+
+
+def end_all() -> None:
+    """End every job that this process runs in any thread: an interrupted grid leaves none behind.
+
+    What they wrote is whole (a new name, then a rename), and the next run goes on from it.
+    """
+    for process in list(_running):
+        end_group(process)
 
 
 def near(peak: int, limit: int) -> bool:

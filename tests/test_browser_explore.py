@@ -12,6 +12,11 @@ import pytest
 
 from kdlib.study import notebooks_folder
 
+# Sends something to another host: the address, once the page's own policy has refused it.
+SEND = """new Promise((tell, fail) => {
+  document.addEventListener("securitypolicyviolation", event => tell(event.blockedURI));
+  fetch("https://example.org/").finally(() => setTimeout(() => fail("it was tried"), 1000));
+})"""
 SLOW = 90_000  # ms: a kernel starts and imports torch meanwhile
 
 
@@ -31,6 +36,7 @@ def address(finished_study, tmp_path):
         "-m",
         "voila",
         str(notebooks_folder() / "explore.ipynb"),
+        f"--Voila.config_file={notebooks_folder() / 'voila.py'}",
         "--no-browser",
         f"--port={port}",
     ]
@@ -58,6 +64,8 @@ def upload(page, path: Path) -> None:
 
 def test_page__answers_a_choice_a_caption_and_an_upload(address, finished_study, small_shapes, tmp_path):
     with browser.page() as page:
+        asked = []
+        page.on("requestfinished", lambda request: asked.append(request.url))
         page.goto(address, timeout=SLOW)
         teacher, student = (page.get_by_label(name, exact=True) for name in ("Teacher", "Student"))
         teacher.wait_for(timeout=SLOW)
@@ -84,6 +92,8 @@ def test_page__answers_a_choice_a_caption_and_an_upload(address, finished_study,
         assert not page.get_by_label("Caption").is_visible()
         page.set_viewport_size({"width": 390, "height": 800})
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        assert page.evaluate(SEND).startswith("https://example.org")  # refused by the browser, network or not
+    assert {url for url in asked if not url.startswith((address, "data:", "blob:"))} == set()
 
 
 def test_page__is_walked_through_by_the_keyboard_in_its_order(address):

@@ -89,6 +89,27 @@ def test_lab__restart_and_run_all_is_live_and_leaves_a_readable_notebook(worksho
     assert not [kind for output in outputs for kind in output.get("data", {}) if "widget" in kind]
 
 
+def test_lab__the_explorer_answers_there_as_on_its_page(finished_study, tmp_path, home):
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+    shutil.copy(notebooks_folder() / "explore.ipynb", folder)
+    with browser_page() as page, lab(folder, home, **makefile_environment()) as url:
+        page.set_default_timeout(60_000)
+        page.goto(url.format(path="lab/tree/explore.ipynb"))
+        page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()
+        page.get_by_role("menuitem", name="Run", exact=True).click()
+        page.get_by_text("Run All Cells", exact=True).click()
+        page.get_by_label("Teacher", exact=True).select_option("clip on coco")
+        page.get_by_text("The student projection has no attention map").first.wait_for()
+        page.get_by_label("Student", exact=True).select_option("attention")
+        page.get_by_text("where the student looks").first.wait_for()
+        page.get_by_label("Caption").fill("a large white star")
+        page.keyboard.press("Enter")
+        page.get_by_role("heading", name="The student finds nearest to 'a large white star'").wait_for()
+        assert page.locator(ERROR).all_inner_texts() == []
+        assert "Error displaying widget" not in page.inner_text("body")
+
+
 def makefile_environment() -> dict[str, str]:
     """The Jupyter settings that ``make lab`` starts it with."""
     return dict(re.findall(r"\b(JUPYTER_\w+)=(\S+) .*jupyter lab", MAKEFILE))

@@ -65,3 +65,15 @@ def test_calibrate__a_measurement_that_fails_says_why_and_the_others_go_on(work_
     assert rates[good.keys["teacher"]]["once"] > 0
     cells = plan.cell_seconds([good, bad], rates)
     assert cells[good.spec.name]["seconds"] > 0 and cells[bad.spec.name]["seconds"] is None
+
+
+def test_calibrate__an_interruption_leaves_nothing_behind(work_of, monkeypatch, tmp_path):
+    monkeypatch.setenv("KDLIB_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setattr(calibrate, "_run", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        calibrate.measure([work_of("dino", "projection")], workers=2)
+    assert not list((tmp_path / "runs").glob("calibration-*"))
+
+
+def interrupted(steps):
+    raise KeyboardInterrupt

@@ -1,5 +1,6 @@
 """The explorer without a browser: its choosers, what they change, and what it answers."""
 
+import html
 import io
 import time
 from datetime import UTC, datetime
@@ -9,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from kdlib import search, teachers
+from kdlib import finished, search, teachers
 from kdlib.explorer import SHOWN, Explorer
 
 
@@ -175,6 +176,13 @@ def test_without_a_finished_run__it_says_what_to_do():
 def test_an_unknown_study__is_named_and_another_one_shown(finished_study):
     explorer = Explorer("unknown")
     assert "unknown" in explorer.panels["status"].value and explorer.run.config.study == finished_study
+
+
+def test_a_result_of_other_code__is_marked(explorer, monkeypatch):
+    assert finished.OUTDATED not in html.unescape(explorer.panels["result"].value)
+    monkeypatch.setattr(finished.Finished, "outdated", True)
+    choose(explorer, method="attention")
+    assert finished.OUTDATED in html.unescape(explorer.panels["result"].value)
 
 
 def test_every_widget_has_a_label_and_every_picture_a_description(explorer):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from kdlib import finished
+from kdlib import code, finished
 from kdlib.features import StoreError
 from kdlib.runs import runs_root
 
@@ -99,3 +99,11 @@ def test_what_to_do__names_the_command_and_what_is_there(finished_study):
 def test_what_to_do__without_any_run():
     assert finished.studies() == []
     assert "make study" in finished.what_to_do()
+
+
+@pytest.mark.parametrize("stage", ["training", "evaluation"])
+def test_outdated__once_the_code_of_its_numbers_has_changed(finished_study, monkeypatch, stage):
+    assert not one(finished_study).outdated
+    now = code.digest_of
+    monkeypatch.setattr(code, "digest_of", lambda name: "other" if name == stage else now(name))
+    assert one(finished_study).outdated

@@ -2,9 +2,13 @@
 
 import json
 import re
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import nbformat
+import psutil
 import pytest
 import yaml
 from nbformat.v4 import new_code_cell
@@ -124,3 +128,34 @@ def test_grid__a_parameter_that_the_notebook_lacks_is_an_error(small_study):
     notebook = study.notebooks_folder() / "clip_coco.ipynb"
     with pytest.raises(ValueError, match=r"has no parameters epoch\. It has: .*epochs"):
         refuse_unknown(str(notebook), {"epoch": 5})
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_grid__asked_to_end_it_leaves_no_process_and_the_next_run_goes_on(small_study, tmp_path, workers):
+    methods, pids = ("projection", "bottleneck"), tmp_path / "pids"
+    pids.mkdir()
+    wait = f"import os, pathlib, time\npathlib.Path({str(pids)!r}, str(os.getpid())).touch()\ntime.sleep(600)"
+    small_study(before=wait, methods=methods)
+    code = (
+        "import pathlib, sys; from kdlib import cli, study; "
+        f"study.notebooks_folder = lambda: pathlib.Path({str(tmp_path / 'notebooks')!r}); cli.main()"
+    )
+    command = [sys.executable, "-c", code, "run", str(tmp_path / "small.yaml"), "--workers", str(workers)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        until(lambda: len(list(pids.iterdir())) == workers or process.poll() is not None, 120)
+        process.terminate()
+        printed = process.communicate(timeout=60)[1]
+    finally:
+        process.kill()
+    assert process.returncode not in (0, None) and "Traceback" not in printed, printed
+    until(lambda: not any(psutil.pid_exists(int(path.name)) for path in pids.iterdir()), 10)
+    assert states(grid.run(small_study(methods=methods), workers=1)) == ["done", "done"]
+
+
+def until(condition, seconds: float) -> None:
+    """Wait for it; a machine may be busy."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.05)

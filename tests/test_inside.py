@@ -22,7 +22,7 @@ def shown(monkeypatch) -> list[str]:
         inside.show, "table", lambda frame, caption, *a, **k: said.append(f"{caption}\n{frame.to_string()}")
     )
 
-    def draw(drawn, alt: str) -> None:
+    def draw(drawn, alt: str, photographs: bool = False) -> None:
         drawn.canvas.draw()
         plt.close(drawn)
         said.append(alt)
@@ -114,8 +114,9 @@ def test_notebook__runs_top_to_bottom_and_describes_every_figure(finished_study,
     given = {"study": finished_study, "sample": 30}
     papermill.execute_notebook(notebooks_folder() / "inside.ipynb", out, parameters=given, progress_bar=False)
     outputs = [one for cell in nbformat.read(out, as_version=4).cells for one in cell.get("outputs", [])]
-    figures = [one for one in outputs if "image/png" in one.get("data", {})]
-    assert len(figures) >= 8 and all(one["metadata"]["image/png"]["alt"] for one in figures)
+    kinds = {"image/png", "image/jpeg"}
+    figures = [(one, *kinds & set(one["data"])) for one in outputs if kinds & set(one.get("data", {}))]
+    assert len(figures) >= 8 and all(one["metadata"][kind]["alt"] for one, kind in figures)
     assert not [one for one in outputs if one["output_type"] == "stream" and one["name"] == "stderr"]
 
 

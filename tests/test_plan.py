@@ -115,3 +115,15 @@ def test_plan__is_kept_and_compared_with_what_the_run_took(made):
 def test_plan__without_a_calibration_it_has_cells_and_stores(made):
     text = plan.plan(made())
     assert "2 cells:" in text and "36 images" in text and "minutes" not in text
+
+
+def test_plan__a_teacher_of_ones_own_that_is_not_here_is_taken_for_a_vit(made, monkeypatch, tmp_path):
+    (tmp_path / "own_teacher.py").write_text("class Own:\n    DEFAULT = 'somebody/own-teacher'\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    spec = study.cells(made())[0]
+    own = spec.model_copy(
+        update={"config": spec.config.model_copy(update={"teacher": "own_teacher:Own", "checkpoint": ""})}
+    )
+    works, missing = plan.works_of([own])
+    assert (works[0].tokens, works[0].width) == (196, 768)
+    assert "somebody/own-teacher: not downloaded yet" in missing[0] and "taken for a ViT-B/16" in missing[0]

@@ -8,7 +8,7 @@ import time
 
 import torch
 
-from kdlib.bench import cells, compiled, convnet, memory, search, steps, teacher
+from kdlib.bench import cells, compiled, convnet, decoding, memory, search, steps, teacher
 from kdlib.bench.measure import Row, Setting
 from kdlib.device import choose, hardware
 from kdlib.record import versions
@@ -19,6 +19,7 @@ BENCHES = Registry(
     "bench",
     {
         "teacher": teacher.run,
+        "decoding": decoding.run,
         "steps": steps.run,
         "convnet": convnet.run,
         "compiled": compiled.run,
