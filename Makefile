@@ -45,4 +45,4 @@ lab: $(VENV)/installed
 		$(BIN)/jupyter lab $(LAB) --ServerApp.tornado_settings='$(ROOM)' notebooks
 
 explore: $(VENV)/installed
-	$(BIN)/voila notebooks/explore.ipynb --Voila.config_file=notebooks/voila.py
+	$(BIN)/voila notebooks/explore.ipynb --Voila.config_file_paths=notebooks

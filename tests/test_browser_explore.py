@@ -36,7 +36,7 @@ def address(finished_study, tmp_path):
         "-m",
         "voila",
         str(notebooks_folder() / "explore.ipynb"),
-        f"--Voila.config_file={notebooks_folder() / 'voila.py'}",
+        f"--Voila.config_file_paths={notebooks_folder()}",
         "--no-browser",
         f"--port={port}",
     ]
