@@ -112,12 +112,12 @@ class Queue:
         """Take a finished job: the result on disk decides, then what the process said."""
         if job["kind"] == "prepare":
             self.preparing.discard(tuple(job["sources"]))
-            name = f"{job['sources'][0]}{' with untrained heads' if job['sources'][2] else ''}"
+            name = plan.prepare_name(tuple(job["sources"]))
             if report["outcome"] == "ok":
-                plan.took(self.config.study, plan.prepare_name(tuple(job["sources"])), report["seconds"])
-                say(f"           features of {name} ready in {clock(report['seconds'])}")
+                plan.took(self.config.study, name, report["seconds"])
+                say(f"           {name} ready in {clock(report['seconds'])}")
             else:  # the cells will meet the same error and keep it in their notebooks
-                say(f"           features of {name} failed: {report.get('error', '')}")
+                say(f"           {name} failed: {report.get('error', '')}")
             return
         chain = next(chain for chain in self.chains if chain and chain[0].spec.chain == tuple(job["chain"]))
         item = chain[0]
