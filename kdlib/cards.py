@@ -24,6 +24,8 @@ STYLE = """<style>
 .kd h3 { font-size: 1em; margin: .9em 0 .2em; }
 .kd p { margin: .3em 0; max-width: 46em; }
 .kd ol.row, .kd div.row { display: flex; flex-wrap: wrap; gap: 8px; padding: 0; margin: .2em 0; list-style: none; }
+.kd div.beside { display: flex; flex-wrap: wrap; gap: 0 3em; }
+.kd div.beside > div { flex: 1 1 20em; min-width: 0; max-width: 36em; }
 .kd figure { margin: 0; width: 120px; }
 .kd figure.large { width: 200px; }
 .kd figure img { display: block; max-width: 100%; border: 4px solid transparent; box-sizing: border-box; }
@@ -56,6 +58,11 @@ def message(text: str) -> str:
 def heading(text: str, level: int = 2) -> str:
     """A heading, as HTML."""
     return f"<h{level}>{html.escape(text)}</h{level}>"
+
+
+def beside(*parts: str) -> str:
+    """The parts side by side, or below each other where the page is narrow."""
+    return f'<div class="beside">{"".join(f"<div>{part}</div>" for part in parts if part)}</div>'
 
 
 def picture(image: Image.Image, alt: str, side: int = SIDE) -> str:

@@ -184,7 +184,8 @@ class Explorer:
             notes.append(f"{len(facts['untrained'])} weights of this teacher were not in its checkpoint.")
         if self.run.outdated:
             notes.append(finished.OUTDATED)
-        return cards.result(self.run) + "".join(map(cards.message, notes)) + cards.curves(self.run)
+        numbers = cards.result(self.run) + "".join(map(cards.message, notes))
+        return cards.beside(numbers, cards.curves(self.run))
 
     def _step(self, by: int) -> None:
         self.index.value = (self.index.value - 1 + by) % self.index.max + 1
@@ -237,10 +238,12 @@ class Explorer:
         """The captions nearest to an image, for each side."""
         if not self.run.has_text:
             return ""
-        return "".join(
-            cards.heading(f"{SIDES[who]}'s nearest captions", 3)
-            + cards.captions(self.run, *nearest(query, space(self.run, who)["text"], TEXTS), own)
-            for who, query in queries.items()
+        return cards.beside(
+            *(
+                cards.heading(f"{SIDES[who]}'s nearest captions", 3)
+                + cards.captions(self.run, *nearest(query, space(self.run, who)["text"], TEXTS), own)
+                for who, query in queries.items()
+            )
         )
 
     def _show_answer(self) -> None:
