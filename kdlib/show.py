@@ -452,7 +452,8 @@ def cost(record: dict) -> None:
                 values = " / ".join(f"{measured[part]:.2f}" for part in ("p10_ms", "p50_ms", "p90_ms"))
                 rows.append((words, values, "ms"))
     hardware = record["hardware"]
-    where = f"{hardware['name']}, {hardware['device']}, {hardware['threads']} threads"
+    threads = hardware["threads"]
+    where = f"{hardware['name']}, {hardware['device']}, {threads} thread{'s' if threads > 1 else ''}"
     table(
         pd.DataFrame(rows, columns=["what", "value", "unit"]),
         f"Size and speed on {where}",
