@@ -114,7 +114,8 @@ class Queue:
             self.preparing.discard(tuple(job["sources"]))
             name = plan.prepare_name(tuple(job["sources"]))
             if report["outcome"] == "ok":
-                plan.took(self.config.study, name, report["seconds"])
+                if report["built"]:
+                    plan.took(self.config.study, name, report["seconds"])
                 say(f"           {name} ready in {clock(report['seconds'])}")
             else:  # the cells will meet the same error and keep it in their notebooks
                 say(f"           {name} failed: {report.get('error', '')}")

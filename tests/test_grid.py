@@ -69,6 +69,17 @@ def test_grid__runs_what_is_missing_in_parallel_and_then_nothing(small_study, ca
         assert set(re.findall(r'src="(.{5})', page)) <= {"data:"}  # nothing is fetched
 
 
+def test_grid__features_that_were_there_do_not_change_what_building_them_took(small_study, tmp_path):
+    def taken():
+        times = json.loads((tmp_path / "runs/small/times.json").read_text())
+        return next(seconds for job, seconds in times.items() if job.startswith("features of"))
+
+    grid.run(small_study(), workers=1)
+    first = taken()
+    assert states(grid.run(small_study(methods=("projection", "bottleneck")), workers=1)) == ["done", "done"]
+    assert taken() == first > 0
+
+
 def test_grid__a_failing_cell_keeps_its_traceback_and_is_tried_again(small_study):
     config = small_study(before="1 / 0", methods=("projection", "bottleneck"))
     items = grid.run(config, workers=1)
