@@ -33,7 +33,7 @@ test: $(VENV)/installed
 	$(BIN)/python -m pytest -n auto --dist loadfile
 
 bench: $(VENV)/installed
-	$(BIN)/kdlib bench $(if $(DATA),--data-root $(DATA))
+	$(BIN)/kdlib bench --whole-grid $(if $(DATA),--data-root $(DATA))
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

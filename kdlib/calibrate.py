@@ -253,7 +253,10 @@ def _token_arrays(generator, kind: str, count: int, width: int) -> dict[str, np.
 
 
 def student(work: Work, job: dict) -> dict:
-    """Seconds of a training step, of a checkpoint, of an image's embedding, of a timed call; the real functions."""
+    """Seconds of a training step, of a checkpoint, of an image's embedding, of a timed call; the real functions.
+
+    Also the bytes of a checkpoint.
+    """
     once = timed(lambda: inputs.reads(work.config.method))  # imports it
     read, whole = inputs.reads(work.config.method), min(work.config.batch_size, work.counts["fit"][0])
     large = whole > LARGE and read != "features"  # then the seconds are proportional to the batch
@@ -287,7 +290,9 @@ def student(work: Work, job: dict) -> dict:
     times = [cost[side][f"batch_{size}_ms"] for side in ("image", "text") if side in cost for size in (1, 32)]
     call = sum(map(statistics.median, times)) / 1000
     once += max(time.perf_counter() - began - 2 * CALLS * call, 0.0)
-    rate = {"once": once, "step": step, "checkpoint": checkpoint, "image": image, "call": call}
+    last = max(cell.run.checkpoints.glob("epoch-*"))
+    size = sum(file.stat().st_size for file in last.iterdir())
+    rate = {"once": once, "step": step, "checkpoint": checkpoint, "bytes": size, "image": image, "call": call}
     return {"rate": rate | {"singly": alone + 3 * BATCH_ROWS * image}}
 
 

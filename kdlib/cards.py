@@ -29,7 +29,7 @@ STYLE = """<style>
 .kd figure { margin: 0; width: 120px; }
 .kd figure.large { width: 200px; }
 .kd figure img { display: block; max-width: 100%; border: 4px solid transparent; box-sizing: border-box; }
-.kd figure.both img { border-color: #0173b2; }
+.kd figure.both img { border-color: currentColor; }
 .kd figcaption { font-size: 12px; }
 .kd svg.chart { width: 100%; max-width: 480px; height: auto; font-size: 13px; fill: currentColor; }
 .kd table { border-collapse: collapse; margin: .3em 0; }

@@ -1,5 +1,6 @@
 """Figures of one run, in the style and the colours of :mod:`kdlib.plots`."""
 
+import itertools
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,9 @@ from kdlib.anatomy import Part
 from kdlib.plots import GREY, colour, score_name
 
 PALE = "#dfe3e8"
-FRAME = "#0173b2"  # of what is right
+FRAME = INK = "#1f2328"  # of what is right: no method has this colour
+LINES = (("-", "o"), ("--", "s"), (":", "^"), ("-.", "D"))  # of loss terms, which have no colours: methods have
+CONTROL_LINES = ("--", "-.", ":")
 FACTS = {"epoch", "loss", "logit_scale", "learning_rate", "seconds", "data_share", "images_per_second"}
 CONTROLS = {"untrained": "student, untrained", "pca": "PCA of the teacher", "teacher": "teacher", "constant": "chance"}
 
@@ -46,14 +49,9 @@ def curves(history: list[dict]) -> Figure:
     frame = pd.DataFrame(history)
     terms = [name for name in frame if name == "loss" or name not in FACTS]
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
-    for name in terms:
-        left.plot(
-            frame.epoch,
-            frame[name],
-            marker="o",
-            label=name.replace("_", " "),
-            lw=2.5 if name == "loss" else 1.2,
-        )
+    for name, (line, marker) in zip(terms, itertools.cycle(LINES), strict=False):
+        style = {"color": INK, "lw": 2.2} if name == "loss" else {"color": GREY, "lw": 1.3, "mfc": "white"}
+        left.plot(frame.epoch, frame[name], ls=line, marker=marker, label=name.replace("_", " "), **style)
     left.set(xlabel="epoch", ylabel="mean loss of the epoch", ylim=(0, None))
     left.legend(fontsize="small")
     right.plot(frame.epoch, frame.images_per_second, marker="o", color=GREY)
@@ -73,11 +71,14 @@ class Point:
     high: float
 
 
-def score_by_epochs(points: Sequence[Point], untrained: float, teacher: float, headline: str, method: str) -> Figure:
-    """The headline score at each number of epochs that was evaluated, between the untrained student and the teacher."""
+def score_by_epochs(points: Sequence[Point], controls: Mapping[str, float], headline: str, method: str) -> Figure:
+    """The headline score at each number of epochs that was evaluated, from the untrained student on.
+
+    ``controls``: 'untrained', 'teacher' and others as lines; the names of lines that nearly touch stand together.
+    """
     figure, axes = plt.subplots(figsize=(7, 3), layout="constrained")
     epochs = [0, *(point.epochs for point in points)]
-    axes.plot(epochs, [untrained, *(point.score for point in points)], color=colour(method), lw=1.5)
+    axes.plot(epochs, [controls["untrained"], *(point.score for point in points)], color=colour(method), lw=1.5)
     axes.errorbar(
         epochs[1:],
         [point.score for point in points],
@@ -87,11 +88,18 @@ def score_by_epochs(points: Sequence[Point], untrained: float, teacher: float, h
         capsize=4,
     )
     last = epochs[-1]
-    for value, name, style in ((teacher, "teacher", "--"), (untrained, "untrained", ":")):
+    top = 1.15 * max(*controls.values(), *(point.high for point in points))
+    named: list[tuple[float, str]] = []
+    for (name, value), style in zip(sorted(controls.items(), key=lambda pair: -pair[1]), CONTROL_LINES, strict=False):
         axes.axhline(value, color=GREY, ls=style, lw=1.2)
+        if named and named[-1][0] - value < 0.07 * top:
+            named[-1] = named[-1][0], f"{named[-1][1]}, {name}"
+        else:
+            named.append((value, name))
+    for value, name in named:
         axes.annotate(name, (1.01, value), xycoords=("axes fraction", "data"), va="center", fontsize=9)
     axes.set(xlabel="epochs", xticks=epochs, xlim=(-0.03 * last, 1.05 * last))
-    axes.set(ylabel=wrapped(score_name(headline), 24), ylim=(0, 1.15 * max(teacher, *(point.high for point in points))))
+    axes.set(ylabel=wrapped(score_name(headline), 24), ylim=(0, top))
     return figure
 
 
@@ -259,7 +267,7 @@ def captions_of(
         right.text(0, 1, title, va="top", fontsize=9, weight="bold", transform=right.transAxes)
         for place, (text, good) in enumerate(texts):
             words = f"{place + 1}  {'✓ ' if good else '    '}{textwrap.shorten(text, 74, placeholder=' ...')}"
-            shade = {"color": FRAME, "weight": "bold"} if good else {"color": "#1f2328"}
+            shade = {"color": INK, "weight": "bold" if good else "normal"}
             right.text(0, 0.8 - 0.17 * place, words, va="top", fontsize=9, transform=right.transAxes, **shade)
     return figure
 

@@ -121,6 +121,7 @@ def foretold(rows: pd.DataFrame) -> None:
     whole = found.iloc[-1]
     show.words(
         f"'kdlib run --plan' predicted {whole.predicted / 60:.1f} minutes of one worker for {whole.jobs} jobs, "
-        f"{whole.taken / 60:.1f} were taken: a ratio of {whole.ratio:.2f}."
+        f"{whole.taken / 60:.1f} were taken: a ratio of {whole.ratio:.2f}. "
+        f"{whole['within 30 %']} of the {whole.jobs} were predicted within 30 %."
     )
     show.table(found, "Predicted and taken seconds of one worker", index=False, digits=2, folded="by method")

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import ipywidgets as widgets
+import numpy as np
 from IPython.display import display
 from PIL import Image
 
@@ -49,7 +50,7 @@ class Explorer:
         self.run: Finished | None = None
         self._image: Image.Image | None = None  # the uploaded one
         self._quiet = False
-        names = ("status", "result", "looks", "neighbours", "answer", "seen")
+        names = ("status", "result", "changed", "looks", "neighbours", "answer", "seen")
         self.panels = {name: widgets.HTML() for name in names}
         self.choosers = {name: _chooser(title) for name, (title, _) in CHOOSERS.items()}
         studies = finished.studies()
@@ -87,7 +88,7 @@ class Explorer:
         panels = self.panels
         heads = {
             name: widgets.HTML(cards.card(cards.heading(name)))
-            for name in ("Run", "One image", "Ask with a caption", "Ask with an image of yours")
+            for name in ("Run", "Lost and gained", "One image", "Ask with a caption", "Ask with an image of yours")
         }
         self.view = widgets.VBox(
             [
@@ -96,6 +97,8 @@ class Explorer:
                 _row(*self.choosers.values()),
                 panels["status"],
                 panels["result"],
+                heads["Lost and gained"],
+                panels["changed"],
                 heads["One image"],
                 _row(self.index, self.before, self.after),
                 panels["looks"],
@@ -154,12 +157,13 @@ class Explorer:
         try:
             count = len(self.run)
         except EXPECTED as error:
-            for name in ("looks", "neighbours", "answer", "seen"):
+            for name in ("changed", "looks", "neighbours", "answer", "seen"):
                 self.panels[name].value = cards.card(cards.message(str(error)))
             return
         self._quiet = True
         self.index.max = count
         self._quiet = False
+        self._safely("changed", self._changed)
         self._show_image()
         self.ask_row.layout.display = "flex" if self.run.has_text else "none"
         self._show_answer()
@@ -186,6 +190,26 @@ class Explorer:
             notes.append(finished.OUTDATED)
         numbers = cards.result(self.run) + "".join(map(cards.message, notes))
         return cards.beside(numbers, cards.curves(self.run))
+
+    def _changed(self) -> str:
+        """The first images that the teacher has right and the student has not, and the other way round."""
+        run = self.run
+        labelled = run.labels is not None
+        score = run.headline if labelled else "i2t_r@1"
+        student, teacher = (run.queries(who, score) > 0.5 for who in ("student", "teacher"))
+        right = "its class, by k-NN" if labelled else "one of its own captions nearest"
+        parts = [cards.words(f"Right: {right}. Of {len(run)} images both have {np.sum(student & teacher)} right.")]
+        groups = {"Lost: the teacher alone": teacher & ~student, "Gained: the student alone": student & ~teacher}
+        for words, rows in groups.items():
+            parts.append(cards.heading(f"{words} is right about {rows.sum()}", 3))
+            if rows.any():
+                figures = [self._numbered(int(index)) for index in np.flatnonzero(rows)[:SHOWN]]
+                parts.append(cards.row(figures, ordered=False))
+        return "".join(parts)
+
+    def _numbered(self, index: int) -> str:
+        words = f"{index + 1}: {self.run.describe(index)}"
+        return cards.figure(cards.scored_picture(self.run, index, f"Image {words}"), words)
 
     def _step(self, by: int) -> None:
         self.index.value = (self.index.value - 1 + by) % self.index.max + 1

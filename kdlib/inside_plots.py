@@ -13,7 +13,7 @@ from PIL import Image
 from kdlib.plots import GREY, MARKERS, colour
 from kdlib.transfer import Flow, Plane
 
-FRAME = "#0173b2"
+FRAME = "#1f2328"  # no method has this colour, nor those of the groups
 PALE = "#c4cad0"  # too few images to say anything
 
 
@@ -106,7 +106,7 @@ def planes(planes: Mapping[str, Plane], groups: Mapping[str, np.ndarray]) -> Fig
         lines, columns, figsize=(2.7 * columns, 2.7 * lines + 0.9), layout="constrained", sharex=True, sharey=True,
         squeeze=False,
     )  # fmt: skip
-    colours = sns.color_palette("colorblind", len(groups))
+    colours = sns.color_palette("viridis", len(groups))
     for axes in grid.flat[len(panels) :]:
         axes.set_visible(False)
     for axes, (name, points) in zip(grid.flat, panels.items(), strict=False):

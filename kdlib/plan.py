@@ -171,6 +171,7 @@ def plan(config: StudyConfig, measure: Measure | None = None, workers: int = 1) 
         minutes = f" {work.images * rate / 60:>7.1f} min" if rate else ""
         lines.append(f"  pixels at {run.image_size:<12} {run.dataset:<13} {'all':<5} {work.images:>7} images "
                      f"{size / 1e9:>8.2f} GB{minutes}")  # fmt: skip
+    total += sum(cell["bytes"] for cell in prediction["cells"].values()) if prediction else 0
     lines += ["", f"Disk: {total / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free at {runs_root()}."]
     if total > free:
         missing.append(f"{(total - free) / 1e9:.1f} GB of disk; set KDLIB_RUNS to a larger one")
@@ -186,17 +187,23 @@ def plan(config: StudyConfig, measure: Measure | None = None, workers: int = 1) 
 
 
 def _time_lines(prediction: dict) -> list[str]:
-    """Minutes by notebook and method, the total, and what could not be predicted."""
+    """Minutes and GB by notebook and method, the total, and what could not be predicted."""
     cells = pd.DataFrame(prediction["cells"].values())
     jobs = pd.DataFrame(prediction["prepare"].values()).assign(method="features")
     known = pd.concat([cells, jobs]).dropna(subset="seconds")
     lines = []
-    if len(known):
-        table = known.pivot_table(index="method", columns="notebook", values="seconds", aggfunc="sum", sort=False) / 60
+    for column, unit, digits, words in (
+        ("seconds", 60, 1, "Minutes of one worker, if nothing had been done:"),
+        ("bytes", 1e9, 3, "GB of checkpoints and embeddings:"),
+    ):
+        rows = known.dropna(subset=column)
+        if rows.empty:
+            continue
+        table = rows.pivot_table(index="method", columns="notebook", values=column, aggfunc="sum", sort=False) / unit
         table["all"] = table.sum(axis=1)
         table.loc["all"] = table.sum()
-        shown = table.to_string(float_format=lambda value: f"{value:.1f}", na_rep="-", index_names=False)
-        lines += ["Minutes of one worker, if nothing had been done:", *(f"  {line}" for line in shown.splitlines())]
+        shown = table.to_string(float_format=f"{{:.{digits}f}}".format, na_rep="-", index_names=False)
+        lines += [words, *(f"  {line}" for line in shown.splitlines())]
     problems = [job["problem"] for part in ("cells", "prepare") for job in prediction[part].values() if job["problem"]]
     lines += [f"  not predicted: {problem}" for problem in dict.fromkeys(problems)]
     left, workers = prediction["left"], prediction["workers"]
@@ -240,7 +247,7 @@ def predict(works: list[Work], rates: Rates, workers: int, done: frozenset[str] 
 
 
 def cell_seconds(works: list[Work], rates: Rates, done: frozenset[str] = frozenset()) -> dict[str, dict]:
-    """Name of each cell that is not ``done`` -> its seconds and their parts, or None and the problem.
+    """Name of each cell that is not ``done`` -> its seconds, their parts and its bytes, or None and the problem.
 
     What cells share is paid by the first of them to run: decoded pixels, the controls of an exam, and of a chain
     the scores of the untrained student and the timed calls. Epochs count once: 10 after 5 are 5.
@@ -264,10 +271,17 @@ def cell_seconds(works: list[Work], rates: Rates, done: frozenset[str] = frozens
                 "notebook": work.spec.notebook,
                 "method": work.config.folder,
                 "seconds": None if problem else sum(parts.values()),
+                "bytes": 0 if problem else _bytes(work, rates, max(fresh, 0)),
                 "problem": problem,
                 "parts": parts,
             }
     return result
+
+
+def _bytes(work: Work, rates: Rates, epochs: int) -> float:
+    """What a cell writes: a checkpoint an epoch, and the embeddings that its scores are computed from."""
+    rows = work.seen * (1 + (work.captions if work.text_tokens else 0))
+    return epochs * rates[work.keys["student"]]["bytes"] + rows * work.config.width * BYTES["float32"]
 
 
 def _parts(work: Work, rates: Rates, epochs: int, paid: set) -> tuple[dict[str, float], str]:
@@ -357,6 +371,8 @@ def took(name: str, job: str, seconds: float) -> None:
 def goodness(name: str) -> pd.DataFrame | None:
     """Predicted and taken seconds of a study by notebook and method, and their ratio; the last row is all of them.
 
+    ``within 30 %``: how many of its jobs were predicted so well.
+
     Only jobs that were both predicted and run count. None where there are none.
     """
     predicted, taken = (read_json(_path(name, file)) for file in (PREDICTED, TAKEN))
@@ -365,14 +381,15 @@ def goodness(name: str) -> pd.DataFrame | None:
     jobs = predicted["cells"] | {job: {"method": "features"} | record for job, record in predicted["prepare"].items()}
     rows = [
         {"notebook": record["notebook"], "method": record["method"], "jobs": 1, "predicted": record["seconds"],
-         "taken": taken[job]}
+         "taken": taken[job], "within 30 %": abs(record["seconds"] / taken[job] - 1) <= 0.3}
         for job, record in jobs.items() if job in taken and record["seconds"] is not None
     ]  # fmt: skip
     if not rows:
         return None
     frame = pd.DataFrame(rows).groupby(["notebook", "method"], sort=False).sum().reset_index()
-    total = pd.DataFrame([{"notebook": "all", "method": "", **frame[["jobs", "predicted", "taken"]].sum()}])
-    frame = pd.concat([frame, total], ignore_index=True).astype({"jobs": int})
+    sums = frame[["jobs", "predicted", "taken", "within 30 %"]].sum()
+    frame = pd.concat([frame, pd.DataFrame([{"notebook": "all", "method": "", **sums}])], ignore_index=True)
+    frame = frame.astype({"jobs": int, "within 30 %": int})
     return frame.assign(ratio=frame.predicted / frame.taken)
 
 

@@ -1,9 +1,12 @@
 """What the numbers of a study were made from and with: its file, configurations, versions, hardware, commit."""
 
 from collections import Counter
+from importlib import metadata
 from pathlib import Path
 
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from kdlib.runs import read_json, write_atomic, write_json
 from kdlib.study import CellSpec, StudyConfig
@@ -46,12 +49,34 @@ def _counted(records) -> list[dict]:
 
 
 def write(record: dict, folder: Path) -> None:
-    """provenance.json, study.yaml that runs the study again, and requirements.txt with the versions of most cells."""
+    """provenance.json, study.yaml that runs the study again, and requirements.txt.
+
+    The last has the versions of most cells, and of all else that kdlib needs those that are installed here.
+    """
     write_json(folder / RECORD, record)
     write_atomic(folder / STUDY, yaml.safe_dump(record["study"], sort_keys=False, allow_unicode=True))
     lock = record["versions"][0] if record["versions"] else {}
-    lines = [f"{name}=={version}\n" for name, version in lock.items() if name not in (*OWN, "cells")]
+    lock = {name: version for name, version in lock.items() if name not in (*OWN, "cells")}
+    lines = [f"{name}=={version}\n" for name, version in (lock | installed() | lock).items()]
     write_atomic(folder / LOCK, "".join(lines))
+
+
+def installed(package: str = "kdlib") -> dict[str, str]:
+    """Name -> version of everything that a package needs, and that what it needs needs, by name; without itself."""
+    found: dict[str, str] = {}
+    todo = [package]
+    while todo:
+        name = canonicalize_name(todo.pop())
+        if name in found:
+            continue
+        try:
+            part = metadata.distribution(name)
+        except metadata.PackageNotFoundError:  # for another platform
+            continue
+        found[name] = part.version
+        needs = map(Requirement, part.requires or ())
+        todo += [need.name for need in needs if need.marker is None or need.marker.evaluate({"extra": ""})]
+    return dict(sorted((name, version) for name, version in found.items() if name != package))
 
 
 def read(folder: Path) -> dict:

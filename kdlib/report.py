@@ -1,6 +1,7 @@
 """Executed notebook -> one HTML page that needs nothing but itself; and the page of a whole study."""
 
 import gc
+import html
 import json
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,8 +19,8 @@ TEMPLATE = Path(__file__).parent / "report_template"
 def export_cell(notebook: Path, page: Path, title: str = "", css: str = "", script: str = "") -> None:
     """Render an executed notebook; parameters are shown as a table, code is folded away.
 
-    ``title`` of the page; the notebook's first heading where there is none. ``css`` and ``script`` are put into the
-    page beside the template's own.
+    ``title`` goes behind the notebook's first heading; where none is given and the notebook is a cell's, its method,
+    epochs and seed. ``css`` and ``script`` are put into the page beside the template's own.
     """
     import nbformat
     from nbconvert import HTMLExporter
@@ -36,15 +37,29 @@ def export_cell(notebook: Path, page: Path, title: str = "", css: str = "", scri
         extra_template_basedirs=[str(TEMPLATE.parent)],
     )
     book = nbformat.read(notebook, as_version=4)
-    title = title or next(
-        (line[2:] for cell in book.cells for line in cell.source.splitlines() if line.startswith("# ")), ""
-    )
-    book.metadata["title"] = title or notebook.stem
+    book.metadata["title"] = _headed(book, page, title) or notebook.stem
     resources = {"page_css": (TEMPLATE / "page.css").read_text() + css, "metadata": {"name": notebook.stem}}
     body, _ = exporter.from_notebook_node(book, resources=resources)
     if script:
         body = f"<script>\n{script}</script>\n</body>".join(body.rsplit("</body>", 1))
     write_atomic(page, body)
+
+
+def _headed(book, page: Path, title: str) -> str:
+    """Say in the notebook's first heading what the page is of, and link a cell's page to its study's; the heading."""
+    given = book.metadata.get("papermill", {}).get("parameters", {})
+    if not title and {"method", "epochs", "seed"} <= set(given):
+        facts = (given["method"], given.get("variant", "").replace("_", " "), f"{given['epochs']} epochs")
+        title = ", ".join(filter(None, (*facts, f"seed {given['seed']}")))
+    first = next((cell for cell in book.cells if cell.source.startswith("# ")), None)
+    if first is None:
+        return title
+    heading, _, rest = first.source.partition("\n")
+    heading = f"{heading[2:]}: {title}" if title else heading[2:]
+    if given.get("study") and page.parents[1] == reports_root() / given["study"]:
+        rest = f"\n[All of this study](../index.html)\n{rest}"
+    first.source = f"# {html.escape(heading)}\n{rest}"
+    return heading
 
 
 def missing_pages(cells: list[CellSpec], folder_of) -> list[tuple[Path, Path]]:
@@ -103,7 +118,7 @@ def build(study: StudyConfig, cells: list[CellSpec], folder_of) -> Path:
     for place, notebook in enumerate(notebooks):
         page = folder / f"{notebook.stem}.html" if place else index
         executed = folder_of(cells[0].config).path.parents[2] / notebook.name
-        _render(notebook, {"study": study.study, "title": study.title}, executed, page, study.title)
+        _render(notebook, {"study": study.study}, executed, page, study.title)
     write_json(folder / "index.json", {"state": state})
     return index
 

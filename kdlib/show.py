@@ -17,7 +17,7 @@ import torch
 from IPython.display import HTML, display
 from PIL import Image, ImageOps
 
-from kdlib import anatomy, cell_plots, gallery, inputs, students
+from kdlib import anatomy, cell_plots, gallery, inputs, students, teachers
 from kdlib.cell import Cell
 from kdlib.config import RunConfig
 from kdlib.device import choose, hardware
@@ -98,6 +98,9 @@ def setup(cell: Cell) -> None:
             f"Stand-in teacher: not the published {facts['family'].upper()} checkpoint, but a small model of the same "
             "class that this project trained on drawn shapes. Its numbers say nothing about the real one."
         )
+    elif facts["source"] != teachers.TEACHERS[config.teacher].DEFAULT:
+        where = Path(facts["source"]).name
+        notice(f"Not the published checkpoint of {facts['family'].upper()}: {where} stands in its place.")
     if config.data_root == "shapes":
         notice("Embedded data: drawn shapes in the data set's official layout, not the data set itself.")
     if facts["untrained"]:
@@ -221,11 +224,13 @@ def score_by_epochs(cell: Cell, record: dict) -> None:
         if same and not _tripped(other):
             score = other["scores"]["student"][record["headline"]]
             points.append(cell_plots.Point(epochs, score, *_interval(cell, other)))
-    untrained, teacher = (record["scores"][who][record["headline"]] for who in ("untrained", "teacher"))
+    lines = {"teacher": "teacher", "PCA": "pca", "untrained": "untrained"}
+    controls = {name: record["scores"][who][record["headline"]] for name, who in lines.items()}
     listed = ", ".join(f"{point.score:.3f} after {point.epochs}" for point in points)
     figure(
-        cell_plots.score_by_epochs(points, untrained, teacher, record["headline"], record["config"]["method"]),
-        f"{score_name(record['headline'])} by epochs: untrained {untrained:.3f}, {listed}; teacher {teacher:.3f}.",
+        cell_plots.score_by_epochs(points, controls, record["headline"], record["config"]["method"]),
+        f"{score_name(record['headline'])} by epochs: {listed}. Lines: "
+        + ", ".join(f"{name} {value:.3f}" for name, value in controls.items()),
     )
 
 

@@ -27,15 +27,17 @@ def head(record: dict) -> None:
     """Machine, versions, and how many bars are met."""
     rows = frame(record)
     barred = rows.dropna(subset="bar")
-    machine = record["hardware"]
-    libraries = ", ".join(f"{name} {record['versions'][name]}" for name in ("torch", "transformers", "python")
-                          if name in record["versions"])  # fmt: skip
-    show.words(
-        f"{machine['name']}, {machine['cores']} cores, {machine['system']}; {libraries}. "
-        f"{(barred.reach >= 1).sum()} of {len(barred)} bars are met."
-    )
+    show.words(f"{(barred.reach >= 1).sum()} of {len(barred)} bars are met. Measured on:")
+    for words, part in rows.groupby(rows.apply(_made_with, axis=1), sort=False):
+        show.words(f"{words}: {', '.join(dict.fromkeys(part.bench))}.")
     for row in barred[barred.reach < 1].itertuples():
         show.notice(f"Not met: {row.what}: {row.ratio:.2f}, bar {row.bar:g}.")
+
+
+def _made_with(row: pd.Series) -> str:
+    machine, made = row.hardware, row.versions
+    libraries = ", ".join(f"{name} {made[name]}" for name in ("torch", "transformers") if name in made)
+    return f"{machine['name']}, {machine['cores']} cores, {libraries}, commit {made['commit'] or 'unknown'}"
 
 
 def picture(record: dict) -> None:

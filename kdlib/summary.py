@@ -1,16 +1,17 @@
 """What a study found, part by part, as the notebooks summary, claims and ablations show it."""
 
 import html
+from pathlib import Path
 
 import pandas as pd
 from IPython.display import HTML, display
 
-from kdlib import charts, exhibits, listing, plots, provenance, results, show
+from kdlib import charts, exhibits, listing, plots, provenance, results, show, teachers
 from kdlib import table as tables_of
 from kdlib.runs import reports_root
 from kdlib.threeway import SAME
 from kdlib.threeway import threeway as threeway_of
-from kdlib.uncertainty import BETTER, OPEN, WORSE
+from kdlib.uncertainty import BETTER, OPEN, WORSE, interval
 from kdlib.verdicts import QUESTIONS
 
 HOW_TO_READ = (
@@ -30,13 +31,12 @@ def read(study: str) -> pd.DataFrame:
     return results.read(reports_root() / study)
 
 
-def head(rows: pd.DataFrame, study: str, title: str) -> None:
-    """Title, what ran and what did not, and what a reader must know before any number."""
-    display(HTML(f"<p><strong>{html.escape(title or study)}</strong></p>"))
+def head(rows: pd.DataFrame) -> None:
+    """What ran and what did not, and what a reader must know before any number."""
     good = rows[rows.outcome == "ok"]
     counts = rows.outcome.value_counts().to_dict()
     listed = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items())
-    show.words(f"{len(rows)} cells: {listed}")
+    show.words(f"{len(rows)} cells of the study '{rows.study.iloc[0]}': {listed}")
     listing.failures(rows)
     if not len(good):
         show.notice("No cell has finished yet.")
@@ -49,6 +49,10 @@ def head(rows: pd.DataFrame, study: str, title: str) -> None:
             f"Stand-in teachers for {', '.join(name.upper() for name in standins)}: small models that this project "
             "trained on drawn shapes. Their numbers say nothing about the published checkpoints."
         )
+    others = good[[_in_place_of(row.teacher, row.teacher_source) for row in good.itertuples()]]
+    for name, source in others.groupby("teacher", sort=False).teacher_source.first().items():
+        show.notice(f"Not the published checkpoint of {name.upper()}: {Path(source).name} stands in its place.")
+    at_chance(good)
     if (good[good.method.isin(("resnet", "densenet"))].convnet == "narrow").any():
         show.notice("ResNet and DenseNet are narrow ones here, so that the study ends in minutes.")
     if good.untrained_teacher.any():
@@ -65,6 +69,25 @@ def head(rows: pd.DataFrame, study: str, title: str) -> None:
         show.notice("One seed: the verdicts carry the noise of the test images, not that of initial weights and order.")
     exposure(good)
     show.words(HOW_TO_READ)
+
+
+def _in_place_of(teacher: str, source: str) -> bool:
+    """Whether a checkpoint is neither its family's published one nor the stand-in, which has a notice of its own."""
+    family = teachers.TEACHERS.get(teacher)
+    return family is not None and source not in (family.DEFAULT, teachers.STANDIN)
+
+
+def at_chance(good: pd.DataFrame) -> None:
+    """Name the teachers whose own score cannot be told from that of a constant encoder."""
+    names = []
+    for row in good.drop_duplicates(["teacher", "dataset", "variant"]).itertuples():
+        if interval(tables_of.replicates(row, "teacher", row.headline))[0] <= row.constant:
+            names.append(tables_of.line_name(row.teacher, row.variant if row.untrained_teacher else ""))
+    if names:
+        show.notice(
+            f"The teacher itself is at chance: {', '.join(sorted(set(names)))}. What its students score says nothing "
+            "of distillation."
+        )
 
 
 def exposure(good: pd.DataFrame) -> None:
@@ -128,7 +151,8 @@ def tables(rows: pd.DataFrame, dataset: str, heading: str) -> None:
     for score in OTHER_SCORES.get(dataset, ()):
         if f"student {score}" in last and last[f"student {score}"].notna().any():
             caption = f"{score} after {part.epochs.max()} epochs"
-            show.table(_headed(tables_of.figure(last, dataset, score)), caption, folded=caption)
+            name = f"{dataset}-{score.replace('@', '_at_')}"
+            exhibits.table(_headed(tables_of.figure(last, dataset, score)), caption, report, name, folded=caption)
 
 
 def _headed(frame: pd.DataFrame) -> pd.DataFrame:

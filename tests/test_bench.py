@@ -38,6 +38,7 @@ def test_run__replaces_a_benchs_own_rows_and_keeps_the_others(monkeypatch):
     rows = read_json(reports_root() / "bench" / "bench.json")["rows"]
     assert [(entry["bench"], entry["ratio"]) for entry in rows] == [("search", 2.0), ("memory", 5.0)]
     assert rows[0]["images"] == "drawn shapes"
+    assert all(entry["versions"]["torch"] and entry["hardware"]["cores"] for entry in rows)
 
 
 def test_reach__is_above_one_where_a_bar_is_met_on_either_side(monkeypatch):

@@ -11,6 +11,7 @@ from html5lib.constants import E as MESSAGES
 
 LARGEST = 3 * 10**6  # bytes
 PHONE = {"width": 390, "height": 844}
+PAPER = {"width": 718, "height": 1047}  # A4 without 1 cm of margin, at 96 dots an inch
 
 
 def html_problems(text: str) -> list[str]:
@@ -52,6 +53,12 @@ def check_page(chromium, path) -> list[str]:
                 first = violation["nodes"][0]
                 found.append(f"{scheme}: axe {violation['id']}, {len(violation['nodes'])} times: {first['html'][:150]}")
         context.close()
+    page = chromium.new_page(viewport=PAPER)
+    page.emulate_media(media="print")
+    page.goto(path.as_uri())
+    if (width := page.evaluate("document.documentElement.scrollWidth")) > PAPER["width"]:
+        found.append(f"print: {width} px on a sheet of {PAPER['width']}")
+    page.close()
     return found
 
 
@@ -69,8 +76,9 @@ def chromium():
 
 @pytest.fixture(scope="module")
 def pages(chromium, small_shapes, tmp_path_factory):
-    """The report of a study of one small cell: its index, and the page of the cell."""
-    from kdlib import report, study
+    """The pages of a study of one small cell, of its comparison with itself, and of a bench."""
+    from kdlib import bench, report, study
+    from kdlib.bench.measure import Row, Setting
     from kdlib.execute import execute
     from kdlib.inputs import run_dir
 
@@ -86,7 +94,7 @@ def pages(chromium, small_shapes, tmp_path_factory):
             "epochs": [1],
             "seeds": [0],
             "parameters": {"batch_size": 16, "timed_calls": 5},
-            "reports": ["summary"],
+            "reports": ["summary", "claims", "ablations"],
         }
         (folder / "small.yaml").write_text(yaml.safe_dump(content))
         config = study.load(folder / "small.yaml", data_root=str(small_shapes))
@@ -99,10 +107,21 @@ def pages(chromium, small_shapes, tmp_path_factory):
             "failed_output": str(run.notebook_path(1, failed=True)),
         }
         assert execute(job) == {"outcome": "ok", "error": ""}
-        return {"index": report.build(config, [spec], run_dir), "cell": spec.page}
+        index = report.build(config, [spec], run_dir)
+        rows = [Row("one thing", "another", ratio, 1.5, ratio, 1.0, "s") for ratio in (2.0, 1.0)]
+        patch.setitem(bench.BENCHES, "search", lambda setting: rows)
+        list(bench.run(["search"], Setting()))
+        return {
+            "index": index,
+            "cell": spec.page,
+            "claims": index.with_name("claims.html"),
+            "ablations": index.with_name("ablations.html"),
+            "comparison": report.build_comparison(index.parent, index.parent, "self"),
+            "bench": report.build_bench(),
+        }
 
 
-@pytest.mark.parametrize("name", ["cell", "index"])
+@pytest.mark.parametrize("name", ["cell", "index", "claims", "ablations", "comparison", "bench"])
 def test_page__is_whole_offline_on_a_phone_and_accessible(pages, chromium, name):
     assert check_page(chromium, pages[name]) == []
 
@@ -110,15 +129,21 @@ def test_page__is_whole_offline_on_a_phone_and_accessible(pages, chromium, name)
 def test_index__a_cell_is_found_by_its_words_and_opened(pages, chromium):
     page = chromium.new_page()
     page.goto(pages["index"].as_uri())
+    header = page.locator("table.cells th").first
+    header.get_by_role("button").click()
+    assert header.get_attribute("aria-sort") == "ascending"
     page.get_by_label("Show cells with all of these words").fill("dino attention")
     page.locator("table.cells tbody tr:visible a").first.click()
     assert page.url == pages["cell"].as_uri()
-    assert page.get_by_role("heading", level=1).inner_text() == "DINO on Tiny ImageNet"
+    assert page.get_by_role("heading", level=1).inner_text() == "DINO on Tiny ImageNet: attention, 1 epochs, seed 0"
+    page.get_by_role("link", name="All of this study").click()
+    assert page.url == pages["index"].as_uri() and page.title() == "Report of a study: A small study"
     page.close()
 
 
 BAD = {
     "asks for": '<p><img alt="a dot" src="https://example.org/dot.png"></p>',
+    "print: ": '<div style="width: 800px">wide</div>',
     "scrolls sideways": '<div style="width: 500px">wide</div>',
     "without a description": '<p><img src="data:image/gif;base64,R0lGODlhAQABAAAAACwAAAAAAQABAAA="></p>',
     "console": "<script>console.error('oh')</script>",

@@ -27,7 +27,7 @@ def test_calibrate__each_measurement_gives_what_the_plan_adds_up(
     kind, teacher, method, work_of, small_shapes, tmp_path
 ):
     needed = {
-        "student": {"once", "step", "checkpoint", "image", "call", "singly"},
+        "student": {"once", "step", "checkpoint", "bytes", "image", "call", "singly"},
         "exam": {"once", "score", "write"},
         "teacher": {"image", "call"},
         "pixels": {"image"},

@@ -49,10 +49,13 @@ def test_diagram__keeps_its_words_inside_their_boxes():
 
 def test_score_by_epochs__starts_untrained_and_passes_every_point():
     points = [cell_plots.Point(5, 0.4, 0.3, 0.5), cell_plots.Point(10, 0.6, 0.5, 0.7)]
-    (axes,) = cell_plots.score_by_epochs(points, 0.1, 0.8, "mean_recall", "cbam").axes
+    (axes,) = cell_plots.score_by_epochs(
+        points, {"teacher": 0.8, "PCA": 0.79, "untrained": 0.1}, "mean_recall", "cbam"
+    ).axes
     assert axes.lines[0].get_xydata().tolist() == [[0, 0.1], [5, 0.4], [10, 0.6]]
     assert to_rgb(axes.lines[0].get_color()) == to_rgb(colour("cbam"))
     assert axes.get_ylim()[1] > 0.8
+    assert [text.get_text() for text in axes.texts] == ["teacher, PCA", "untrained"]  # no words over words
 
 
 def test_standing__has_the_student_first_and_the_others_by_score():

@@ -178,6 +178,20 @@ def test_an_unknown_study__is_named_and_another_one_shown(finished_study):
     assert "unknown" in explorer.panels["status"].value and explorer.run.config.study == finished_study
 
 
+@pytest.mark.parametrize("teacher", ["clip on coco", "dino on tinyimagenet"])
+def test_lost_and_gained__counts_what_the_record_has_and_shows_the_first(explorer, teacher):
+    choose(explorer, teacher=teacher, method="resnet")
+    run = explorer.run
+    score = "i2t_r@1" if run.has_text else run.headline
+    student, teachers_own = (run.queries(who, score) > 0.5 for who in ("student", "teacher"))
+    text = html.unescape(explorer.panels["changed"].value)
+    lost, gained = (teachers_own & ~student).nonzero()[0], (student & ~teachers_own).nonzero()[0]
+    assert f"the teacher alone is right about {len(lost)}<" in text and len(lost) > 0
+    assert f"the student alone is right about {len(gained)}<" in text
+    assert f"{lost[0] + 1}: {run.describe(lost[0])}" in text
+    assert text.count("<img") == min(len(lost), SHOWN) + min(len(gained), SHOWN)
+
+
 def test_a_result_of_other_code__is_marked(explorer, monkeypatch):
     assert finished.OUTDATED not in html.unescape(explorer.panels["result"].value)
     monkeypatch.setattr(finished.Finished, "outdated", True)

@@ -7,7 +7,7 @@ import yaml
 
 from kdlib import plan, study
 
-STUDENT = {"once": 0.0, "step": 0.1, "checkpoint": 0.5, "image": 0.01, "call": 0.2, "singly": 0.0}
+STUDENT = {"once": 0.0, "step": 0.1, "checkpoint": 0.5, "bytes": 1000, "image": 0.01, "call": 0.2, "singly": 0.0}
 RATES = {
     "cell": {"fixed": 5.0},
     "student": STUDENT,
@@ -108,6 +108,7 @@ def test_plan__is_kept_and_compared_with_what_the_run_took(made):
     frame = plan.goodness("made").set_index("method")
     assert frame.loc["projection", "jobs"] == 2
     assert frame.loc["projection", "ratio"] == pytest.approx(0.5, abs=0.01)
+    assert frame.loc["projection", "within 30 %"] == 0 and frame.loc["", "within 30 %"] == 1
     assert frame.loc["features", "ratio"] == pytest.approx(1.0)
     assert frame.loc["", "taken"] == pytest.approx(frame.taken[:-1].sum())
 
@@ -115,6 +116,13 @@ def test_plan__is_kept_and_compared_with_what_the_run_took(made):
 def test_plan__without_a_calibration_it_has_cells_and_stores(made):
     text = plan.plan(made())
     assert "2 cells:" in text and "36 images" in text and "minutes" not in text
+
+
+def test_plan__a_cell_writes_a_checkpoint_an_epoch_and_its_embeddings(made):
+    config = made()
+    cells = seconds_of(config)
+    embeddings = (20 + 100) * study.cells(config)[0].config.width * 4  # 20 scenes, five captions each
+    assert [cell["bytes"] for cell in cells.values()] == [5 * 1000 + embeddings, 5 * 1000 + embeddings]
 
 
 def test_plan__a_teacher_of_ones_own_that_is_not_here_is_taken_for_a_vit(made, monkeypatch, tmp_path):

@@ -34,7 +34,10 @@ __all__ = ["BENCHES", "Row", "Setting", "run"]
 
 
 def run(names: list[str], setting: Setting):
-    """Run the benches of these names, yielding their rows; each replaces its own in reports/bench/bench.json."""
+    """Run the benches of these names, yielding their rows; each replaces its own in reports/bench/bench.json.
+
+    A row has the machine, the versions and the commit that it was measured with.
+    """
     path = reports_root() / "bench" / "bench.json"
     record = read_json(path) or {"rows": []}
     torch.set_num_threads(setting.threads)
@@ -47,10 +50,11 @@ def run(names: list[str], setting: Setting):
             "seconds": time.perf_counter() - started,
             "measured": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "images": setting.images_words,
+            "hardware": hardware(choose("cpu")),
+            "versions": versions(),
         }
         kept = [row for row in record["rows"] if row["bench"] != name]
         record["rows"] = kept + [dataclasses.asdict(row) | facts for row in rows]
         record["rows"].sort(key=lambda row: list(BENCHES).index(row["bench"]))
-        record |= {"hardware": hardware(choose("cpu")), "versions": versions()}
         write_json(path, record)
         yield from rows
