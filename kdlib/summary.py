@@ -85,7 +85,7 @@ def at_chance(good: pd.DataFrame) -> None:
             names.append(tables_of.line_name(row.teacher, row.variant if row.untrained_teacher else ""))
     if names:
         show.notice(
-            f"The teacher itself is at chance: {', '.join(sorted(set(names)))}. What its students score says nothing "
+            f"The teacher itself is at chance: {'; '.join(sorted(set(names)))}. What its students score says nothing "
             "of distillation."
         )
 
