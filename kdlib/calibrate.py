@@ -39,7 +39,7 @@ from kdlib.study import CellSpec
 from kdlib.teachers import STANDIN
 from kdlib.teachers.cost import CAPTION
 from kdlib.trainer import train
-from kdlib.worker import end_all, run_job
+from kdlib.worker import accept_jobs, end_all, run_job
 
 TINY = shapes.ShapesSpec(0, 8, 2, 144, 12)  # two chunks of a feature store, and as many test images as a page shows
 ROWS = 128  # of a random split
@@ -64,6 +64,7 @@ def measure(works: list[Work], workers: int) -> Rates:
     Also "shapes", the drawing of the embedded data, "start", of the first process, and "calibration", how long all
     of this took.
     """
+    accept_jobs()
     started = time.perf_counter()
     runs_root().mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="calibration-", dir=runs_root()) as scratch:

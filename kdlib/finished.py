@@ -150,11 +150,13 @@ class Finished:
     def outdated(self) -> bool:
         """Whether the code has changed since, so that the same run would now give other numbers.
 
-        Not known, and False, where the teacher's features are gone.
+        Not known, and False, where the teacher's features or the code of a student or loss of one's own are gone.
         """
         try:
             described = self.split.store.manifest["key"]["teacher"]
-        except StoreError:
+            for name in (self.config.method, *self.config.objective.split("+")):
+                own_code(name)
+        except (StoreError, ImportError, AttributeError):
             return False
         teacher = {name: described[name] for name in ("family", "files")}
         prints = {name: SimpleNamespace(**facts) for name, facts in self.result["data"].items()}

@@ -20,7 +20,7 @@ from kdlib.cell import SCHEMA
 from kdlib.progress import clock
 from kdlib.runs import runs_root, write_json
 from kdlib.study import CellSpec, StudyConfig
-from kdlib.worker import end_all, run_job
+from kdlib.worker import accept_jobs, end_all, run_job
 
 RESUMES = 2  # how often a cell whose kernel died is started again
 SPACE_BYTES = 2**30  # the grid waits when the disk has less than this left
@@ -205,6 +205,7 @@ def run(config: StudyConfig, workers: int | None = None, scheduler: str | None =
             f"Another process is running the study '{config.study}' ({lock.lock_file} is locked)."
         ) from error
     with lock:
+        accept_jobs()
         inspector = state.Inspector()
         before = [inspector.state(spec) for spec in study.cells(config)]
         todo = [item for item in before if not item.finished]

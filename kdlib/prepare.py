@@ -7,20 +7,23 @@ from pathlib import Path
 
 from kdlib import inputs
 from kdlib.config import RunConfig
+from kdlib.runs import runs_root
 
 
 def main() -> None:
     """Build the stores of the job in the file that the command names, and leave the answer.
 
-    ``built`` in it: whether all of them were missing, so that the job's seconds are those of building them.
+    ``built`` in it: whether all of them were missing and none was begun, so that the job's seconds are those of
+    building them.
     """
     began = time.time()
+    resumed = any((runs_root() / "features").glob("*.partial"))
     job = json.loads(Path(sys.argv[1]).read_text())
     config = RunConfig(**job["config"])
     try:
         stores = [inputs.teacher_store(config, dataset) for dataset in inputs.load_data(config).values()]
         inputs.backbone_cost(config)
-        built = all((store.path / "manifest.json").stat().st_mtime >= began for store in stores)
+        built = not resumed and all((store.path / "manifest.json").stat().st_mtime >= began for store in stores)
         report = {"outcome": "ok", "built": built}
     except Exception as problem:  # told to the grid, which tells the user
         report = {"outcome": "error", "error": f"{type(problem).__name__}: {problem}"}

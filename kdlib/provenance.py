@@ -64,18 +64,21 @@ def write(record: dict, folder: Path) -> None:
 def installed(package: str = "kdlib") -> dict[str, str]:
     """Name -> version of everything that a package needs, and that what it needs needs, by name; without itself."""
     found: dict[str, str] = {}
-    todo = [package]
+    todo, seen = [(package, "")], set()
     while todo:
-        name = canonicalize_name(todo.pop())
-        if name in found:
+        name, extra = todo.pop()
+        name = canonicalize_name(name)
+        if (name, extra) in seen:
             continue
+        seen.add((name, extra))
         try:
             part = metadata.distribution(name)
         except metadata.PackageNotFoundError:  # for another platform
             continue
         found[name] = part.version
-        needs = map(Requirement, part.requires or ())
-        todo += [need.name for need in needs if need.marker is None or need.marker.evaluate({"extra": ""})]
+        for need in map(Requirement, part.requires or ()):
+            if need.marker is None or need.marker.evaluate({"extra": extra}):
+                todo += [(need.name, wanted) for wanted in ("", *need.extras)]
     return dict(sorted((name, version) for name, version in found.items() if name != package))
 
 

@@ -100,7 +100,7 @@ def setup(cell: Cell) -> None:
         )
     elif facts["source"] != teachers.TEACHERS[config.teacher].DEFAULT:
         where = Path(facts["source"]).name
-        notice(f"Not the published checkpoint of {facts['family'].upper()}: {where} stands in its place.")
+        notice(f"Checkpoint given by hand, in the place of the published {facts['family'].upper()}: {where}.")
     if config.data_root == "shapes":
         notice("Embedded data: drawn shapes in the data set's official layout, not the data set itself.")
     if facts["untrained"]:

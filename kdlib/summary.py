@@ -51,7 +51,7 @@ def head(rows: pd.DataFrame) -> None:
         )
     others = good[[_in_place_of(row.teacher, row.teacher_source) for row in good.itertuples()]]
     for name, source in others.groupby("teacher", sort=False).teacher_source.first().items():
-        show.notice(f"Not the published checkpoint of {name.upper()}: {Path(source).name} stands in its place.")
+        show.notice(f"Checkpoint given by hand, in the place of the published {name.upper()}: {Path(source).name}.")
     at_chance(good)
     if (good[good.method.isin(("resnet", "densenet"))].convnet == "narrow").any():
         show.notice("ResNet and DenseNet are narrow ones here, so that the study ends in minutes.")
@@ -72,7 +72,10 @@ def head(rows: pd.DataFrame) -> None:
 
 
 def _in_place_of(teacher: str, source: str) -> bool:
-    """Whether a checkpoint is neither its family's published one nor the stand-in, which has a notice of its own."""
+    """Whether a checkpoint is named that is neither its family's published one nor the stand-in.
+
+    A local copy of the published one is not told from others, so that a reader must look at its name.
+    """
     family = teachers.TEACHERS.get(teacher)
     return family is not None and source not in (family.DEFAULT, teachers.STANDIN)
 

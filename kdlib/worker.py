@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from kdlib import warm
 POLL_SECONDS = 0.25
 NEAR_LIMIT = 0.9
 _running: set = set()  # processes of jobs, for :func:`end_all`
+_ending = threading.Event()  # a job that is only being started when all are ended must end too
 
 
 def run_job(job: dict) -> dict:
@@ -26,6 +28,8 @@ def run_job(job: dict) -> dict:
     answer with ``seconds`` and ``peak_bytes``; an outcome of out_of_memory when its processes together passed
     the limit, of kernel_died when it left no answer.
     """
+    if _ending.is_set():
+        raise RuntimeError("No job is started any more: the run has been interrupted.")
     started = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="kdlib-") as folder:
         answer = Path(folder) / "answer.json"
@@ -36,6 +40,8 @@ def run_job(job: dict) -> dict:
         process = start(job["module"], str(file), log, job["threads"])
         _running.add(process)
         try:
+            if _ending.is_set():
+                end_group(process)
             peak, over = watch(process, job["memory_bytes"])
         finally:
             _running.discard(process)
@@ -114,6 +120,8 @@ def end_group(process: subprocess.Popen | warm.Forked) -> None:
         members = []
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):
+        process.kill()  # it may not have a group of its own yet
     for member in members:
         try:
             member.kill()
@@ -121,11 +129,18 @@ def end_group(process: subprocess.Popen | warm.Forked) -> None:
             continue
 
 
+def accept_jobs() -> None:
+    """Start jobs again after :func:`end_all`."""
+    _ending.clear()
+
+
 def end_all() -> None:
     """End every job that this process runs in any thread: an interrupted grid leaves none behind.
 
-    What they wrote is whole (a new name, then a rename), and the next run goes on from it.
+    What they wrote is whole (a new name, then a rename), and the next run goes on from it. Until
+    :func:`accept_jobs`, no other job is started.
     """
+    _ending.set()
     for process in list(_running):
         end_group(process)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from kdlib import worker
 from kdlib.config import RunConfig
 from kdlib.data import shapes
 
@@ -17,6 +18,12 @@ def own_runs_and_reports(tmp_path, monkeypatch):
     """No test reads or writes the runs and reports of the checkout."""
     monkeypatch.setenv("KDLIB_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("KDLIB_REPORTS", str(tmp_path / "reports"))
+
+
+@pytest.fixture(autouse=True)
+def jobs_are_accepted():
+    """Also after a test that interrupted a run in this process."""
+    worker.accept_jobs()
 
 
 @pytest.fixture(scope="session")

@@ -141,8 +141,8 @@ def test_grid__a_parameter_that_the_notebook_lacks_is_an_error(small_study):
         refuse_unknown(str(notebook), {"epoch": 5})
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_grid__asked_to_end_it_leaves_no_process_and_the_next_run_goes_on(small_study, tmp_path, workers):
+@pytest.mark.parametrize(("workers", "early"), [(1, False), (2, False), (2, True)])
+def test_grid__asked_to_end_it_leaves_no_process_and_the_next_run_goes_on(small_study, tmp_path, workers, early):
     methods, pids = ("projection", "bottleneck"), tmp_path / "pids"
     pids.mkdir()
     wait = f"import os, pathlib, time\npathlib.Path({str(pids)!r}, str(os.getpid())).touch()\ntime.sleep(600)"
@@ -154,14 +154,27 @@ def test_grid__asked_to_end_it_leaves_no_process_and_the_next_run_goes_on(small_
     command = [sys.executable, "-c", code, "run", str(tmp_path / "small.yaml"), "--workers", str(workers)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
-        until(lambda: len(list(pids.iterdir())) == workers or process.poll() is not None, 120)
+        if early:  # while the first jobs are being started
+            until(lambda: (tmp_path / "runs/small/logs").exists() or process.poll() is not None, 120)
+        else:
+            until(lambda: len(list(pids.iterdir())) == workers or process.poll() is not None, 120)
+        family = psutil.Process(process.pid).children(recursive=True)
         process.terminate()
         printed = process.communicate(timeout=60)[1]
     finally:
         process.kill()
     assert process.returncode not in (0, None) and "Traceback" not in printed, printed
-    until(lambda: not any(psutil.pid_exists(int(path.name)) for path in pids.iterdir()), 10)
+    until(lambda: not any(map(alive, [*family, *(int(path.name) for path in pids.iterdir())])), 20)
     assert states(grid.run(small_study(methods=methods), workers=1)) == ["done", "done"]
+
+
+def alive(process: psutil.Process | int) -> bool:
+    """Whether a process still does something; one that nobody has waited for does not."""
+    try:
+        process = psutil.Process(process) if isinstance(process, int) else process
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def until(condition, seconds: float) -> None:
