@@ -8,11 +8,10 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import ipywidgets as widgets
-import numpy as np
 from IPython.display import display
 from PIL import Image
 
-from kdlib import cards, finished, search
+from kdlib import cards, finished, search, transfer
 from kdlib.data import DataError
 from kdlib.features import StoreError
 from kdlib.finished import Finished
@@ -194,16 +193,13 @@ class Explorer:
     def _changed(self) -> str:
         """The first images that the teacher has right and the student has not, and the other way round."""
         run = self.run
-        labelled = run.labels is not None
-        score = run.headline if labelled else "i2t_r@1"
-        student, teacher = (run.queries(who, score) > 0.5 for who in ("student", "teacher"))
-        right = "its class, by k-NN" if labelled else "one of its own captions nearest"
-        parts = [cards.words(f"Right: {right}. Of {len(run)} images both have {np.sum(student & teacher)} right.")]
-        groups = {"Lost: the teacher alone": teacher & ~student, "Gained: the student alone": student & ~teacher}
-        for words, rows in groups.items():
-            parts.append(cards.heading(f"{words} is right about {rows.sum()}", 3))
-            if rows.any():
-                figures = [self._numbered(int(index)) for index in np.flatnonzero(rows)[:SHOWN]]
+        score, right = run.answered
+        found = transfer.flow(*(run.queries(who, score) for who in ("teacher", "student")))
+        parts = [cards.words(f"Right: {right}. Of {len(run)} images both have {len(found.right)} right.")]
+        for words, rows in (("Lost: the teacher", found.broken), ("Gained: the student", found.mended)):
+            parts.append(cards.heading(f"{words} alone is right about {len(rows)}", 3))
+            if len(rows):
+                figures = [self._numbered(int(index)) for index in rows[:SHOWN]]
                 parts.append(cards.row(figures, ordered=False))
         return "".join(parts)
 

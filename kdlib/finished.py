@@ -71,6 +71,13 @@ class Finished:
         """One value a query, where the score is their mean: an image each, or for t2i scores a caption each."""
         return self._array(who, "queries", score)
 
+    @property
+    def answered(self) -> tuple[str, str]:
+        """The score by which a single image is right or wrong, and what 'right' means by it."""
+        if self.has_text:
+            return "i2t_r@1", "one of its own captions nearest"
+        return self.headline, "its class by k-NN"
+
     def _array(self, who: str, kind: str, score: str) -> np.ndarray:
         own = {"student": self.run.scores_path(self.config.epochs), "untrained": self.run.path / "untrained.npz"}
         path = own.get(who, self.run.path.parents[1] / self.result["controls"])

@@ -384,7 +384,7 @@ def flows(runs: list[Finished], before: int = 0, count: int = 3) -> None:
     if not pairs:
         return
     first = runs[0]
-    score = first.headline if first.labels is not None else "i2t_r@1"
+    score, right = first.answered
     found = {
         name: transfer.flow(earlier.queries("student", score), later.queries("student", score))
         for name, (earlier, later) in pairs.items()
@@ -401,7 +401,6 @@ def flows(runs: list[Finished], before: int = 0, count: int = 3) -> None:
         for (name, one), p in zip(found.items(), corrected, strict=True)
     ]
     names = ["student", "epochs", "right both times", "mended", "broken", "wrong both times", "net", "p, Holm"]
-    right = "its class by k-NN" if first.labels is not None else "one of its own captions nearest"
     show.table(
         pd.DataFrame(lines, columns=names),
         f"Images by what further training did; right: {right}. p: exact McNemar test that mended and broken are "

@@ -57,7 +57,7 @@ def write(record: dict, folder: Path) -> None:
     write_atomic(folder / STUDY, yaml.safe_dump(record["study"], sort_keys=False, allow_unicode=True))
     lock = record["versions"][0] if record["versions"] else {}
     lock = {name: version for name, version in lock.items() if name not in (*OWN, "cells")}
-    lines = [f"{name}=={version}\n" for name, version in (lock | installed() | lock).items()]
+    lines = [f"{name}=={version}\n" for name, version in (installed() | lock).items()]
     write_atomic(folder / LOCK, "".join(lines))
 
 

@@ -90,6 +90,16 @@ def notice(text: str) -> None:
 # ---------------------------------------------------------------- what was run
 
 
+def given_by_hand(teacher: str, source: str) -> None:
+    """Notice a checkpoint that is neither the family's published one nor the stand-in, which has its own notice.
+
+    A local copy of the published one is not told from others, so that a reader must look at its name.
+    """
+    family = teachers.TEACHERS.get(teacher)
+    if family is not None and source not in (family.DEFAULT, teachers.STANDIN):
+        notice(f"Checkpoint given by hand, in the place of the published {teacher.upper()}: {Path(source).name}.")
+
+
 def setup(cell: Cell) -> None:
     """What is run: teacher, data and configuration, and what a reader must know before any number."""
     config, facts = cell.config, cell.splits["fit"].store.manifest["facts"]
@@ -98,9 +108,7 @@ def setup(cell: Cell) -> None:
             f"Stand-in teacher: not the published {facts['family'].upper()} checkpoint, but a small model of the same "
             "class that this project trained on drawn shapes. Its numbers say nothing about the real one."
         )
-    elif facts["source"] != teachers.TEACHERS[config.teacher].DEFAULT:
-        where = Path(facts["source"]).name
-        notice(f"Checkpoint given by hand, in the place of the published {facts['family'].upper()}: {where}.")
+    given_by_hand(config.teacher, facts["source"])
     if config.data_root == "shapes":
         notice("Embedded data: drawn shapes in the data set's official layout, not the data set itself.")
     if facts["untrained"]:

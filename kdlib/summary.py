@@ -1,12 +1,11 @@
 """What a study found, part by part, as the notebooks summary, claims and ablations show it."""
 
 import html
-from pathlib import Path
 
 import pandas as pd
 from IPython.display import HTML, display
 
-from kdlib import charts, exhibits, listing, plots, provenance, results, show, teachers
+from kdlib import charts, exhibits, listing, plots, provenance, results, show
 from kdlib import table as tables_of
 from kdlib.runs import reports_root
 from kdlib.threeway import SAME
@@ -49,9 +48,8 @@ def head(rows: pd.DataFrame) -> None:
             f"Stand-in teachers for {', '.join(name.upper() for name in standins)}: small models that this project "
             "trained on drawn shapes. Their numbers say nothing about the published checkpoints."
         )
-    others = good[[_in_place_of(row.teacher, row.teacher_source) for row in good.itertuples()]]
-    for name, source in others.groupby("teacher", sort=False).teacher_source.first().items():
-        show.notice(f"Checkpoint given by hand, in the place of the published {name.upper()}: {Path(source).name}.")
+    for name, source in good.groupby("teacher", sort=False).teacher_source.first().items():
+        show.given_by_hand(name, source)
     at_chance(good)
     if (good[good.method.isin(("resnet", "densenet"))].convnet == "narrow").any():
         show.notice("ResNet and DenseNet are narrow ones here, so that the study ends in minutes.")
@@ -69,15 +67,6 @@ def head(rows: pd.DataFrame) -> None:
         show.notice("One seed: the verdicts carry the noise of the test images, not that of initial weights and order.")
     exposure(good)
     show.words(HOW_TO_READ)
-
-
-def _in_place_of(teacher: str, source: str) -> bool:
-    """Whether a checkpoint is named that is neither its family's published one nor the stand-in.
-
-    A local copy of the published one is not told from others, so that a reader must look at its name.
-    """
-    family = teachers.TEACHERS.get(teacher)
-    return family is not None and source not in (family.DEFAULT, teachers.STANDIN)
 
 
 def at_chance(good: pd.DataFrame) -> None:

@@ -1,10 +1,12 @@
 """The measurements, on a machine that need not be fast: every number that the plan adds up is there and is a time."""
 
 import math
+import time
+from itertools import count
 
 import pytest
 
-from kdlib import calibrate, plan
+from kdlib import calibrate, plan, worker
 from kdlib.study import CellSpec
 
 
@@ -69,11 +71,22 @@ def test_calibrate__a_measurement_that_fails_says_why_and_the_others_go_on(work_
 
 def test_calibrate__an_interruption_leaves_nothing_behind(work_of, monkeypatch, tmp_path):
     monkeypatch.setenv("KDLIB_RUNS", str(tmp_path / "runs"))
-    monkeypatch.setattr(calibrate, "_run", interrupted)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    (tmp_path / "sleeper.py").write_text("import time\n\ntime.sleep(600)\n")
+    running, turns = [], count()
+
+    def run(steps):
+        """The first measurement is interrupted while the second one's job runs."""
+        if next(turns):
+            return worker.run_job({"module": "sleeper", "threads": 1, "memory_bytes": 0, "log": str(tmp_path / "log")})
+        while not worker._running:
+            time.sleep(0.05)
+        running.extend(worker._running)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(calibrate, "_run", run)
     with pytest.raises(KeyboardInterrupt):
         calibrate.measure([work_of("dino", "projection")], workers=2)
+    assert running and all(process.poll() is not None for process in running)
     assert not list((tmp_path / "runs").glob("calibration-*"))
-
-
-def interrupted(steps):
-    raise KeyboardInterrupt
