@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import kdlib
-from kdlib.runs import RunDir, digest, file_digest, read_json, write_json
+from kdlib.files import RunDir, digest, file_digest, read_json, write_json
 
 FILES = ("model.safetensors", "optimizer.safetensors")
 

@@ -28,7 +28,9 @@ Seeds = Annotated[int | None, typer.Option(min=1, help="so many seeds, from 0 on
 @app.command()
 def run(
     study_file: StudyFile,
-    workers: Annotated[int | None, typer.Option(min=1, help="cells at a time; default: what suits the machine")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="experiments at a time; default: what suits the machine")
+    ] = None,
     data_root: DataRoot = None,
     seeds: Seeds = None,
     plan: Annotated[
@@ -39,11 +41,11 @@ def run(
         typer.Option(help="address or scheduler file of a dask cluster that sees the same files"),
     ] = None,
 ) -> None:
-    """Run every cell of a study that is missing or out of date, then build its report.
+    """Run every experiment of a study that is missing or out of date, then build its report.
 
-    Cells are notebooks, executed by papermill in separate processes. What is done stays done: the same command
+    Experiments are notebooks, executed by papermill in separate processes. What is done stays done: the same command
     after an interruption, a failure or a change runs only what is needed, and training goes on from its last
-    checkpoint. Results are in runs/<study>/, pages in reports/<study>/. The exit code is 1 when cells failed.
+    checkpoint. Results are in runs/<study>/, pages in reports/<study>/. The exit code is 1 when experiments failed.
 
     Examples:
 
@@ -57,18 +59,18 @@ def run(
 
     config = study.load(study_file, data_root, seeds)
     if plan:
-        from kdlib import calibrate, grid
-        from kdlib.plan import plan as make_plan
+        from kdlib.study import calibrate, grid
+        from kdlib.study.forecast import plan as make_plan
 
         print(make_plan(config, calibrate.measure, workers or grid.default_workers()))
         return
-    from kdlib import grid
+    from kdlib.study import grid
 
     states = grid.run(config, workers, scheduler)
     index = _report(config)
     failed = [item for item in states if not item.finished]
     done = len(states) - len(failed)
-    print(f"{done} of {len(states)} cells are done.\nReport: {index}\nTable:  {index.parent / 'results.csv'}")
+    print(f"{done} of {len(states)} experiments are done.\nReport: {index}\nTable:  {index.parent / 'results.csv'}")
     for item in failed:
         print(f"  {item.state}: {item.spec.name}: {item.why}", file=sys.stderr)
     if failed:
@@ -81,19 +83,20 @@ def status(
     study_file: StudyFile,
     data_root: DataRoot = None,
     seeds: Seeds = None,
-    why: Annotated[str, typer.Option(help="show only cells whose name holds these words, and what changed")] = "",
+    why: Annotated[str, typer.Option(help="show only experiments whose name holds these words, and what changed")] = "",
 ) -> None:
-    """List the cells of a study with their state: done, out of memory, stale, failed, resumable or absent.
+    """List the experiments of a study with their state: done, out of memory, stale, failed, resumable or absent.
 
-    States are derived from the files in runs/ each time. A stale cell has a result that was made from other
+    States are derived from the files in runs/ each time. A stale experiment has a result that was made from other
     parameters, data, teacher or code; the line says which.
     """
-    from kdlib import state, study
+    from kdlib import study
+    from kdlib.study import status as state
 
     config = study.load(study_file, data_root, seeds)
     inspector = state.Inspector()
     counts: dict[str, int] = {}
-    for spec in study.cells(config):
+    for spec in study.experiments(config):
         item = inspector.state(spec)
         counts[item.state] = counts.get(item.state, 0) + 1
         if all(word in spec.name for word in why.split()):
@@ -111,7 +114,7 @@ def report(
     seeds: Seeds = None,
     out: Annotated[str, typer.Option(help="name of the comparison, a folder below reports/; default: A-vs-B")] = "",
 ) -> None:
-    """Build the pages and tables of a study from the results that are there; runs no cell.
+    """Build the pages and tables of a study from the results that are there; runs no experiment.
 
     Of two, also compare the second with the first, student by student: which scores moved beyond the interval of
     their difference, and what differs in configuration, versions, hardware and commit. The folder of a report
@@ -123,8 +126,8 @@ def report(
 
       kdlib report notebooks/studies/mini.yaml ../other-machine/reports/mini --out mini-on-two-machines
     """
-    from kdlib import report as reports
     from kdlib import study
+    from kdlib.report import build as reports
 
     if len(studies) > 2:
         raise study.StudyError(f"{len(studies)} studies are given; one is reported, two are compared.")
@@ -142,11 +145,11 @@ def report(
 
 
 def _report(config):
-    from kdlib import report as reports
     from kdlib import study
-    from kdlib.inputs import run_dir
+    from kdlib.experiment import run_dir
+    from kdlib.report import build as reports
 
-    return reports.build(config, study.cells(config), run_dir)
+    return reports.build(config, study.experiments(config), run_dir)
 
 
 @app.command()
@@ -158,10 +161,10 @@ def bench(
     """Measure how fast this machine runs it, as ratios of things measured side by side.
 
     Rows and plot go to reports/bench/. Nothing else should run meanwhile. The names: teacher, decoding, steps, convnet,
-    compiled, search, memory, cells, grid.
+    compiled, search, memory, experiments, grid.
     """
     from kdlib import bench as benches
-    from kdlib import report as reports
+    from kdlib.report import build as reports
 
     setting = benches.Setting(data_root=data_root, whole_grid=whole_grid)
     for row in benches.run(names or list(benches.BENCHES), setting):
@@ -180,7 +183,7 @@ def data_get(
     Each archive is checked against its published MD5 before anything uses it.
     """
     from kdlib.data import download
-    from kdlib.runs import runs_root
+    from kdlib.files import runs_root
 
     folder = root or runs_root() / "data"
     for archive in download.get(name, folder):
@@ -228,7 +231,7 @@ def main() -> None:
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     from kdlib.data.dataset import DataError
-    from kdlib.study import StudyError
+    from kdlib.study.file import StudyError
     from kdlib.teachers.teacher import TeacherError
 
     try:

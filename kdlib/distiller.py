@@ -73,7 +73,7 @@ class Distiller(nn.Module):
         return self.log_scale.exp().clamp(max=LARGEST_SCALE)
 
     def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
-        """A batch of :class:`kdlib.loader.Reader` -> the loss to be minimised (a scalar), and each term by its name."""
+        """A batch of a :class:`~kdlib.features.loader.Reader` -> the loss (a scalar) and its terms by name."""
         with torch.no_grad():
             # The parameter itself is held below the limit: past it the clamped scale would have no gradient and
             # never come down again. float32's ln(100) rounds above the limit, hence the margin.

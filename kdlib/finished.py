@@ -15,16 +15,17 @@ from PIL import Image
 from torch import Tensor, from_numpy
 
 from kdlib import data as datasets
-from kdlib.cell import SCHEMA, Cell
 from kdlib.config import RunConfig
 from kdlib.evaluate.embed import teacher_features
-from kdlib.features import FeatureStore, StoreError
-from kdlib.inputs import cell_keys, own_code
-from kdlib.loader import Split
-from kdlib.metrics import unit_rows
-from kdlib.runs import RunDir, digest, project_root, read_json, runs_root
+from kdlib.evaluate.metrics import unit_rows
+from kdlib.evaluate.uncertainty import interval
+from kdlib.experiment import Experiment
+from kdlib.features.loader import Split
+from kdlib.features.npy import StoreError
+from kdlib.features.store import FeatureStore, store_path
+from kdlib.files import RunDir, project_root, read_json, runs_root
+from kdlib.keys import SCHEMA, experiment_keys, own_code
 from kdlib.students import Student
-from kdlib.uncertainty import interval
 
 SIDES = ("image", "text")
 
@@ -123,35 +124,17 @@ class Finished:
         return Split(self.config.score_on, self.store(self.config.score_on))
 
     def store(self, split: str) -> FeatureStore:
-        """The teacher's features that this result was made with.
+        """The teacher's features that this result was made with: the result holds the names of its stores.
 
-        They are recognised by the result's own key, so that neither the teacher's files nor the code of that day
-        are needed. Raises StoreError with the remedy.
+        Neither the teacher's files nor the code of that day are needed. Raises StoreError with the remedy.
         """
-        wanted, prints = self.result["keys"]["features"], self.result["data"]
-        for path, key in _teacher_stores():
-            same = key["dataset"] == prints[split]["fingerprint"] and "token_grid" in key  # earlier stores have none
-            if same and self._features_key(key) == wanted:
-                return FeatureStore.open(path)
-        raise StoreError(
-            f"{runs_root() / 'features'}: the features that {self.run.path} was scored with are not there any more. "
-            "'kdlib run' on its study file builds them again."
-        )
-
-    def _features_key(self, store_key: dict) -> str:
-        """The key 'features' (see inputs.cell_keys) of a run that would have read this store."""
-        config, teacher = self.config, store_key["teacher"]
-        parts = {
-            "teacher": {name: teacher[name] for name in ("family", "files")},
-            "dtype": store_key["dtype"],
-            "precision": teacher["precision"],
-            "token_grid": store_key["token_grid"],
-            "bad": config.on_bad_image,
-            "untrained": [teacher[name] for name in ("allow_untrained", "untrained_heads")],
-            "code": store_key["code"],
-            "data": self.result["data"]["fit"]["fingerprint"],
-        }
-        return digest(parts | own_code(config.teacher))
+        path = store_path(self.result["stores"][split])
+        if not (path / "manifest.json").exists():
+            raise StoreError(
+                f"{path}: the features that {self.run.path} was scored with are not there any more. "
+                "'kdlib run' on its study file builds them again."
+            )
+        return FeatureStore.open(path)
 
     @cached_property
     def outdated(self) -> bool:
@@ -167,7 +150,7 @@ class Finished:
             return False
         teacher = {name: described[name] for name in ("family", "files")}
         prints = {name: SimpleNamespace(**facts) for name, facts in self.result["data"].items()}
-        return cell_keys(self.config, prints, teacher)["cell"] != self.result["keys"]["cell"]
+        return experiment_keys(self.config, prints, teacher)["experiment"] != self.result["keys"]["experiment"]
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -238,8 +221,8 @@ class Finished:
         """
         config = self.config.model_copy(update={"device": "cpu"})
         # All that a student's shape takes from 'fit' is the teacher's width and grid, which each split's store knows.
-        cell = Cell(config, self.run, {"fit": self.split}, {"fit": self.data}, self.result["keys"])
-        return cell.trained.student.eval()
+        experiment = Experiment(config, self.run, {"fit": self.split}, {"fit": self.data}, self.result["keys"])
+        return experiment.trained.student.eval()
 
 
 def studies() -> list[str]:
@@ -301,17 +284,6 @@ def _record(path: Path) -> dict | None:
     """A finished result of this version, else None."""
     record = read_json(path)
     return record if record and record.get("schema") == SCHEMA and record["outcome"] == "ok" else None
-
-
-def _teacher_stores() -> list[tuple[Path, dict]]:
-    paths = sorted((runs_root() / "features").glob("*/manifest.json"))
-    keys = [(path.parent, _store_key(path, path.stat().st_mtime_ns)) for path in paths]
-    return [(path, key) for path, key in keys if key["kind"] == "teacher"]
-
-
-@lru_cache(maxsize=1024)
-def _store_key(path: Path, written: int) -> dict:
-    return read_json(path)["key"]
 
 
 @lru_cache(maxsize=2)  # COCO's test set in CLIP's space is 120 MB

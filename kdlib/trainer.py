@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from kdlib import checkpoints
 from kdlib.config import RunConfig
-from kdlib.device import autocast, choose, now, to_device
 from kdlib.distiller import Distiller
-from kdlib.loader import TrainLoader
+from kdlib.features.loader import TrainLoader
+from kdlib.files import RunDir, write_atomic
+from kdlib.machine import autocast, choose, now, to_device
 from kdlib.progress import Progress
-from kdlib.runs import RunDir, write_atomic
 
 
 def learning_rate(step: int, peak: float, warmup_steps: int) -> float:

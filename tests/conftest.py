@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kdlib import worker
 from kdlib.config import RunConfig
 from kdlib.data import shapes
+from kdlib.notebook import worker
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -55,7 +55,7 @@ def small_run(small_shapes):
 @cache
 def replicates_of(rate: float, luck: int, images: int = 200) -> np.ndarray:
     """(R,) of an encoder right on a share of the images, the easiest of them; ``luck`` says which those are."""
-    from kdlib.uncertainty import replicate_means, resamples
+    from kdlib.evaluate.uncertainty import replicate_means, resamples
 
     right = np.random.default_rng(luck).permutation(images) < round(rate * images)
     return replicate_means(right, resamples(images)).astype(np.float32)
@@ -65,12 +65,13 @@ def replicates_of(rate: float, luck: int, images: int = 200) -> np.ndarray:
 def made_study():
     """``made_study({'teacher': 'clip', 'method': 'cbam', 'student': 0.8}, ...)``: a finished study, nothing trained.
 
-    A dict a cell. 'student', 'untrained', 'pca', 'teacher_score', 'shuffled', ... are shares of 200 images that are
-    right, of the headline, and '<who> in_batch@64' of that. Encoders with equal shares are right on the same images
-    unless the student's 'luck' differs. Other keys are columns. Returns what results.read gives.
+    A dict an experiment. 'student', 'untrained', 'pca', 'teacher_score', 'shuffled', ... are shares of 200 images
+    that are right, of the headline, and '<who> in_batch@64' of that. Encoders with equal shares are right on the
+    same images unless the student's 'luck' differs. Other keys are columns. Returns what results.read gives.
     """
-    from kdlib import results, table
-    from kdlib.runs import reports_root, runs_root
+    from kdlib.files import reports_root, runs_root
+    from kdlib.report import rows as results
+    from kdlib.report import scores
 
     names = {"teacher": "clip", "method": "projection", "variant": "", "seed": 0, "epochs": 5, "outcome": "ok"}
     keys = {"exam_key": "exam", "images_key": "images", "degenerate": "", "tripped": "", "luck": 0}
@@ -87,35 +88,35 @@ def made_study():
     defaults = names | keys | shares | chance | costs | sources
     studies = count()
 
-    def make(*cells: dict):
+    def make(*experiments: dict):
         study = f"made{next(studies)}"
-        rows = [write(study, defaults | cell) for cell in cells]
+        rows = [write(study, defaults | experiment) for experiment in experiments]
         folder = reports_root() / study
         results.write(rows, folder)
         return results.read(folder)
 
-    def write(study: str, cell: dict) -> dict:
-        dataset = cell.get("dataset") or ("coco" if cell["teacher"] in ("clip", "blip") else "tinyimagenet")
-        name = "+".join(filter(None, (cell["method"], cell["variant"])))
-        run = runs_root() / study / f"{cell['teacher']}_{dataset}" / name / f"seed{cell['seed']}"
+    def write(study: str, experiment: dict) -> dict:
+        dataset = experiment.get("dataset") or ("coco" if experiment["teacher"] in ("clip", "blip") else "tinyimagenet")
+        name = "+".join(filter(None, (experiment["method"], experiment["variant"])))
+        run = runs_root() / study / f"{experiment['teacher']}_{dataset}" / name / f"seed{experiment['seed']}"
         row = {"study": study, "dataset": dataset, "run": run.relative_to(runs_root()).as_posix(), "page": ""}
-        if cell["outcome"] != "ok":
-            return row | {name: cell[name] for name in names} | {"error": "says why"}
+        if experiment["outcome"] != "ok":
+            return row | {name: experiment[name] for name in names} | {"error": "says why"}
         headline = "mean_recall" if dataset == "coco" else "knn@20_top1"
-        controls = f"controls-{cell['exam_key']}.npz"
-        files = {"student": run / f"scores-{cell['epochs']:04d}.npz", "untrained": run / "untrained.npz"}
+        controls = f"controls-{experiment['exam_key']}.npz"
+        files = {"student": run / f"scores-{experiment['epochs']:04d}.npz", "untrained": run / "untrained.npz"}
         arrays: dict[Path, dict] = {}
-        for column, share in cell.items():
+        for column, share in experiment.items():
             who, _, score = column.replace("teacher_score", "teacher").partition(" ")
-            if who not in ("student", "untrained", *table.CONTROLS) or isinstance(share, str) or share is None:
+            if who not in ("student", "untrained", *scores.CONTROLS) or isinstance(share, str) or share is None:
                 continue
-            luck = cell["luck"] if who == "student" else 0
+            luck = experiment["luck"] if who == "student" else 0
             of_file = arrays.setdefault(files.get(who, run.parents[1] / controls), {})
             of_file[f"{who}/replicates/{score or headline}"] = replicates_of(share, luck)
         for path, content in arrays.items():
             path.parent.mkdir(parents=True, exist_ok=True)
             np.savez(path, **content)
-        return row | {"headline": headline, "controls": controls} | {k: v for k, v in cell.items() if k != "luck"}
+        return row | {"headline": headline, "controls": controls} | {k: v for k, v in experiment.items() if k != "luck"}
 
     gc.freeze()  # statsmodels collects garbage at each correction: 0.4 s among torch's objects
     yield make
@@ -136,20 +137,22 @@ def finished_runs(small_shapes, tmp_path_factory) -> Path:
 
     Of clip and of dino; clip has resnet without a teacher as well.
     """
-    from kdlib.cell import Cell
+    from kdlib.experiment import Experiment
 
     runs = tmp_path_factory.mktemp("finished") / "runs"
     small = {"study": "small", "batch_size": 16, "image_size": 32, "timed_calls": 5, "data_root": str(small_shapes)}
     own = [("projection", 1), ("projection", 2), ("attention", 2), ("resnet", 2)]
     of_clip, of_dino = {"teacher": "clip", "dataset": "coco"}, {"teacher": "dino", "dataset": "tinyimagenet"}
-    cells = [teacher | {"method": method, "epochs": epochs} for teacher in (of_clip, of_dino) for method, epochs in own]
-    cells.append(cells[3] | {"variant": "no_teacher", "objective": "no_teacher"})
+    experiments = [
+        teacher | {"method": method, "epochs": epochs} for teacher in (of_clip, of_dino) for method, epochs in own
+    ]
+    experiments.append(experiments[3] | {"variant": "no_teacher", "objective": "no_teacher"})
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KDLIB_RUNS", str(runs))
-        for given in cells:
-            cell = Cell.open(RunConfig(**small | given))
-            history = cell.train()
-            cell.finish(cell.evaluate(), history)
+        for given in experiments:
+            experiment = Experiment.open(RunConfig(**small | given))
+            history = experiment.train()
+            experiment.finish(experiment.evaluate(), history)
     return runs
 
 

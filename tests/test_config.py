@@ -96,6 +96,6 @@ def test_from_notebook__takes_its_own_names_from_globals_and_leaves_the_rest():
     assert config == RunConfig(**CLIP, tau=4.0, epochs=3)
 
 
-def test_from_notebook__holds_the_cell_to_the_same_rules():
+def test_from_notebook__holds_the_experiment_to_the_same_rules():
     with pytest.raises(ValidationError, match="tau"):
         RunConfig.from_notebook({"tau": -1.0}, "clip", "coco")

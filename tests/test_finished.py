@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from kdlib import code, finished
-from kdlib.features import StoreError
-from kdlib.runs import runs_root
+from kdlib import finished, keys
+from kdlib.features.npy import StoreError
+from kdlib.files import runs_root
 
 
 def one(study: str, teacher: str = "clip", method: str = "projection", epochs: int = 2) -> finished.Finished:
@@ -104,6 +104,6 @@ def test_what_to_do__without_any_run():
 @pytest.mark.parametrize("stage", ["training", "evaluation"])
 def test_outdated__once_the_code_of_its_numbers_has_changed(finished_study, monkeypatch, stage):
     assert not one(finished_study).outdated
-    now = code.digest_of
-    monkeypatch.setattr(code, "digest_of", lambda name: "other" if name == stage else now(name))
+    now = keys.digest_of
+    monkeypatch.setattr(keys, "digest_of", lambda name, **given: "other" if name == stage else now(name, **given))
     assert one(finished_study).outdated

@@ -5,18 +5,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from kdlib.cell import Cell
-from kdlib.controls import ROWS
+from kdlib.evaluate.controls import ROWS
 from kdlib.evaluate.embed import embed
-from kdlib.runs import read_json
+from kdlib.experiment import Experiment
+from kdlib.files import read_json
 
 
 @pytest.mark.parametrize(("teacher", "method"), [("clip", "projection"), ("beit", "attention"), ("blip", "densenet")])
 def test_flow__a_result_holds_everything_a_reader_asks_for(small_run, teacher, method):
-    cell = Cell.open(small_run(teacher, method=method, epochs=2))
-    history = cell.train()
-    result = cell.finish(cell.evaluate(), history)
-    assert read_json(cell.run.result_path(2)) == result
+    experiment = Experiment.open(small_run(teacher, method=method, epochs=2))
+    history = experiment.train()
+    result = experiment.finish(experiment.evaluate(), history)
+    assert read_json(experiment.run.result_path(2)) == result
     assert set(result["scores"]) == {*ROWS, "untrained", "student"}
     assert all(wire["passed"] for wire in result["wires"]) and result["exposure"]["level"] == "none"
     assert all(0 <= scores[result["headline"]] <= 1 for scores in result["scores"].values())
@@ -26,27 +26,27 @@ def test_flow__a_result_holds_everything_a_reader_asks_for(small_run, teacher, m
     assert deployed > student or (method == "densenet" and teacher == "beit")
     assert result["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
     assert result["hardware"]["threads"] == 1
-    assert result["data"]["test"]["images"] == len(cell.splits["test"])
+    assert result["data"]["test"]["images"] == len(experiment.splits["test"])
 
 
 def test_flow__the_teacher_scored_as_its_own_student_is_the_teachers_row(small_run):
-    cell = Cell.open(small_run("clip"))
-    split = cell.splits["test"]
+    experiment = Experiment.open(small_run("clip"))
+    split = experiment.splits["test"]
     images, texts = (torch.tensor(np.array(split.store[name])).float() for name in ("image_pooled", "text_pooled"))
     similarity = F.normalize(images, dim=-1) @ F.normalize(texts, dim=-1).T
     owner = split.owner
     hits = [owner[row.argmax()] == number for number, row in enumerate(similarity)]
-    assert cell.controls()["scores"]["teacher"]["i2t_r@1"] == pytest.approx(np.mean(hits))
+    assert experiment.controls()["scores"]["teacher"]["i2t_r@1"] == pytest.approx(np.mean(hits))
 
 
 def test_flow__recomputing_a_students_score_from_its_files_gives_the_result(small_run):
     """From the checkpoint and the stores with plain numpy, as a reviewer would."""
     from safetensors.numpy import load_file
 
-    cell = Cell.open(small_run("clip", method="projection", epochs=2))
-    scores = cell.evaluate()["scores"] if cell.train() else {}
-    weights = load_file(cell.run.checkpoints / "epoch-0002" / "model.safetensors")
-    split, sides = cell.splits["test"], {}
+    experiment = Experiment.open(small_run("clip", method="projection", epochs=2))
+    scores = experiment.evaluate()["scores"] if experiment.train() else {}
+    weights = load_file(experiment.run.checkpoints / "epoch-0002" / "model.safetensors")
+    split, sides = experiment.splits["test"], {}
     for side in ("image", "text"):
         x = np.array(split.store[f"{side}_pooled"], dtype=np.float32)
         x *= np.sqrt(x.shape[1]) / np.linalg.norm(x, axis=1, keepdims=True)
@@ -60,34 +60,34 @@ def test_flow__recomputing_a_students_score_from_its_files_gives_the_result(smal
 
 @pytest.mark.parametrize("method", ["projection", "attention", "cbam", "resnet"])
 def test_scores__do_not_depend_on_the_evaluation_batch(small_run, method):
-    cell = Cell.open(small_run("clip", method=method))
-    student = cell.distiller().student
-    whole = embed(student, cell.splits["test"])
+    experiment = Experiment.open(small_run("clip", method=method))
+    student = experiment.distiller().student
+    whole = embed(student, experiment.splits["test"])
     for size in (1, 7):
-        parts = embed(student, cell.splits["test"], batch=size)
+        parts = embed(student, experiment.splits["test"], batch=size)
         assert all(torch.allclose(whole[name], parts[name], atol=1e-5) for name in whole)
 
 
 def test_untrained_control__is_the_student_that_training_starts_from(small_run):
-    cell = Cell.open(small_run("dino"))
-    first, second = cell.distiller().state_dict(), cell.distiller().state_dict()
+    experiment = Experiment.open(small_run("dino"))
+    first, second = experiment.distiller().state_dict(), experiment.distiller().state_dict()
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_train_limit__takes_the_same_images_every_epoch(small_run):
-    from kdlib.loader import TrainLoader
+    from kdlib.features.loader import TrainLoader
 
-    cell = Cell.open(small_run("clip"))
-    loader = TrainLoader(cell.splits["fit"], "features", 5, seed=0, limit=10)
+    experiment = Experiment.open(small_run("clip"))
+    loader = TrainLoader(experiment.splits["fit"], "features", 5, seed=0, limit=10)
     seen = [torch.cat([batch["row"] for batch in loader.epoch(epoch)]) for epoch in (1, 2)]
     assert sorted(seen[0].tolist()) == sorted(seen[1].tolist()) and len(seen[0]) == 10
     assert seen[0].tolist() != seen[1].tolist()
 
 
 def test_caption__of_each_epoch_belongs_to_its_image(small_run):
-    from kdlib.loader import TrainLoader
+    from kdlib.features.loader import TrainLoader
 
-    split = Cell.open(small_run("clip")).splits["fit"]
+    split = Experiment.open(small_run("clip")).splits["fit"]
     loader = TrainLoader(split, "features", 8, seed=0)
     drawn = [loader._captions(epoch) for epoch in range(1, 6)]
     assert all((split.owner[rows] == np.arange(len(split))).all() for rows in drawn)
@@ -96,11 +96,11 @@ def test_caption__of_each_epoch_belongs_to_its_image(small_run):
 
 def test_vision_only_teacher_on_captions__is_an_error_that_says_so(small_run):
     with pytest.raises(ValueError, match=r"dino has no text side .* coco"):
-        Cell.open(small_run("dino").model_copy(update={"dataset": "coco"}))
+        Experiment.open(small_run("dino").model_copy(update={"dataset": "coco"}))
 
 
 def test_real_samples__go_through_the_same_flow(small_run, shared):
     fields = {"data_root": str(shared / "data"), "method": "cbam", "epochs": 1, "batch_size": 16}
-    cell = Cell.open(small_run("blip", **fields))
-    result = cell.finish(cell.evaluate(), cell.train()) if cell.train() else {}
+    experiment = Experiment.open(small_run("blip", **fields))
+    result = experiment.finish(experiment.evaluate(), experiment.train()) if experiment.train() else {}
     assert result["data"]["fit"]["images"] == 72 and result["data"]["test"]["images"] == 159

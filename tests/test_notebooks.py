@@ -10,7 +10,7 @@ import papermill
 import pytest
 
 from kdlib.config import RunConfig
-from kdlib.study import notebooks_folder
+from kdlib.study.file import notebooks_folder
 
 REPORTS = ["clip_coco", "blip_coco", "dino_tinyimagenet", "beit_tinyimagenet"]
 ALL = sorted(path.stem for path in notebooks_folder().glob("*.ipynb"))

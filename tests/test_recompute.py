@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-from kdlib.cell import Cell
-from kdlib.runs import read_json
+from kdlib.experiment import Experiment
+from kdlib.files import read_json
 
 
 @pytest.fixture(scope="module")
 def runs(small_shapes, tmp_path_factory):
-    """The folders of two finished cells: COCO with an attention student, Tiny ImageNet with a projection."""
+    """The folders of two finished experiments: COCO with an attention student, Tiny ImageNet with a projection."""
     from kdlib.config import RunConfig
 
     with pytest.MonkeyPatch.context() as patch:
@@ -20,10 +20,10 @@ def runs(small_shapes, tmp_path_factory):
                 teacher=teacher, dataset=dataset, method=method, epochs=2, batch_size=16, timed_calls=5, study="test",
                 data_root=str(small_shapes),
             )  # fmt: skip
-            cell = Cell.open(config)
-            history = cell.train()
-            cell.finish(cell.evaluate(), history)
-            folders[dataset] = cell.run.path
+            experiment = Experiment.open(config)
+            history = experiment.train()
+            experiment.finish(experiment.evaluate(), history)
+            folders[dataset] = experiment.run.path
         yield folders
 
 

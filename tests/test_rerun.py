@@ -11,13 +11,13 @@ from nbclient.exceptions import CellExecutionError
 from nbformat.v4 import new_code_cell
 from test_resume import weights
 
-from kdlib.cell import Cell
-from kdlib.study import notebooks_folder
+from kdlib.experiment import Experiment
+from kdlib.study.file import notebooks_folder
 
 # Lets a reader interrupt in the middle of an epoch: its steps dawdle as long as `slow` is true.
 SLOW = """
 import time
-from kdlib.loader import TrainLoader
+from kdlib.features.loader import TrainLoader
 whole, slow = TrainLoader.epoch, True
 def slowly(self, epoch):
     for batch in whole(self, epoch):
@@ -33,7 +33,9 @@ class Hand:
     def __init__(self, name: str, fields: dict):
         self.book = nbformat.read(notebooks_folder() / f"{name}.ipynb", as_version=4)
         self.fields = fields
-        self.client = NotebookClient(self.book, kernel_manager_class="kdlib.kernel.LocalKernelManager", timeout=120)
+        self.client = NotebookClient(
+            self.book, kernel_manager_class="kdlib.notebook.kernel.LocalKernelManager", timeout=120
+        )
 
     def cell(self, name: str):
         return next(cell for cell in self.book.cells if cell.id == name)
@@ -82,14 +84,14 @@ def lines(outputs: list) -> list[str]:
 
 def test_rerun__an_interrupted_training_goes_on_and_ends_as_if_nothing_had_been(small_run):
     config = small_run("dino", epochs=5, study="interrupted")
-    whole = Cell.open(config.model_copy(update={"study": "whole"}))
+    whole = Experiment.open(config.model_copy(update={"study": "whole"}))
     expected = whole.finish(whole.evaluate(), history) if (history := whole.train()) else {}
 
     async def go():
         async with in_hand("dino_tinyimagenet", config) as hand:
             await hand.run("parameters", "setup")
             await hand.type(SLOW)
-            second = Cell.open(config).run.checkpoints / "epoch-0002"
+            second = Experiment.open(config).run.checkpoints / "epoch-0002"
             outputs = await hand.interrupted("train", second.is_dir)
             (line,) = lines(outputs)
             assert line.endswith("- stopped")
@@ -102,7 +104,7 @@ def test_rerun__an_interrupted_training_goes_on_and_ends_as_if_nothing_had_been(
             assert (await hand.type("print(len(history))")).strip() == "5"
 
     asyncio.run(go())
-    interrupted = Cell.open(config)
+    interrupted = Experiment.open(config)
     assert weights(interrupted, 5) == weights(whole, 5)
     assert interrupted.run.result(5)["scores"] == expected["scores"]
 
@@ -113,14 +115,14 @@ def test_rerun__cells_in_any_sensible_order(small_run):
     async def go():
         async with in_hand("dino_tinyimagenet", config) as hand:
             await hand.run("parameters", "setup", "train", "scores", "scores", "curves")
-            first = weights(Cell.open(config), 2)
+            first = weights(Experiment.open(config), 2)
             (line,) = lines(await hand.run("train"))  # all is done: nothing is trained again
             assert line.endswith("done before")
             await hand.run("maps", "samples", "sizes")
             hand.fields["epochs"] = 3  # a reader changes a parameter and runs down from there
             await hand.run("parameters", "setup", "train", "curves", "scores")
             assert (await hand.type("print([record['epoch'] for record in history])")).strip() == "[1, 2, 3]"
-            assert weights(Cell.open(config), 2) == first
+            assert weights(Experiment.open(config), 2) == first
             hand.fields["method"] = "resnet"  # no attention map: said, not an error
             await hand.run("parameters", "setup", "train", "maps")
 

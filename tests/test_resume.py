@@ -11,16 +11,16 @@ import torch
 from safetensors.torch import load_file
 
 from kdlib import checkpoints
-from kdlib.cell import Cell
-from kdlib.runs import file_digest
+from kdlib.experiment import Experiment
+from kdlib.files import file_digest
 
 # A training that says when it has begun a step, and dawdles after it, so that it can be killed in mid-epoch.
 SLOW = """
 import sys, time
 from kdlib import trainer
-from kdlib.cell import Cell
+from kdlib.experiment import Experiment
 from kdlib.config import RunConfig
-from kdlib.loader import TrainLoader
+from kdlib.features.loader import TrainLoader
 whole = TrainLoader.epoch
 def slowly(self, epoch):
     for batch in whole(self, epoch):
@@ -28,25 +28,25 @@ def slowly(self, epoch):
         print("step of epoch", epoch, flush=True)
         time.sleep(0.3 if epoch == 3 else 0)
 TrainLoader.epoch = slowly
-Cell.open(RunConfig.model_validate_json(sys.argv[1])).train()
+Experiment.open(RunConfig.model_validate_json(sys.argv[1])).train()
 """
 
 
-def weights(cell: Cell, epoch: int) -> dict[str, str]:
+def weights(experiment: Experiment, epoch: int) -> dict[str, str]:
     """Digests of the weights and the optimizer's state after an epoch."""
-    folder = cell.run.checkpoints / f"epoch-{epoch:04d}"
+    folder = experiment.run.checkpoints / f"epoch-{epoch:04d}"
     return {name: file_digest(folder / name) for name in checkpoints.FILES}
 
 
-def train(config) -> Cell:
-    cell = Cell.open(config)
-    cell.train()
-    return cell
+def train(config) -> Experiment:
+    experiment = Experiment.open(config)
+    experiment.train()
+    return experiment
 
 
 def in_new_process(config) -> None:
-    code = "import sys; from kdlib.cell import Cell; from kdlib.config import RunConfig; "
-    code += "Cell.open(RunConfig.model_validate_json(sys.argv[1])).train()"
+    code = "import sys; from kdlib.experiment import Experiment; from kdlib.config import RunConfig; "
+    code += "Experiment.open(RunConfig.model_validate_json(sys.argv[1])).train()"
     subprocess.run([sys.executable, "-c", code, config.model_dump_json()], check=True, capture_output=True)
 
 
@@ -55,7 +55,7 @@ def test_resume__ten_epochs_are_five_and_five_more_in_a_new_process(small_run, t
     at_once = train(small_run(teacher, method=method, epochs=10, study="at_once"))
     train(small_run(teacher, method=method, epochs=5, study="in_two"))
     in_new_process(small_run(teacher, method=method, epochs=10, study="in_two"))
-    in_two = Cell.open(small_run(teacher, method=method, epochs=10, study="in_two"))
+    in_two = Experiment.open(small_run(teacher, method=method, epochs=10, study="in_two"))
     for epoch in (5, 10):
         assert weights(at_once, epoch) == weights(in_two, epoch)
 
@@ -70,7 +70,7 @@ def test_resume__a_run_killed_in_the_middle_of_an_epoch_ends_the_same(small_run)
             os.kill(process.pid, signal.SIGKILL)
             break
     assert process.wait() == -signal.SIGKILL
-    killed = Cell.open(config)
+    killed = Experiment.open(config)
     assert sorted(path.name for path in killed.run.checkpoints.glob("epoch-*")) == [
         "epoch-0001",
         "epoch-0002",
@@ -81,22 +81,22 @@ def test_resume__a_run_killed_in_the_middle_of_an_epoch_ends_the_same(small_run)
 
 
 def test_resume__from_epoch_three_by_hand(small_run):
-    cell = train(small_run(method="bottleneck", epochs=5))
-    before = weights(cell, 5)
+    experiment = train(small_run(method="bottleneck", epochs=5))
+    before = weights(experiment, 5)
     for epoch in (4, 5):
-        folder = cell.run.checkpoints / f"epoch-{epoch:04d}"
+        folder = experiment.run.checkpoints / f"epoch-{epoch:04d}"
         for file in folder.iterdir():
             file.unlink()
         folder.rmdir()
-    assert train(small_run(method="bottleneck", epochs=5)).run.path == cell.run.path
-    assert weights(cell, 5) == before
+    assert train(small_run(method="bottleneck", epochs=5)).run.path == experiment.run.path
+    assert weights(experiment, 5) == before
 
 
 @pytest.mark.parametrize("damage", ["truncated", "altered", "state lost", "history altered"])
 def test_resume__passes_over_a_damaged_checkpoint_and_names_it(small_run, damage):
-    cell = train(small_run(method="projection", epochs=4))
-    good = weights(cell, 4)
-    folder = cell.run.checkpoints / "epoch-0004"
+    experiment = train(small_run(method="projection", epochs=4))
+    good = weights(experiment, 4)
+    folder = experiment.run.checkpoints / "epoch-0004"
     if damage == "truncated":
         content = (folder / "model.safetensors").read_bytes()
         (folder / "model.safetensors").write_bytes(content[: len(content) // 2])
@@ -112,7 +112,7 @@ def test_resume__passes_over_a_damaged_checkpoint_and_names_it(small_run, damage
         (folder / "state.json").write_text(json.dumps(state))
     with pytest.warns(UserWarning, match="epoch-0004 is passed over"):
         train(small_run(method="projection", epochs=4))
-    assert weights(cell, 4) == good
+    assert weights(experiment, 4) == good
 
 
 def test_resume__changed_settings_never_continue_an_old_checkpoint(small_run):
@@ -126,9 +126,9 @@ def test_resume__changed_settings_never_continue_an_old_checkpoint(small_run):
 
 @pytest.mark.parametrize("method", ["projection", "resnet"])
 def test_checkpoint__holds_the_trained_parts_of_the_loss(small_run, method):
-    cell = train(small_run("clip", method=method, epochs=1))
-    saved = load_file(cell.run.checkpoints / "epoch-0001" / "model.safetensors")
-    moments = load_file(cell.run.checkpoints / "epoch-0001" / "optimizer.safetensors")
+    experiment = train(small_run("clip", method=method, epochs=1))
+    saved = load_file(experiment.run.checkpoints / "epoch-0001" / "model.safetensors")
+    moments = load_file(experiment.run.checkpoints / "epoch-0001" / "optimizer.safetensors")
     assert saved["log_scale"] != torch.tensor(1 / 0.07).log()
     assert "log_scale//exp_avg" in moments
     assert not any("teacher" in name for name in saved)

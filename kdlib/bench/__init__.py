@@ -8,25 +8,24 @@ import time
 
 import torch
 
-from kdlib.bench import cells, compiled, convnet, decoding, memory, search, steps, teacher
+from kdlib.bench import compiled, convnet, decoding, forward, grid, memory, scoring, steps
 from kdlib.bench.measure import Row, Setting
-from kdlib.device import choose, hardware
-from kdlib.record import versions
+from kdlib.files import read_json, reports_root, write_json
+from kdlib.machine import choose, hardware, versions
 from kdlib.registry import Registry
-from kdlib.runs import read_json, reports_root, write_json
 
 BENCHES = Registry(
     "bench",
     {
-        "teacher": teacher.run,
+        "teacher": forward.run,
         "decoding": decoding.run,
         "steps": steps.run,
         "convnet": convnet.run,
         "compiled": compiled.run,
-        "search": search.run,
+        "search": scoring.run,
         "memory": memory.run,
-        "cells": cells.overhead,
-        "grid": cells.grid,
+        "experiments": grid.overhead,
+        "grid": grid.grid,
     },
 )
 

@@ -8,8 +8,8 @@ from kdlib import students
 from kdlib.bench import fullsize
 from kdlib.bench.measure import Row, Setting, in_turns, seconds
 from kdlib.config import RunConfig
-from kdlib.device import autocast, choose
 from kdlib.distiller import Distiller
+from kdlib.machine import autocast, choose
 from kdlib.trainer import make_optimizer
 
 SIZE, BATCH, CLASSES = 64, 64, 200

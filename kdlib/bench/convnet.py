@@ -14,9 +14,10 @@ from kdlib.bench import fullsize
 from kdlib.bench.measure import Row, Setting, seconds
 from kdlib.config import RunConfig
 from kdlib.distiller import Distiller
-from kdlib.features import Encoder, FeatureStore
-from kdlib.loader import Split, TrainLoader
-from kdlib.runs import RunDir
+from kdlib.features.encoders import Encoder
+from kdlib.features.loader import Split, TrainLoader
+from kdlib.features.store import FeatureStore
+from kdlib.files import RunDir
 from kdlib.trainer import make_optimizer, train
 
 IMAGES, BATCH, SIZE = 512, 64, 64
@@ -142,17 +143,17 @@ class PlainLoop:
 
 def agreement(method: str) -> Row:
     """Whether bfloat16 costs accuracy: the embedded study's network from CLIP's stand-in, in both precisions."""
-    from kdlib.cell import Cell
-    from kdlib.uncertainty import compare
+    from kdlib.evaluate.uncertainty import compare
+    from kdlib.experiment import Experiment
 
     scores = {}
     for precision in ("bfloat16", "float32"):
         config = RunConfig(study="bench", teacher="clip", dataset="coco", method=method, epochs=5,
                            variant=precision, precision=precision, device="cpu", timed_calls=5)  # fmt: skip
-        cell = Cell.open(config)
-        cell.train()
-        scores[precision] = cell.score(cell.trained)
-    name = cell.exam.headline
+        experiment = Experiment.open(config)
+        experiment.train()
+        scores[precision] = experiment.score(experiment.trained)
+    name = experiment.exam.headline
     both = [part for side in scores.values() for part in ([side.values[name]], side.replicates[name][None])]
     found = compare([("bfloat16", "float32", *both)])[0]
     values = [side.values[name] for side in scores.values()]

@@ -8,7 +8,7 @@ import numpy as np
 
 from kdlib.bench import fullsize
 from kdlib.bench.measure import Row, Setting, in_turns
-from kdlib.features import pixel_encoder
+from kdlib.features.encoders import pixel_encoder
 
 IMAGES, PART, SIZE = 2048, 64, 64
 

@@ -11,7 +11,8 @@ from kdlib import features, teachers
 from kdlib.bench.measure import Setting
 from kdlib.data.dataset import Dataset
 from kdlib.data.tree import Tree
-from kdlib.features import Encoder, FeatureStore
+from kdlib.features.encoders import Encoder
+from kdlib.features.store import FeatureStore
 
 PHOTO = (640, 480)  # what most images of COCO measure
 TOKENS, WIDTH, TEXT_TOKENS = 49, 512, 13  # CLIP ViT-B/32 on COCO

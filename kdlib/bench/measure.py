@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psutil
 
-from kdlib.runs import runs_root
+from kdlib.files import runs_root
 
 
 @dataclass(frozen=True)

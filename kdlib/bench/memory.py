@@ -63,8 +63,8 @@ def main() -> None:
     from kdlib.bench import fullsize, steps
     from kdlib.config import RunConfig
     from kdlib.distiller import Distiller
-    from kdlib.loader import Split, TrainLoader
-    from kdlib.runs import RunDir
+    from kdlib.features.loader import Split, TrainLoader
+    from kdlib.files import RunDir
     from kdlib.students import StudentSpec, build
     from kdlib.trainer import train
 

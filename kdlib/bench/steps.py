@@ -12,8 +12,8 @@ from kdlib.bench import fullsize
 from kdlib.bench.measure import Row, Setting, in_turns, seconds
 from kdlib.config import RunConfig
 from kdlib.distiller import OBJECTIVES, Distiller
-from kdlib.loader import Split, TrainLoader
-from kdlib.runs import RunDir
+from kdlib.features.loader import Split, TrainLoader
+from kdlib.files import RunDir
 from kdlib.trainer import make_optimizer, train
 
 ROWS, BATCH = 4096, 64

@@ -152,20 +152,20 @@ class Thing:
 def draw_scene(rng: np.random.Generator) -> tuple[Image.Image, list[Thing], list[list[float]]]:
     """A scene, its objects, and their boxes (x, y, width, height in pixels)."""
     size = ((96, 96), (112, 84), (84, 112))[rng.integers(0, 3)]
-    cells = rng.permutation(9)[: rng.integers(1, 5)]
+    experiments = rng.permutation(9)[: rng.integers(1, 5)]
     image = _background(rng, size)
     _clutter(image, rng, int(rng.integers(0, 3)))
     things, boxes = [], []
     # 0.12 of each border stays free of objects, since a teacher's centre crop may cut it off
     step = min(size) * 0.76 / 3
     left, top = (size[0] - 3 * step) / 2, (size[1] - 3 * step) / 2
-    for cell in sorted(cells):
+    for experiment in sorted(experiments):
         thing = Thing(
             outline=str(rng.choice(OUTLINES)),
             colour=str(rng.choice(list(COLOURS))),
             large=bool(rng.integers(0, 2)),
-            column=int(cell) % 3,
-            row=int(cell) // 3,
+            column=int(experiment) % 3,
+            row=int(experiment) // 3,
         )
         radius = step * (0.52 if thing.large else 0.32)
         centre = np.array([left + (thing.column + 0.5) * step, top + (thing.row + 0.5) * step])

@@ -37,7 +37,7 @@ def ensure(spec: ShapesSpec | None = None, root: str | Path | None = None) -> Pa
 
     Holds tiny-imagenet-200/ and coco/. Several processes may ask at once; one of them writes.
     """
-    from kdlib.runs import digest, runs_root
+    from kdlib.files import digest, runs_root
 
     spec = spec or ShapesSpec()
     root = Path(root) if root else runs_root() / "data" / f"shapes-{digest(asdict(spec))[:8]}"

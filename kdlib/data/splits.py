@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from kdlib.data.dataset import DataError, Dataset
-from kdlib.runs import runs_root, write_atomic
+from kdlib.files import runs_root, write_atomic
 
 PRECEDENCE = ("test", "dev", "fit")  # an image that is in two splits stays in the first of these
 

@@ -114,7 +114,7 @@ class Tree:
         return rows
 
     def _memory(self, seen: list) -> Path:
-        from kdlib.runs import runs_root
+        from kdlib.files import runs_root
 
         digest = hashlib.sha256(json.dumps([self.where, seen]).encode()).hexdigest()
         return runs_root() / "data" / "checksums" / f"{digest[:24]}.json"

@@ -1,14 +1,19 @@
-"""What a student costs: parameters, operations, and the time from what it reads to the embedding."""
+"""What a student and its teacher cost at inference, and what of it goes into a result: sizes and times, with units."""
+
+from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from kdlib.device import call_times, choose, multiply_accumulates
-from kdlib.features import fitted
-from kdlib.loader import Reader, Split
+from kdlib.features.encoders import fitted
+from kdlib.features.loader import Reader, Split
+from kdlib.machine import call_times, choose, latency, multiply_accumulates
 from kdlib.students import Student, megabytes
+from kdlib.teachers.teacher import Teacher
+
+CAPTION = "a photo of two dogs on a green meadow"
 
 
 @torch.inference_mode()
@@ -54,3 +59,90 @@ def _text_megabytes(student: Student) -> float:
     """MB of the text side, which the study's sizes of pixel students leave out."""
     sides = [module for name, module in student.named_children() if name.startswith("text")]
     return sum(megabytes(side) for side in sides)
+
+
+def teacher_cost(teacher: Teacher, calls: int = 200) -> dict:
+    """Of each side: MB of the weights that it uses, multiply-accumulates of one input, milliseconds of each call.
+
+    ``image``: from decoded image to features, preprocessing included; ``text``: from string to features. Batches
+    of 1 and 32.
+    """
+    size = teacher.image_size
+    noise = np.random.default_rng(0).integers(0, 255, (size, size, 3), dtype=np.uint8)
+    sides = {"image": (teacher.encode_images, Image.fromarray(noise), teacher.image_parameters)}
+    if teacher.has_text:
+        sides["text"] = (teacher.encode_texts, CAPTION, teacher.text_parameters)
+    cost: dict = {"threads": torch.get_num_threads()}
+    for side, (encode, one, parameters) in sides.items():
+        cost[side] = {
+            "mb": parameters * 4 / 2**20,
+            "macs": multiply_accumulates(lambda encode=encode, one=one: encode([one])),
+        }
+        for batch in (1, 32):
+            inputs = [one] * batch
+            cost[side][f"batch_{batch}_ms"] = call_times(
+                lambda encode=encode, inputs=inputs: encode(inputs), teacher.device, calls
+            )
+    return cost
+
+
+def sizes(cost: dict, teacher: dict, reads: str, file: Path) -> dict[str, float]:
+    """MB of 2^20 bytes and multiply-accumulates of one input.
+
+    ``student_mb`` all that is trained, ``image_mb`` without its text side, ``deployed_mb`` all that inference runs,
+    ``safetensors_bytes`` of the checkpoint's weights; ``image_macs`` and ``text_macs`` of the student alone and
+    ``deployed_..._macs`` from pixels and from text.
+    """
+    needed = backbones(teacher, cost, reads)
+    record = {
+        "student_mb": cost["student_mb"],
+        "image_mb": cost["student_mb"] - cost["text_mb"],
+        "deployed_mb": cost["student_mb"] + sum(side["mb"] for side in needed.values()),
+        "safetensors_bytes": file.stat().st_size,
+    }
+    for side in ("image", "text"):
+        if side in cost:
+            below = needed[side]["macs"] if side in needed else 0
+            record |= {f"{side}_macs": cost[side]["macs"], f"deployed_{side}_macs": cost[side]["macs"] + below}
+    return record
+
+
+def backbones(teacher: dict, cost: dict, reads: str) -> dict[str, dict]:
+    """The sides of the teacher that the student needs at inference: pixel students read no image features."""
+    return {
+        side: teacher[side]
+        for side in ("image", "text")
+        if side in cost and not (side == "image" and reads == "pixels")
+    }
+
+
+def times(cost: dict, teacher: dict, reads: str, history: list[dict]) -> dict:
+    """Seconds an epoch (the first apart, median of the rest), milliseconds from pixels or text to embedding.
+
+    A student that reads the teacher's features is timed with the backbone below it, the two measured apart.
+    ``per_second`` is of batches of 32.
+    """
+    later = [record["seconds"] for record in history[1:]] or [history[0]["seconds"]]
+    record: dict = {
+        "seconds_per_epoch": float(np.median(later)),
+        "first_epoch_seconds": history[0]["seconds"],
+        "data_share": float(np.mean([record["data_share"] for record in history])),
+        "teacher": "cached",
+    }
+    needed = backbones(teacher, cost, reads)
+    for side in ("image", "text"):
+        if side not in cost:
+            continue
+        for batch in ("batch_1", "batch_32"):
+            own = cost[side][f"{batch}_ms"]
+            below = [needed[side][f"{batch}_ms"]] if side in needed else []
+            record[f"{side}_{batch}"] = latency(*below, own) | {"student_p50_ms": latency(own)["p50_ms"]}
+        record[f"{side}_per_second"] = 32_000 / record[f"{side}_batch_32"]["p50_ms"]
+    return record
+
+
+def minutes_from_nothing(fit: Split, history: list[dict]) -> float:
+    """Minutes from decoded data to this student: the stores of its training images, then its epochs."""
+    stores = [fit.store, *([fit.pixels] if fit.pixels else [])]
+    seconds = sum(store.manifest["build_seconds"] for store in stores) + sum(epoch["seconds"] for epoch in history)
+    return seconds / 60

@@ -4,8 +4,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdlib.device import choose, to_device
-from kdlib.loader import Reader, Split
+from kdlib.features.loader import Reader, Split
+from kdlib.machine import choose, to_device
 from kdlib.students import Student
 
 BATCH = 256

@@ -1,4 +1,4 @@
-"""What every encoder of a cell is scored on: the same images, the same scores, the same resamples of the images."""
+"""What every encoder of an experiment is scored on: the same images, scores and resamples."""
 
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -9,8 +9,8 @@ from torch import Tensor
 
 from kdlib.evaluate import fidelity, knn, linear, retrieval, zeroshot
 from kdlib.evaluate.embed import teacher_features
-from kdlib.loader import Split
-from kdlib.uncertainty import linear_replicates, replicate_means, replicate_medians, resamples
+from kdlib.evaluate.uncertainty import linear_replicates, replicate_means, replicate_medians, resamples
+from kdlib.features.loader import Split
 
 HEADLINES = {True: retrieval.HEADLINE, False: f"knn@{knn.HEADLINE}_top1"}  # with text, without
 

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdlib.metrics import cosines, unit_rows
+from kdlib.evaluate.metrics import cosines, unit_rows
 
 READ = ("image", "text")
 CHUNK = 256  # images at a time: 256 x 25,000 float64 cosines are 51 MB

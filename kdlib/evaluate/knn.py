@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdlib.metrics import cosines, top_class_credit, unit_rows
+from kdlib.evaluate.metrics import cosines, top_class_credit, unit_rows
 
 NEIGHBOURS = (10, 20, 100, 200)
 HEADLINE = 20
@@ -57,3 +57,16 @@ def _class_scores(similarity: Tensor, best: Tensor, index: Tensor, labels: Tenso
             scores[row] = torch.from_numpy(tied * ((k - above) / tied.sum())) * weights[row, k - 1]
             scores[row].scatter_add_(0, labels[index[row, :above]], weights[row, :above])
     return scores.numpy()
+
+
+def nearest(query: Tensor, gallery: Tensor, count: int, leave_out: int | None = None) -> tuple[list[int], list[float]]:
+    """Rows of ``gallery`` (N, D) nearest to ``query`` (D,), both at length 1, with their cosines, best first.
+
+    Ties keep the order of the gallery. ``leave_out``: a row that is not a candidate, as the query itself.
+    """
+    similar = cosines(query[None], gallery)[0]
+    if leave_out is not None:
+        similar[leave_out] = -torch.inf
+    count = min(count, len(gallery) - (leave_out is not None))
+    order = similar.argsort(descending=True, stable=True)[:count]
+    return order.tolist(), similar[order].tolist()

@@ -9,7 +9,7 @@ import torch
 from scipy.optimize import minimize
 from torch import Tensor
 
-from kdlib.metrics import top_class_credit, unit_rows
+from kdlib.evaluate.metrics import top_class_credit, unit_rows
 
 CS = (0.001, 0.01, 0.1, 1.0, 10.0)  # from the most regularised on, each start is the solution before
 LAMBDAS = (1.0, 0.1, 0.01, 0.001, 0.0001)  # a fit row, so that the grid means the same at every size

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdlib.metrics import cosines, cosines_of_pairs, expected_rank, in_batch_accuracy, recall_credit, unit_rows
+from kdlib.evaluate.metrics import cosines, cosines_of_pairs, expected_rank, in_batch_accuracy, recall_credit, unit_rows
 
 DEPTHS = (1, 5, 10)
 BATCHES = (32, 64, 256)

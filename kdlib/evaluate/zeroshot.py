@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from torch import Tensor
 
-from kdlib.metrics import cosines, unit_rows
+from kdlib.evaluate.metrics import cosines, unit_rows
 
 PROMPT = "a photo of a {}"
 REPLICATES = 64  # at a time: 5,000 x 64 float64 weights are 2.6 MB and stay in the cache

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from kdlib.device import autocast
-from kdlib.runs import file_digest
+from kdlib.files import file_digest
+from kdlib.machine import autocast
 
 STANDIN = "stand-in"
 # Weights, configuration, preprocessing, vocabulary: what a teacher is made of, and nothing that runs.

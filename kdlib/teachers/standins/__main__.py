@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdlib.data import drawing
-from kdlib.runs import write_json
+from kdlib.files import write_json
 
 SEED = 1  # the study's data has seed 0
 WIDTH, HEADS, PATCH, SIDE = 128, 4, 8, 64

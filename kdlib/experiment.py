@@ -1,0 +1,372 @@
+"""One experiment of a study, from its configuration to its result. A notebook shows; this computes."""
+
+import time
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from filelock import FileLock
+from torch import Tensor
+
+from kdlib import checkpoints, features, students, teachers
+from kdlib import data as datasets
+from kdlib.config import RunConfig
+from kdlib.data import splits as splitting
+from kdlib.distiller import OBJECTIVES, Distiller
+from kdlib.evaluate import controls, zeroshot
+from kdlib.evaluate.controls import wire
+from kdlib.evaluate.cost import minutes_from_nothing, sizes, student_cost, times
+from kdlib.evaluate.embed import embed
+from kdlib.evaluate.exam import Exam, Scores
+from kdlib.evaluate.exposure import exposure
+from kdlib.features.loader import Split, TrainLoader
+from kdlib.files import RunDir, digest, file_digest, read_json, runs_root, write_arrays, write_json
+from kdlib.keys import SCHEMA, digest_of, experiment_keys
+from kdlib.machine import choose, hardware, versions
+from kdlib.seeding import derive
+from kdlib.trainer import train
+
+DEFAULT_OBJECTIVE = ("logit_matching",)
+PAIRING = "student image x student text"
+BATCHES, BATCH_ROWS, BATCH_SLACK = (1, 32, 256), 256, 1e-4  # of the wire on the evaluation batch
+
+
+def teacher_folder(config: RunConfig):
+    """The folder of what a teacher's experiments share: runs/<study>/<teacher>_<dataset>."""
+    return runs_root().joinpath(config.study, f"{config.teacher}_{config.dataset}".replace(":", "."))
+
+
+def run_dir(config: RunConfig) -> RunDir:
+    """The folder of a run: runs/<study>/<teacher>_<dataset>/<method>[+<variant>]/seed<k>."""
+    return RunDir(teacher_folder(config) / config.folder / f"seed{config.seed}")
+
+
+def split_names(config: RunConfig, labelled: bool) -> tuple[str, ...]:
+    """The splits that an experiment reads. Scores on captions need no dev, those on dev no test."""
+    if config.score_on == "dev":
+        return ("fit", "dev")
+    return ("fit", "dev", "test") if labelled else ("fit", "test")
+
+
+def load_data(config: RunConfig, splits: tuple[str, ...] | None = None) -> dict[str, datasets.Dataset]:
+    """The splits that an experiment reads, no image in two of them."""
+    first = datasets.load(config.dataset, config.data_root, "fit")
+    wanted = splits or split_names(config, first.labels is not None)
+    loaded = {
+        name: first if name == "fit" else datasets.load(config.dataset, config.data_root, name) for name in wanted
+    }
+    return splitting.separate(loaded, config.on_overlap)
+
+
+def source(config: RunConfig) -> str:
+    """The teacher's checkpoint, the published one where the configuration names none."""
+    return config.checkpoint or teachers.TEACHERS[config.teacher].DEFAULT
+
+
+def reads(method: str) -> str:
+    """What a student of this method reads of an image: features, tokens or pixels."""
+    return students.class_of(method).reads
+
+
+def open_split(config: RunConfig, name: str, dataset: datasets.Dataset) -> Split:
+    """One split with its stores, built now if they never were."""
+    store = teacher_store(config, dataset)
+    pixels = pixel_store(config, dataset) if reads(config.method) == "pixels" else None
+    labels = None if dataset.labels is None else dataset.labels[store.rows]
+    relevant = None
+    if dataset.categories is not None:
+        relevant = zeroshot.relevance(dataset.categories, len(dataset.category_names))[store.rows]
+    return Split(name, store, pixels, labels, relevant)
+
+
+def teacher_store(config: RunConfig, dataset: datasets.Dataset) -> features.FeatureStore:
+    """The teacher's features of one split, computed now if they never were."""
+    prompts = zeroshot.prompts(dataset.category_names)
+    kept = (config.feature_dtype, prompts, config.token_grid)
+    parts = features.teacher_parts(describe(config), dataset, *kept)
+    encoder = features.teacher_encoder(lambda: load_teacher(config), *kept)
+    return _complete(config, features.ensure(parts, dataset, encoder, config.on_bad_image))
+
+
+def _complete(config: RunConfig, store: features.FeatureStore) -> features.FeatureStore:
+    """A store that another run built with on_bad_image 'skip' must not serve one that asks for an error."""
+    if store.skipped and config.on_bad_image == "error":
+        listed = "\n  ".join(store.skipped[:5])
+        raise features.StoreError(
+            f"{store.path}: {len(store.skipped)} unreadable images were left out when it was built:\n  {listed}\n"
+            "Replace them, or set on_bad_image to 'skip' here too."
+        )
+    return store
+
+
+def describe(config: RunConfig) -> dict:
+    """What identifies the teacher, without loading it."""
+    description = teachers.describe(config.teacher, source(config), config.revision)
+    return description | {
+        "allow_untrained": config.allow_untrained,
+        "untrained_heads": config.untrained_heads,
+        "precision": config.teacher_precision,
+    }
+
+
+def load_teacher(config: RunConfig) -> teachers.Teacher:
+    """The teacher of a configuration, on its device. Raises TeacherError; see :func:`kdlib.teachers.load`."""
+    return teachers.load(
+        config.teacher,
+        config.checkpoint,
+        config.revision,
+        config.allow_untrained,
+        str(choose(config.device)),
+        config.untrained_heads,
+        config.teacher_precision,
+    )
+
+
+def backbone_cost(config: RunConfig) -> dict:
+    """What the teacher costs at inference, for the students that need it there: measured once on a machine.
+
+    See :func:`kdlib.evaluate.cost.teacher_cost`. Kept in runs/costs/.
+    """
+    key = digest([describe(config), hardware(choose(config.device)), config.timed_calls])
+    path = runs_root() / "costs" / f"{config.teacher.replace(':', '.')}-{key[:16]}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{path}.lock"):
+        if (cost := read_json(path)) is None:
+            from kdlib.evaluate.cost import teacher_cost
+
+            cost = teacher_cost(load_teacher(config), config.timed_calls)
+            write_json(path, cost)
+    return cost
+
+
+def pixel_store(config: RunConfig, dataset: datasets.Dataset) -> features.FeatureStore:
+    """The decoded images of one split at the size that ResNet and DenseNet read."""
+    parts = features.pixel_parts(dataset, config.image_size)
+    made = features.ensure(parts, dataset, lambda: features.pixel_encoder(config.image_size), config.on_bad_image)
+    return _complete(config, made)
+
+
+@dataclass
+class Experiment:
+    """``Experiment.open(config)``, then ``train()``, ``evaluate()``, ``finish(...)``. Each can be repeated."""
+
+    config: RunConfig
+    run: RunDir
+    splits: dict[str, Split]
+    data: dict[str, datasets.Dataset]
+    keys: dict[str, str]
+
+    @classmethod
+    def open(cls, config: RunConfig, splits: tuple[str, ...] | None = None) -> "Experiment":
+        """Load the data, build or open the feature stores, claim the run's folder."""
+        torch.set_num_threads(config.threads)
+        data = load_data(config, splits)
+        opened = {name: open_split(config, name, dataset) for name, dataset in data.items()}
+        if opened["fit"].labels is None and not opened["fit"].has_text:
+            raise ValueError(
+                f"The teacher {config.teacher} has no text side and {config.dataset} has captions but no labels: "
+                "there is nothing to score. Take a vision-language teacher, or a data set with labels."
+            )
+        teacher = teachers.describe(config.teacher, source(config), config.revision)
+        keys = experiment_keys(config, data, teacher)
+        run = run_dir(config)
+        run.claim(config.model_dump(), keys["train"])
+        return cls(config, run, opened, data, keys)
+
+    @property
+    def has_text(self) -> bool:
+        """Whether teacher and data have a text side."""
+        return self.splits["fit"].has_text
+
+    @cached_property
+    def exam(self) -> Exam:
+        """All scores of this experiment's data and split; see :class:`kdlib.evaluate.exam.Exam`."""
+        return Exam(self.splits, self.config.score_on, self.config.tau)
+
+    @property
+    def objective(self) -> tuple[str, ...]:
+        """The losses that train this experiment: the configuration's, else the method's."""
+        if self.config.objective:
+            return tuple(self.config.objective.split("+"))
+        return OBJECTIVES.get(self.config.method, DEFAULT_OBJECTIVE)
+
+    def distiller(self) -> Distiller:
+        """Student and losses with the initial weights of this seed."""
+        store = self.splits["fit"].store
+        spec = students.StudentSpec(
+            teacher_width=store["image_pooled"].shape[1],
+            width=self.config.width,
+            grid=tuple(store.manifest["facts"]["grid"]),
+            text=self.has_text,
+            bottleneck=self.config.bottleneck,
+            heads=self.config.heads,
+            convnet=self.config.convnet,
+            pretrained=self.config.pretrained,
+        )
+        torch.manual_seed(derive(self.config.seed, "weights"))
+        student = students.build(self.config.method, spec)
+        classes = len(self.data["fit"].class_names)
+        return Distiller(student, self.objective, self.config, self.splits["fit"].teacher_scale, classes)
+
+    @cached_property
+    def trained(self) -> Distiller:
+        """The distiller as of ``config.epochs``, from its checkpoint. Raises FileNotFoundError before training."""
+        folder = checkpoints.latest(self.run, self.keys["train"], up_to=self.config.epochs)
+        if folder is None or not folder.name.endswith(f"{self.config.epochs:04d}"):
+            raise FileNotFoundError(f"{self.run.path}: no checkpoint of epoch {self.config.epochs}; train() first.")
+        distiller = self.distiller()
+        checkpoints.restore(folder, distiller)
+        return distiller
+
+    def train(self) -> list[dict]:
+        """Train, or go on from the last checkpoint; the history, one record an epoch."""
+        distiller = self.distiller()
+        config = self.config
+        loader = TrainLoader(
+            self.splits["fit"], distiller.student.reads, config.batch_size, config.seed, config.train_limit
+        )
+        history = train(distiller, loader, config, self.run, self.keys["train"])
+        self.__dict__.pop("trained", None)
+        return history
+
+    def embeddings(self, student: students.Student) -> dict[str, dict[str, Tensor]]:
+        """Per split that the scores need, what a student makes of it."""
+        return {name: embed(student, self.splits[name], self.config.device) for name in self.exam.needed}
+
+    def score(self, distiller: Distiller, embedded: dict[str, dict[str, Tensor]] | None = None) -> Scores:
+        """Every score of a student, trained or not."""
+        return self.exam.score(embedded or self.embeddings(distiller.student), distiller.scale.item())
+
+    def controls(self) -> dict:
+        """What this student is held against: the controls of its teacher, and itself before training.
+
+        See :func:`kdlib.evaluate.controls.ensure`; the row 'untrained' is added.
+        """
+        record = controls.ensure(teacher_folder(self.config), self.keys["exam"], self.exam, self.config.width)
+        path = self.run.path / "untrained.json"
+        key = digest([self.keys["train"], self.keys["exam"]])
+        untrained = read_json(path)
+        if untrained is None or untrained["key"] != key or not path.with_suffix(".npz").exists():
+            scores = self.score(self.distiller())
+            write_arrays(path.with_suffix(".npz"), scores.arrays("untrained"))
+            untrained = {"key": key, "scores": scores.values, "facts": scores.facts}
+            write_json(path, untrained)
+        return record | {
+            "scores": record["scores"] | {"untrained": untrained["scores"]},
+            "facts": record["facts"] | {"untrained": untrained["facts"]},
+        }
+
+    def evaluate(self) -> dict:
+        """Scores of the controls and of the trained student; its embeddings and credits go to the run's folder.
+
+        Returns {"scores": row -> name -> number, "facts", "wires", "degenerate"}.
+        """
+        record = self.controls()
+        embedded = self.embeddings(self.trained.student)
+        scores = self.score(self.trained, embedded)
+        write_arrays(self.run.embeddings_path(self.config.epochs), self._flat(embedded))
+        write_arrays(self.run.scores_path(self.config.epochs), scores.arrays("student"))
+        untrained = record["scores"]["untrained"]
+        return {
+            "scores": record["scores"] | {"student": scores.values},
+            "facts": record["facts"] | {"student": scores.facts},
+            "wires": [*record["wires"], self._batch_changes_nothing()],
+            "degenerate": sorted(name for name, value in untrained.items() if _is_degenerate(name, value)),
+            "controls": record["arrays"],
+        }
+
+    def _flat(self, embedded: dict[str, dict[str, Tensor]]) -> dict:
+        """Embeddings as '<split>/<side>', with the labels or owners that go with them."""
+        arrays = {
+            f"{split}/{side}": values.numpy() for split, sides in embedded.items() for side, values in sides.items()
+        }
+        for name in embedded:
+            split = self.splits[name]
+            extra = {
+                "owner": split.owner if split.has_text else None,
+                "labels": split.labels,
+                "relevant": split.relevant,
+            }
+            arrays |= {f"{name}/{kind}": values for kind, values in extra.items() if values is not None}
+        return arrays
+
+    def _batch_changes_nothing(self) -> dict:
+        """The trip-wire on the size of the evaluation batch, on the first scored images."""
+        student, split = self.trained.student, self.exam.scored
+        made = [embed(student, split, self.config.device, batch, limit=BATCH_ROWS) for batch in BATCHES]
+        away = max((other[name] - made[0][name]).abs().max().item() for other in made[1:] for name in other)
+        sizes = ", ".join(map(str, BATCHES))
+        return wire(f"evaluation batches of {sizes} embed alike", away < BATCH_SLACK, f"differs by {away:.1e}")
+
+    def finish(self, evaluation: dict, history: list[dict]) -> dict:
+        """Write the result of this experiment, last and whole, and return it."""
+        config, student = self.config, self.trained.student
+        facts = self.splits["fit"].store.manifest["facts"]
+        cost, backbone = self._cost(), backbone_cost(config)
+        checkpoint = self.run.checkpoints / f"epoch-{config.epochs:04d}"
+        result = {
+            "schema": SCHEMA,
+            "outcome": "ok",
+            "config": config.model_dump(),
+            "keys": self.keys,
+            "headline": self.exam.headline,
+            "pairing": PAIRING if self.has_text else "",
+            "objective": list(self.trained.objective),
+            **evaluation,
+            "size": sizes(cost, backbone, student.reads, checkpoint / checkpoints.FILES[0]),
+            "time": times(cost, backbone, student.reads, history)
+            | {"minutes_from_nothing": minutes_from_nothing(self.splits["fit"], history)},
+            "history": history,
+            "teacher": {name: facts[name] for name in ("family", "source", "revision", "untrained", "grid")}
+            | {
+                "store_seconds": sum(split.store.manifest["build_seconds"] for split in self.splits.values()),
+                "store_bytes": sum(split.store.bytes for split in self.splits.values()),
+            },
+            "exposure": exposure(
+                source(config), config.dataset, config.data_root, config.pretrained and student.reads == "pixels"
+            ),
+            "data": {name: self._describe(name) for name in self.splits},
+            "stores": {name: split.store.path.name for name, split in self.splits.items()},
+            "checkpoint": {name: file_digest(checkpoint / name) for name in checkpoints.FILES},
+            "hardware": hardware(choose(config.device)),
+            "versions": versions(),
+            "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        }
+        write_json(self.run.result_path(config.epochs), result)
+        self.run.failure_path(config.epochs).unlink(missing_ok=True)
+        return result
+
+    def _cost(self) -> dict:
+        """Size and speed of the student: the same at every number of epochs, so measured once."""
+        path = self.run.path / "cost.json"
+        key = digest(
+            [
+                self.keys["train"],
+                digest_of("cost"),
+                hardware(choose(self.config.device)),
+                self.config.timed_calls,
+            ]
+        )
+        record = read_json(path)
+        if record is None or record["key"] != key:
+            image = self.data[self.exam.on].images[int(self.exam.scored.store.rows[0])]
+            config = self.config
+            cost = student_cost(self.trained.student, self.exam.scored, image, config.device, config.timed_calls)
+            record = {"key": key, "cost": cost}
+            write_json(path, record)
+        return record["cost"]
+
+    def _describe(self, name: str) -> dict:
+        store = self.splits[name].store
+        return {
+            "images": len(store),
+            "skipped": len(store.skipped),
+            "ids_sha256": splitting.identity(store.ids),
+            "ids_file": splitting.write_ids(self.config.dataset, name, store.ids).name,
+            "fingerprint": self.data[name].fingerprint,
+        }
+
+
+def _is_degenerate(name: str, untrained: float) -> bool:
+    """A share that an untrained student has nearly all of says nothing about training."""
+    return untrained > 0.99 and not name.endswith(("_rank", "_kl"))

@@ -1,0 +1,1 @@
+"""Finished runs, interactive: what was transferred, what is nearest, an explorer."""

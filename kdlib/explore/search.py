@@ -1,0 +1,102 @@
+"""What is nearest, to the teacher and to a student: of the scored images and captions, and of new ones."""
+
+import io
+from functools import lru_cache
+
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from kdlib import experiment, teachers
+from kdlib.config import RunConfig
+from kdlib.evaluate.metrics import unit_rows
+from kdlib.features.encoders import encode_captions, encode_with, fitted
+from kdlib.finished import Finished
+
+LARGEST_BYTES, LARGEST_PIXELS = 10 * 2**20, 50_000_000  # of an uploaded image
+STORED = {"": "pooled", "_tokens": "tokens", "_attention": "attention"}  # a batch's names, and the store's
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+
+
+class UploadError(ValueError):
+    """A file that is no usable image; the message says why and what to do."""
+
+
+def space(run: Finished, who: str) -> dict[str, Tensor]:
+    """``who``: 'teacher' or 'student'."""
+    return run.teacher_space if who == "teacher" else run.student_space
+
+
+def encode_text(run: Finished, text: str) -> dict[str, Tensor]:
+    """A caption as teacher and student read it: {"teacher": (T,), "student": (D,)}, float64 at length 1.
+
+    Raises TeacherError when the teacher has no text side or cannot be had.
+    """
+    teacher = teacher_of(run.config)
+    read = encode_captions(teacher, [text], run.config.feature_dtype, "text")
+    read = {name: torch.from_numpy(values).float() for name, values in read.items()}
+    batch = {"text": read["text_pooled"], "text_tokens": read["text_tokens"][None]}
+    batch |= {"text_attention": read["text_attention"][None]}
+    batch["text_mask"] = torch.ones_like(batch["text_attention"], dtype=torch.bool)
+    with torch.inference_mode():
+        made = run.student.read(batch)
+    return {"teacher": unit_rows(batch["text"])[0], "student": unit_rows(made["text"])[0]}
+
+
+def encode_image(run: Finished, image: Image.Image) -> dict[str, Tensor]:
+    """An image as teacher and student see it, likewise; of each also where it looks, as '<who>_attention' (h * w,).
+
+    A student that reads pixels is there even when the teacher cannot be had; for the others TeacherError is raised.
+    """
+    made, batch = {}, {}
+    try:
+        teacher = teacher_of(run.config)
+        seen = encode_with(teacher, teacher.prepare([image]), None, run.config.feature_dtype, run.config.token_grid)
+        batch = {f"image{name}": torch.from_numpy(seen[f"image_{key}"]).float() for name, key in STORED.items()}
+        made = {"teacher": unit_rows(batch["image"])[0], "teacher_attention": batch["image_attention"][0]}
+    except teachers.TeacherError:
+        if run.student.reads != "pixels":
+            raise
+    if run.student.reads == "pixels":
+        batch["pixels"] = torch.tensor(fitted(image, run.config.image_size))[None].float() / 255
+    with torch.inference_mode():
+        out = run.student.see(batch)
+    made["student"] = unit_rows(out["image"])[0]
+    if "image_attention" in out:
+        made["student_attention"] = out["image_attention"][0]
+    return made
+
+
+def teacher_of(config: RunConfig) -> teachers.Teacher:
+    """The teacher itself, loaded once. Raises TeacherError when its checkpoint cannot be had."""
+    fields = ("dataset", "teacher", "checkpoint", "revision", "allow_untrained", "untrained_heads", "teacher_precision")
+    return _load_teacher(tuple((name, getattr(config, name)) for name in fields))
+
+
+@lru_cache(maxsize=4)
+def _load_teacher(fields: tuple) -> teachers.Teacher:
+    return experiment.load_teacher(RunConfig(**dict(fields), device="cpu"))
+
+
+def uploaded(content: bytes, name: str) -> Image.Image:
+    """An uploaded file as an RGB image, upright, at most 1,024 pixels a side. Raises UploadError in plain words."""
+    if len(content) > LARGEST_BYTES:
+        raise UploadError(
+            f"{name} has {len(content) / 2**20:.1f} MB; up to {LARGEST_BYTES / 2**20:.0f} MB are read. Make it smaller."
+        )
+    try:
+        image = Image.open(io.BytesIO(content), formats=FORMATS)
+        if image.width * image.height > LARGEST_PIXELS:
+            raise UploadError(
+                f"{name} has {image.width} x {image.height} pixels; up to {LARGEST_PIXELS / 1e6:.0f} million are "
+                "read. Make it smaller."
+            )
+        image = ImageOps.exif_transpose(image).convert("RGB")  # decodes it whole: a truncated file fails here
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
+        if isinstance(error, UploadError):
+            raise
+        raise UploadError(
+            f"{name} is not an image that can be read. Take a whole {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file."
+        ) from error
+    image.thumbnail((1024, 1024))
+    return image

@@ -1,0 +1,140 @@
+"""What fills a store: the teacher's outputs, or the pixels that a convolutional student reads."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from kdlib import keys
+from kdlib.data.dataset import Dataset
+from kdlib.features.npy import StoreError
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """What fills a store.
+
+    ``prepare(image)`` makes of one decoded image what ``encode`` reads, in threads of its own; ``encode(prepared,
+    texts)`` maps up to CHUNK of them and their captions to arrays by name. ``facts`` go into the manifest, ``extras``
+    are arrays that belong to the whole split. ``least``: the sides of an image that are needed, 0 for all of it.
+    """
+
+    prepare: Callable[[Image.Image], object]
+    encode: Callable[[list, list | None], dict[str, np.ndarray]]
+    facts: dict = field(default_factory=dict)
+    extras: dict[str, np.ndarray] = field(default_factory=dict)
+    least: int = 0
+
+
+def teacher_parts(description: dict, dataset: Dataset, dtype: str, prompts: list[str], token_grid: int = 0) -> dict:
+    """What the features of a teacher depend on. ``description``: of the teacher, ``inputs.describe(...)``."""
+    return {
+        "kind": "teacher",
+        "teacher": description,
+        "dataset": dataset.fingerprint,
+        "dtype": dtype,
+        "token_grid": token_grid,
+        "prompts": prompts,
+        "code": [keys.digest_of("pixels"), keys.digest_of("features", teacher=description["family"])],
+    }
+
+
+def teacher_encoder(load: Callable, dtype: str, prompts: list[str], token_grid: int = 0) -> Callable:
+    """Make ``load_encoder`` for :func:`ensure` from a function that loads the teacher.
+
+    ``prompts`` are texts for zero-shot scores, encoded beside the split where the teacher reads text.
+    ``token_grid``: tokens a side that are kept, each the mean of those it stands for; 0 keeps the teacher's.
+    """
+
+    def load_encoder() -> Encoder:
+        teacher = load()
+        if token_grid > min(teacher.grid):
+            raise StoreError(f"token_grid is {token_grid}, but the teacher has {teacher.grid} tokens; 0 keeps all.")
+        facts = {
+            "family": teacher.family,
+            "source": teacher.source,
+            "revision": teacher.revision,
+            "untrained": teacher.untrained,
+            "grid": [token_grid or side for side in teacher.grid],
+            "centre_crop": bool(getattr(teacher.preprocess, "do_center_crop", False)),
+            "logit_scale": teacher.logit_scale,
+            "text": teacher.has_text,
+        }
+        extras = encode_captions(teacher, prompts, dtype, "prompt") if prompts and teacher.has_text else {}
+        return Encoder(
+            prepare=lambda image: teacher.prepare([image]),
+            encode=lambda pixels, texts: encode_with(teacher, torch.cat(pixels), texts, dtype, token_grid),
+            facts=facts,
+            extras=extras,
+        )
+
+    return load_encoder
+
+
+def encode_with(
+    teacher, pixels: Tensor, texts: list[tuple[str, ...]] | None, dtype: str, token_grid: int = 0
+) -> dict[str, np.ndarray]:
+    """One chunk through the teacher: image arrays, and for a text teacher its captions without padding."""
+    seen = teacher.encode_pixels(pixels)
+    if token_grid:
+        seen |= reduced(seen["tokens"], seen["attention"], teacher.grid, token_grid)
+    arrays = {f"image_{name}": seen[name].numpy().astype(dtype) for name in ("pooled", "tokens", "attention")}
+    if texts is None or not teacher.has_text:
+        return arrays
+    arrays |= encode_captions(teacher, [text for captions in texts for text in captions], dtype, "text")
+    arrays["caption_count"] = np.array([len(captions) for captions in texts], dtype=np.int32)
+    return arrays
+
+
+def reduced(tokens: Tensor, attention: Tensor, grid: tuple[int, int], side: int) -> dict[str, Tensor]:
+    """(B, N, T) tokens and (B, N) attention on ``grid``, averaged to ``side`` x ``side``; attention sums to 1 again."""
+    maps = tokens.transpose(1, 2).unflatten(2, grid)  # (B, T, rows, columns)
+    looked = F.adaptive_avg_pool2d(attention.unflatten(1, grid)[:, None], side).flatten(1)
+    return {
+        "tokens": F.adaptive_avg_pool2d(maps, side).flatten(2).transpose(1, 2),
+        "attention": looked / looked.sum(dim=1, keepdim=True),
+    }
+
+
+def encode_captions(teacher, texts: list[str], dtype: str, kind: str) -> dict[str, np.ndarray]:
+    """Texts through the teacher, without padding: ``<kind>_pooled``, ``_tokens``, ``_attention``, ``_length``."""
+    read = teacher.encode_texts(texts)
+    mask = read["mask"].bool()
+    return {
+        f"{kind}_pooled": read["pooled"].numpy().astype(dtype),
+        f"{kind}_tokens": read["tokens"][mask].numpy().astype(dtype),
+        f"{kind}_attention": read["attention"][mask].numpy().astype(dtype),
+        f"{kind}_length": mask.sum(dim=1).numpy().astype(np.int32),
+    }
+
+
+def pixel_parts(dataset: Dataset, size: int) -> dict:
+    """What the pixels that ResNet and DenseNet read depend on."""
+    return {
+        "kind": "pixels",
+        "dataset": dataset.fingerprint,
+        "size": size,
+        "code": keys.digest_of("pixels"),
+    }
+
+
+def pixel_encoder(size: int) -> Encoder:
+    """Decoded images: shorter side to ``size``, centre crop, uint8 (3, size, size).
+
+    JPEGs are decoded at twice that size where they allow it, which the last reduction does not see.
+    """
+    return Encoder(
+        prepare=lambda image: fitted(image, size),
+        encode=lambda images, texts: {"pixels": np.stack(images)},
+        facts={"size": size},
+        least=2 * size,
+    )
+
+
+def fitted(image: Image.Image, size: int) -> np.ndarray:
+    """(3, size, size) uint8."""
+    return np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)).transpose(2, 0, 1)

@@ -1,0 +1,48 @@
+"""A .npy file that grows: what a feature store is written with."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+HEADER = 128  # bytes reserved for the .npy header, filled in when the number of rows is known
+
+
+class StoreError(Exception):
+    """A store that is unfinished, altered or unsuited; the message names it and the remedy."""
+
+
+class Appender:
+    """A .npy file that grows: rows are appended raw, the header is written when their number is known."""
+
+    def __init__(self, path: Path, dtype: str, shape: list[int], count: int):
+        self.dtype, self.shape, self.count = np.dtype(dtype), list(shape), count
+        self.row_bytes = self.dtype.itemsize * int(np.prod(shape, dtype=np.int64))
+        self.file = open(path, "r+b" if path.exists() else "w+b")  # noqa: SIM115 - closed by close()
+        self.file.truncate(HEADER + count * self.row_bytes)  # what came after the last mark is dropped
+        self.file.seek(0, os.SEEK_END)
+
+    def append(self, array: np.ndarray) -> None:
+        """Write rows (R, ...) behind those that are there. Raises StoreError when they are of another shape or type."""
+        if list(array.shape[1:]) != self.shape or array.dtype != self.dtype:
+            raise StoreError(f"Rows of shape {array.shape[1:]} do not fit into a store of {tuple(self.shape)}.")
+        self.file.write(np.ascontiguousarray(array).tobytes())
+        self.count += len(array)
+
+    def flush(self) -> dict:
+        """Bring the rows to the disk; what :class:`Appender` needs to go on from here."""
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        return {"dtype": self.dtype.str, "shape": self.shape, "count": self.count}
+
+    def close(self) -> None:
+        """Close the file; rows that were not flushed may be lost."""
+        self.file.close()
+
+    def finish(self) -> None:
+        """Write the header over the space reserved for it."""
+        content = {"descr": self.dtype.str, "fortran_order": False, "shape": (self.count, *self.shape)}
+        text = repr(content).encode("latin1")
+        body = text + b" " * (HEADER - 11 - len(text)) + b"\n"
+        with open(self.file.name, "r+b") as file:
+            file.write(b"\x93NUMPY\x01\x00" + len(body).to_bytes(2, "little") + body)

@@ -1,0 +1,123 @@
+"""The machine that numbers are made on: its devices and clocks, and the versions of what runs there."""
+
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+
+import numpy as np
+import torch
+
+import kdlib
+from kdlib.files import project_root
+
+WARM_UP_CALLS = 30
+
+
+def choose(name: str) -> torch.device:
+    """'auto' takes CUDA, then Apple's MPS, then the CPU."""
+    if name != "auto":
+        return torch.device(name)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Matrix products and convolutions in bfloat16 for 'bfloat16', nothing for 'float32'."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+
+
+def to_device(batch: dict[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
+    """The tensors of a batch on ``device``; to a GPU from pinned memory, so that the copy overlaps with its work."""
+    if device.type == "cuda":
+        batch = {name: value.pin_memory() for name, value in batch.items()}
+    return {name: value.to(device, non_blocking=True) for name, value in batch.items()}
+
+
+def now(device: torch.device) -> float:
+    """Seconds on a monotonic clock, after all work queued on ``device`` is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+    return time.perf_counter()
+
+
+def call_times(call: Callable, device: torch.device, calls: int) -> list[float]:
+    """Milliseconds of each of ``calls`` calls, after 30 that warm up (or as many as are timed, where fewer)."""
+    for _ in range(min(WARM_UP_CALLS, calls)):
+        call()
+    times = []
+    for _ in range(calls):
+        started = now(device)
+        call()
+        times.append(round((now(device) - started) * 1000, 5))
+    return times
+
+
+def latency(*parts: list[float]) -> dict[str, float]:
+    """Median, 10th and 90th percentile in milliseconds of parts that run one after the other.
+
+    ``parts``: :func:`call_times` of each, measured apart; any call of one can meet any call of the other.
+    """
+    total = np.zeros(1)
+    for times in parts:
+        total = np.add.outer(total, times).ravel()
+    p10, p50, p90 = np.percentile(total, [10, 50, 90])
+    return {"p10_ms": float(p10), "p50_ms": float(p50), "p90_ms": float(p90), "calls": min(map(len, parts))}
+
+
+def multiply_accumulates(call: Callable) -> int:
+    """Multiply-accumulates of one call, by torch's counter: half its floating point operations.
+
+    Matrix products, convolutions and attention count; norms, activations and pooling do not.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # the counter does not know the fused kernel
+    try:
+        with FlopCounterMode(display=False) as counter:
+            call()
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
+    return counter.get_total_flops() // 2
+
+
+def hardware(device: torch.device) -> dict:
+    """What a time depends on, for the record."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
+    return {
+        "device": str(device),
+        "name": name,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def processor() -> str:
+    """The CPU's name as the system states it."""
+    try:
+        with open("/proc/cpuinfo") as file:
+            return next(line.split(":")[1].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def versions() -> dict[str, str]:
+    """What the numbers were made with."""
+    names = ("torch", "torchvision", "transformers", "numpy", "safetensors")
+    return {"kdlib": kdlib.__version__, "commit": commit(), **{name: version(name) for name in names}}
+
+
+def commit() -> str:
+    """The git commit of the checkout, marked where files differ from it; '' outside a checkout."""
+    try:
+        command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+        return subprocess.run(command, cwd=project_root(), capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""

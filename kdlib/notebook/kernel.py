@@ -1,0 +1,87 @@
+"""The kernel that runs a notebook: this very interpreter, talking over sockets in the file system."""
+
+import atexit
+import multiprocessing
+import os
+import shutil
+import sys
+import tempfile
+import uuid
+
+from jupyter_client.kernelspec import KernelSpec
+from jupyter_client.manager import AsyncKernelManager
+from jupyter_client.provisioning.local_provisioner import LocalProvisioner
+
+from kdlib.notebook import warm
+
+_waiting: list[tuple[warm.Forked, object]] = []  # a kernel process that has not been told yet whom to serve
+
+
+def fork_ahead() -> None:
+    """Fork a kernel that waits to be told its connection: now, while this process has no threads."""
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+    _waiting.append((warm.fork(_serve, receiver, sender), sender))
+    receiver.close()
+
+
+def _serve(receiver, sender) -> None:
+    """Wait for a connection file, then be a kernel until it is shut down."""
+    sender.close()  # or the end of the parent would not be seen
+    os.setsid()
+    try:
+        connection, environment, folder = receiver.recv()
+    except EOFError:
+        return  # nobody needs this kernel
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(folder)
+    sys.argv = ["ipykernel_launcher", "-f", connection]
+
+    from ipykernel.kernelapp import IPKernelApp
+
+    IPKernelApp.launch_instance()
+
+
+class WarmProvisioner(LocalProvisioner):
+    """Takes the waiting kernel where there is one, and starts a cold one otherwise."""
+
+    async def launch_kernel(self, cmd: list[str], **options):
+        """Hand the connection to the waiting kernel, or start one by ``cmd``; the connection's details."""
+        if not _waiting:
+            return await super().launch_kernel(cmd, **options)
+        self.process, sender = _waiting.pop()
+        environment = dict(options.get("env") or os.environ) | {"JPY_PARENT_PID": str(os.getpid())}
+        self.cwd = options.get("cwd") or os.getcwd()
+        sender.send((cmd[cmd.index("-f") + 1], environment, str(self.cwd)))
+        self.pid = self.pgid = self.process.pid  # it has a session, and so a group, of its own
+        return self.connection_info
+
+
+class LocalKernelManager(AsyncKernelManager):
+    """Starts ipykernel under ``sys.executable``, whatever kernels the user has registered under 'python3'.
+
+    On POSIX it uses IPC sockets in a folder of its own: kernels that start together can fight neither over TCP
+    ports nor, as they would with the default name, over socket files in their common working directory.
+    """
+
+    def __init__(self, **options):
+        if os.name == "posix":
+            folder = tempfile.mkdtemp(prefix="kdlib-kernel-")
+            atexit.register(shutil.rmtree, folder, ignore_errors=True)
+            options |= {"transport": "ipc", "ip": os.path.join(folder, "socket")}
+        super().__init__(**options)
+
+    async def _async_pre_start_kernel(self, **options):
+        if self.provisioner is None:
+            self.kernel_id = self.kernel_id or options.pop("kernel_id", None) or str(uuid.uuid4())
+            self.provisioner = WarmProvisioner(kernel_id=self.kernel_id, kernel_spec=self.kernel_spec, parent=self)
+        return await super()._async_pre_start_kernel(**options)
+
+    @property
+    def kernel_spec(self) -> KernelSpec:
+        """ipykernel under this interpreter."""
+        return KernelSpec(
+            argv=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
+            display_name="Python 3",
+            language="python",
+        )

@@ -1,0 +1,54 @@
+"""An executed notebook as one HTML page that needs nothing but itself."""
+
+import html
+from pathlib import Path
+
+from kdlib.files import reports_root, write_atomic
+
+TEMPLATE = Path(__file__).parent / "template"
+
+
+def export_page(notebook: Path, page: Path, title: str = "", css: str = "", script: str = "") -> None:
+    """Render an executed notebook; parameters are shown as a table, code is folded away.
+
+    ``title`` goes behind the notebook's first heading; where none is given and the notebook is an experiment's, its
+    method, epochs and seed. ``css`` and ``script`` are put into the page beside the template's own.
+    """
+    import nbformat
+    from nbconvert import HTMLExporter
+    from traitlets.config import Config
+
+    settings = Config()
+    settings.TagRemovePreprocessor.enabled = True
+    settings.TagRemovePreprocessor.remove_cell_tags = {"remove-cell"}
+    settings.TagRemovePreprocessor.remove_input_tags = {"remove-input", "parameters", "injected-parameters"}
+    settings.CoalesceStreamsPreprocessor.enabled = True
+    exporter = HTMLExporter(
+        config=settings,
+        template_name=TEMPLATE.name,
+        extra_template_basedirs=[str(TEMPLATE.parent)],
+    )
+    book = nbformat.read(notebook, as_version=4)
+    book.metadata["title"] = _headed(book, page, title) or notebook.stem
+    resources = {"page_css": (TEMPLATE / "page.css").read_text() + css, "metadata": {"name": notebook.stem}}
+    body, _ = exporter.from_notebook_node(book, resources=resources)
+    if script:
+        body = f"<script>\n{script}</script>\n</body>".join(body.rsplit("</body>", 1))
+    write_atomic(page, body)
+
+
+def _headed(book, page: Path, title: str) -> str:
+    """Say in the first heading what the page is of, and link an experiment's page to its study's; the heading."""
+    given = book.metadata.get("papermill", {}).get("parameters", {})
+    if not title and {"method", "epochs", "seed"} <= set(given):
+        facts = (given["method"], given.get("variant", "").replace("_", " "), f"{given['epochs']} epochs")
+        title = ", ".join(filter(None, (*facts, f"seed {given['seed']}")))
+    first = next((cell for cell in book.cells if cell.source.startswith("# ")), None)
+    if first is None:
+        return title
+    heading, _, rest = first.source.partition("\n")
+    heading = f"{heading[2:]}: {title}" if title else heading[2:]
+    if given.get("study") and page.parents[1] == reports_root() / given["study"]:
+        rest = f"\n[All of this study](../index.html)\n{rest}"
+    first.source = f"# {html.escape(heading)}\n{rest}"
+    return heading

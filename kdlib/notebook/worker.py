@@ -1,0 +1,156 @@
+"""What runs in a slot of the grid: one job in a fresh process, watched from outside. Imports nothing heavy."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+import psutil
+
+from kdlib.notebook import warm
+
+POLL_SECONDS = 0.25
+NEAR_LIMIT = 0.9
+_running: set = set()  # processes of jobs, for :func:`end_all`
+_ending = threading.Event()  # a job that is only being started when all are ended must end too
+
+
+def run_job(job: dict) -> dict:
+    """Run ``python -m <job['module']>`` on the job's file, in a process group of its own, warm where that can be had.
+
+    ``job``: module, threads, memory_bytes (0: no limit), log, and what the module reads. Returns the module's
+    answer with ``seconds`` and ``peak_bytes``; an outcome of out_of_memory when its processes together passed
+    the limit, of kernel_died when it left no answer.
+    """
+    if _ending.is_set():
+        raise RuntimeError("No job is started any more: the run has been interrupted.")
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory(prefix="kdlib-") as folder:
+        answer = Path(folder) / "answer.json"
+        file = Path(folder) / "job.json"
+        file.write_text(json.dumps(job | {"answer": str(answer)}))
+        log = Path(job["log"])
+        log.parent.mkdir(parents=True, exist_ok=True)
+        process = start(job["module"], str(file), log, job["threads"])
+        _running.add(process)
+        try:
+            if _ending.is_set():
+                end_group(process)
+            peak, over = watch(process, job["memory_bytes"])
+        finally:
+            _running.discard(process)
+        report = json.loads(answer.read_text()) if answer.exists() else {"outcome": "kernel_died"}
+        if not answer.exists():
+            report["error"] = f"exit code {process.returncode}: {tail(log)}"
+    if over or (report["outcome"] == "kernel_died" and near(peak, job["memory_bytes"])):
+        report |= {
+            "outcome": "out_of_memory",
+            "error": f"used {peak / 2**30:.1f} GB of {job['memory_bytes'] / 2**30:.1f}",
+        }
+    return report | {"seconds": time.perf_counter() - started, "peak_bytes": peak}
+
+
+def start(module: str, argument: str, log: Path, threads: int) -> subprocess.Popen | warm.Forked:
+    """``python -m module argument > log`` in a session of its own, warm where that can be had."""
+    log.write_bytes(b"")
+    if warm.available(threads):
+        return warm.run_module(module, argument, log, environment(threads), threads)
+    with open(log, "ab") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", module, argument],
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,
+            env=environment(threads),
+        )
+
+
+def environment(threads: int) -> dict[str, str]:
+    """The caller's environment with every thread pool held to ``threads``, so that slots do not fight."""
+    names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+    quiet = {"PYDEVD_DISABLE_FILE_VALIDATION": "1", "TOKENIZERS_PARALLELISM": "false", "MPLBACKEND": "agg"}
+    return os.environ | dict.fromkeys(names, str(threads)) | quiet
+
+
+def watch(process: subprocess.Popen | warm.Forked, limit: int) -> tuple[int, bool]:
+    """Wait for the end; the peak memory of the process tree, and whether it was ended for passing ``limit``."""
+    peak = 0
+    try:
+        while True:
+            try:
+                process.wait(POLL_SECONDS)
+                return peak, False
+            except subprocess.TimeoutExpired:
+                peak = max(peak, tree_memory(process.pid))
+                if limit and peak > limit:
+                    return peak, True
+    finally:
+        end_group(process)
+        process.wait()
+
+
+def tree_memory(pid: int) -> int:
+    """Bytes that a process and its descendants hold in memory."""
+    try:
+        parent = psutil.Process(pid)
+        family = [parent, *parent.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return 0
+    total = 0
+    for member in family:
+        try:
+            total += member.memory_info().rss
+        except psutil.NoSuchProcess:
+            continue
+    return total
+
+
+def end_group(process: subprocess.Popen | warm.Forked) -> None:
+    """Nothing that the job started outlives it: its kernel is in the same process group or below it."""
+    try:
+        members = psutil.Process(process.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        members = []
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):
+        process.kill()  # it may not have a group of its own yet
+    for member in members:
+        try:
+            member.kill()
+        except psutil.NoSuchProcess:
+            continue
+
+
+def accept_jobs() -> None:
+    """Start jobs again after :func:`end_all`."""
+    _ending.clear()
+
+
+def end_all() -> None:
+    """End every job that this process runs in any thread: an interrupted grid leaves none behind.
+
+    What they wrote is whole (a new name, then a rename), and the next run goes on from it. Until
+    :func:`accept_jobs`, no other job is started.
+    """
+    _ending.set()
+    for process in list(_running):
+        end_group(process)
+
+
+def near(peak: int, limit: int) -> bool:
+    """Whether a peak is so close to the limit (if there is one) that a death was probably for want of memory."""
+    return bool(limit) and peak > NEAR_LIMIT * limit
+
+
+def tail(log: Path, characters: int = 400) -> str:
+    """The last line of a log, for an error message."""
+    lines = log.read_text(errors="replace").strip().splitlines()
+    return lines[-1][-characters:] if lines else "no output"

@@ -1,0 +1,363 @@
+"""The study's claims, each with the measurement that would show it, and the rule that judges it.
+
+The claims are in our words, after the study's results and conclusion ("Visual Model Distillation", Qin and Xiao).
+The rules are code: a run on the published teachers and the full data judges the same claims again. A claim about
+teachers or data that a study did not use is not testable there; what stand-ins show is marked as theirs.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from kdlib.evaluate.uncertainty import Comparison, compare
+from kdlib.report.paper import SAME
+from kdlib.report.scores import methods_of, same_images, seeds_of
+from kdlib.study.file import METHODS
+
+SUPPORTED, CONTRADICTED = "supported", "contradicted"
+UNDECIDED, UNTESTABLE = "not distinguishable", "not testable here"
+FEW, MANY = 5, 10  # the study's numbers of epochs
+SIMPLE = ("projection", "bottleneck")
+NETWORKS = ("resnet", "densenet")
+DATASETS = ("tinyimagenet", "coco")
+WHO = ("student", "untrained")
+NOTHING = "no such experiments"
+NEARLY_ONE, TIMES_LARGER = 0.99, 7
+MARGIN = 0.05  # "suffices" and "equal": within 5 % of the teacher's score, or of the other student's
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """``found``: what was measured, in words with numbers."""
+
+    verdict: str
+    found: str
+
+
+@dataclass(frozen=True)
+class Claim:
+    """``where``: of the study; ``measure``: what would show it; ``judge(frame) -> Judgement``."""
+
+    name: str
+    claim: str
+    where: str
+    measure: str
+    judge: Callable[[pd.DataFrame], Judgement]
+
+
+class Experiments:
+    """The finished experiments of a study on one of its data sets, without variants, by teacher, method and epochs."""
+
+    def __init__(self, frame: pd.DataFrame, *datasets: str):
+        good = frame[(frame.outcome == "ok") & (frame.variant == "")]
+        self.frame = good[good.dataset.isin(datasets or DATASETS)]
+        self.teachers = list(dict.fromkeys(self.frame.teacher))
+        self.last = self.frame.epochs.max() if len(self.frame) else MANY
+
+    def __call__(self, teacher: str, method: str, epochs: int | None = None) -> pd.DataFrame | None:
+        """The seeds of one student, at the most epochs where none are named; None where it was not run."""
+        frame = self.frame
+        epochs = epochs or self.last
+        found = frame[(frame.teacher == teacher) & (frame.method == method) & (frame.epochs == epochs)]
+        return found if len(found) else None
+
+    def students(self, teacher: str, methods=(), epochs: int | None = None) -> dict[str, pd.DataFrame]:
+        """Method -> its experiments, of those named (or all) that were run."""
+        names = methods or methods_of(self.frame[self.frame.teacher == teacher])
+        return {name: experiments for name in names if (experiments := self(teacher, name, epochs)) is not None}
+
+
+Side = tuple[str, pd.DataFrame, str]  # name, experiments that differ in the seed alone, whose score
+
+
+def compared(pairs: list[tuple[Side, Side]], score: str = "") -> list[Comparison]:
+    """Paired bootstraps of one family, Holm-corrected; pairs that were not scored on the same images are left out."""
+    pairs = [(a, b) for a, b in pairs if same_images(a[1], b[1])]
+    return compare([(a[0], b[0], *seeds_of(a[1], a[2], score), *seeds_of(b[1], b[2], score)) for a, b in pairs])
+
+
+def told(comparison: Comparison) -> str:
+    """One comparison in words: 'cbam - attention = -0.012 [-0.020, -0.004], worse'."""
+    return (
+        f"{comparison.name_a} − {comparison.name_b} = {comparison.difference:+.3f} "
+        f"[{comparison.low:+.3f}, {comparison.high:+.3f}], {comparison.verdict}"
+    )
+
+
+def retained(experiments: pd.DataFrame) -> tuple[float, float, float]:
+    """Share of the teacher's headline score that a student keeps, with its interval over test images."""
+    own, own_replicates = seeds_of(experiments, "student", "")
+    teacher, teacher_replicates = seeds_of(experiments, "teacher", "")
+    ratio = np.mean(own) / np.mean(teacher)
+    shares = own_replicates.mean(axis=0) / teacher_replicates.mean(axis=0)
+    low, high = np.percentile(shares, [2.5, 97.5])
+    return float(ratio), float(low), float(high)
+
+
+def by_margin(low: float, high: float, bar: float) -> str:
+    """Supported when the whole interval is at or above the bar, contradicted when it is below."""
+    return SUPPORTED if low >= bar else CONTRADICTED if high < bar else UNDECIDED
+
+
+def together(verdicts: list[str]) -> str:
+    """A claim about all of them: one that is contradicted decides, then one that is open."""
+    if not verdicts:
+        return UNTESTABLE
+    for verdict in (CONTRADICTED, UNTESTABLE, UNDECIDED):
+        if verdict in verdicts:
+            return verdict
+    return SUPPORTED
+
+
+# ---------------------------------------------------------------- the rules
+
+
+def simple_methods_suffice(frame: pd.DataFrame) -> Judgement:
+    """Projection and bottleneck keep the share 1 - MARGIN of their teacher's k-NN, and beat themselves untrained."""
+    experiments, verdicts, words = Experiments(frame, "tinyimagenet"), [], []
+    for teacher in experiments.teachers:
+        for method, found in experiments.students(teacher, SIMPLE).items():
+            share, low, high = retained(found)
+            (gain,) = compared([((method, found, "student"), ("untrained", found, "untrained"))])
+            # Untrained it may do as well: then it suffices, but not by distillation.
+            kept = by_margin(low, high, 1 - MARGIN)
+            verdicts.append(UNDECIDED if kept == SUPPORTED and gain.verdict != "better" else kept)
+            words.append(f"{teacher} {method} keeps {share:.2f} [{low:.2f}, {high:.2f}] of its teacher ({told(gain)})")
+    return Judgement(together(verdicts), "; ".join(words) or NOTHING)
+
+
+def perfect_accuracy(frame: pd.DataFrame) -> Judgement:
+    """The study's in-batch accuracy, trained beside untrained."""
+    experiments, words, trained, untrained = Experiments(frame, "tinyimagenet"), [], [], []
+    for teacher in experiments.teachers:
+        for method, found in experiments.students(teacher, SIMPLE).items():
+            values = [found[f"{who} {SAME}"].mean() if f"{who} {SAME}" in found else np.nan for who in WHO]
+            if np.isfinite(values).all():
+                trained.append(values[0])
+                untrained.append(values[1])
+                words.append(f"{teacher} {method} {values[0]:.3f}, untrained {values[1]:.3f}")
+    if not trained:
+        return Judgement(UNTESTABLE, NOTHING)
+    learned = min(trained) >= NEARLY_ONE and max(untrained) < NEARLY_ONE
+    verdict = SUPPORTED if learned else CONTRADICTED
+    return Judgement(verdict, f"{SAME}: " + "; ".join(words))
+
+
+def best_of(teacher: str, method: str, best: bool) -> Callable[[pd.DataFrame], Judgement]:
+    """The rule that a method is the best (or the worst) of the six for a teacher on COCO at 10 epochs."""
+
+    def judge(frame: pd.DataFrame) -> Judgement:
+        found = Experiments(frame, "coco").students(teacher, METHODS, MANY)
+        own = found.pop(method, None)
+        results = compared([((method, own, "student"), (name, other, "student")) for name, other in found.items()]
+                           if own is not None else [])  # fmt: skip
+        if not results:
+            return Judgement(UNTESTABLE, NOTHING)
+        wanted, opposite = ("better", "worse") if best else ("worse", "better")
+        seen = {result.verdict for result in results}
+        if opposite in seen:  # one rival is enough
+            verdict = CONTRADICTED
+        elif len(results) < len(METHODS) - 1:
+            verdict = UNTESTABLE
+        else:
+            verdict = SUPPORTED if seen == {wanted} else UNDECIDED
+        return Judgement(verdict, "; ".join(told(result) for result in results))
+
+    return judge
+
+
+def attention_is_larger_for_nothing(frame: pd.DataFrame) -> Judgement:
+    """Attention against projection: how many times as large, and whether it scores better."""
+    verdicts, words = [], []
+    for dataset in DATASETS:
+        experiments = Experiments(frame, dataset)
+        for teacher in experiments.teachers:
+            attention, projection = (experiments(teacher, name) for name in ("attention", "projection"))
+            if attention is None or projection is None:
+                continue
+            results = compared([(("attention", attention, "student"), ("projection", projection, "student"))])
+            times = attention.student_mb.mean() / projection.student_mb.mean()
+            slack = MARGIN * projection.student.mean()
+            for result in results:
+                # "No more accurate": better by more than the margin contradicts, at most so supports.
+                no_better = SUPPORTED if result.high <= slack else CONTRADICTED if result.low > slack else UNDECIDED
+                verdicts.append(together([no_better, SUPPORTED if times >= TIMES_LARGER else CONTRADICTED]))
+                words.append(f"{teacher}: {times:.1f} times the size, {told(result)}")
+    return Judgement(together(verdicts), "; ".join(words) or NOTHING)
+
+
+def networks_gain_from_epochs(frame: pd.DataFrame) -> Judgement:
+    """What ResNet and DenseNet gain from FEW to MANY epochs, beside what the others gain."""
+    experiments, words, gain, others = Experiments(frame, "coco"), [], {}, []
+    for teacher in experiments.teachers:
+        few, many = (experiments.students(teacher, METHODS, epochs) for epochs in (FEW, MANY))
+        methods = [method for method in many if method in few and same_images(many[method], few[method])]
+        results = compared([
+            ((f"{teacher} {method} {MANY}", many[method], "student"), (f"{FEW} epochs", few[method], "student"))
+            for method in methods
+        ])  # fmt: skip
+        for method, result in zip(methods, results, strict=True):
+            words.append(told(result))
+            if method in NETWORKS:
+                gain.setdefault(method, []).append(result.verdict)
+            else:
+                # "Do not gain" is shown by an interval that holds no gain above the margin, not by silence.
+                slack = MARGIN * few[method].student.mean()
+                others.append(SUPPORTED if result.high <= slack else CONTRADICTED if result.low > slack else UNDECIDED)
+    if set(gain) != set(NETWORKS) or not others:
+        return Judgement(UNTESTABLE, "; ".join(words) or f"needs {FEW} and {MANY} epochs of both networks and others")
+    seen = {verdict for verdicts in gain.values() for verdict in verdicts}
+    grown = CONTRADICTED if "worse" in seen else SUPPORTED if seen == {"better"} else UNDECIDED
+    return Judgement(together([grown, *others]), "; ".join(words))
+
+
+def attention_drops_on_blip(frame: pd.DataFrame) -> Judgement:
+    """BLIP's attention student after MANY epochs against FEW."""
+    experiments = Experiments(frame, "coco")
+    few, many = (experiments("blip", "attention", epochs) for epochs in (FEW, MANY))
+    if few is None or many is None or not same_images(few, many):
+        return Judgement(UNTESTABLE, NOTHING)
+    (result,) = compared([((f"{MANY} epochs", many, "student"), (f"{FEW} epochs", few, "student"))])
+    verdict = {"worse": SUPPORTED, "better": CONTRADICTED}.get(result.verdict, UNDECIDED)
+    return Judgement(verdict, told(result))
+
+
+def pixels_cost_more(frame: pd.DataFrame) -> Judgement:
+    """Seconds for a thousand training images, networks on pixels against the others."""
+    verdicts, words = [], []
+    for dataset in DATASETS:
+        experiments = Experiments(frame, dataset)
+        for teacher in experiments.teachers:
+            # A training image, since a study may train its networks on fewer of them.
+            cost = {name: 1000 * (found.seconds_per_epoch / found.train_images).mean()
+                    for name, found in experiments.students(teacher).items()}  # fmt: skip
+            networks = [cost[name] for name in NETWORKS if name in cost]
+            others = [value for name, value in cost.items() if name not in NETWORKS]
+            if networks and others:
+                verdicts.append(SUPPORTED if min(networks) > max(others) else CONTRADICTED)
+                words.append(f"{teacher}: at least {min(networks):.2f} ms a training image, others at most "
+                             f"{max(others):.2f}")  # fmt: skip
+    return Judgement(together(verdicts), "; ".join(words) or NOTHING)
+
+
+def dino_is_the_efficient_teacher(frame: pd.DataFrame) -> Judgement:
+    """Seconds to compute the features of all images, DINO against BEiT."""
+    experiments = Experiments(frame, "tinyimagenet").frame
+    if not {"dino", "beit"} <= set(experiments.teacher):
+        return Judgement(UNTESTABLE, "needs DINO and BEiT on the same data")
+    seconds = experiments.groupby("teacher").store_seconds.max()
+    words = f"features of all images: DINO {seconds.dino:.1f} s, BEiT {seconds.beit:.1f} s"
+    ratio = seconds.dino / seconds.beit
+    verdict = UNDECIDED if 0.9 < ratio < 1 / 0.9 else SUPPORTED if ratio < 1 else CONTRADICTED
+    return Judgement(verdict, words)
+
+
+def lightweight_students_deploy(frame: pd.DataFrame) -> Judgement:
+    """MB that inference needs, the lightest simple student against the lightest network."""
+    verdicts, words = [], []
+    for dataset in DATASETS:
+        experiments = Experiments(frame, dataset)
+        for teacher in experiments.teachers:
+            simple, networks = (experiments.students(teacher, names).values() for names in (SIMPLE, NETWORKS))
+            if not simple or not networks:
+                continue
+            light = min(found.deployed_mb.mean() for found in simple)
+            network = min(found.deployed_mb.mean() for found in networks)
+            student = min(found.student_mb.mean() for found in simple)
+            verdicts.append(SUPPORTED if light < network else CONTRADICTED)
+            words.append(f"{teacher}: {student:.2f} MB grow to {light:.1f} MB deployed, a network is {network:.1f} MB")
+    return Judgement(together(verdicts), "; ".join(words) or NOTHING)
+
+
+TABLES = "its results, Figures 1 and 2"
+CLAIMS = (
+    Claim(
+        "simple methods suffice",
+        "On Tiny ImageNet a linear projection or a bottleneck is all that a student needs.",
+        "its results on Tiny ImageNet, Figure 2",
+        f"k-NN of projection and bottleneck at least {1 - MARGIN:.0%} of the teacher's, the untrained student beside",
+        simple_methods_suffice,
+    ),
+    Claim(
+        "perfect accuracy",
+        "Projection and bottleneck learn Tiny ImageNet to an accuracy of 1.00.",
+        "its results on Tiny ImageNet, Figure 2",
+        f"{SAME} of the trained and of the untrained student: when both have it, it says nothing of distillation",
+        perfect_accuracy,
+    ),
+    Claim(
+        "CBAM best for BLIP",
+        "For BLIP the CBAM student is the best of the six (at 10 epochs).",
+        "its results on COCO, Figure 1",
+        "mean recall of CBAM against each other student, same images, Holm-corrected",
+        best_of("blip", "cbam", best=True),
+    ),
+    Claim(
+        "projection worst for BLIP",
+        "For BLIP the simple projection is the worst of the six.",
+        "its results on COCO, Figure 1",
+        "mean recall of projection against each other student, same images, Holm-corrected",
+        best_of("blip", "projection", best=False),
+    ),
+    Claim(
+        "attention larger, no better",
+        "Attention-block students are about 7 times larger and no more accurate.",
+        TABLES,
+        f"student MB at least {TIMES_LARGER} times the projection's, no more than {MARGIN:.0%} better",
+        attention_is_larger_for_nothing,
+    ),
+    Claim(
+        "networks gain from epochs",
+        "ResNet and DenseNet gain from 10 epochs over 5; the other students do not.",
+        "its results on COCO, Figure 1",
+        f"10 against 5 epochs, same images, Holm-corrected: networks better, the others by less than {MARGIN:.0%}",
+        networks_gain_from_epochs,
+    ),
+    Claim(
+        "attention peaks at 5",
+        "On BLIP the attention student peaks at 5 epochs and drops at 10.",
+        "its results on COCO, Figure 1",
+        "mean recall at 10 against 5 epochs, same images",
+        attention_drops_on_blip,
+    ),
+    Claim(
+        "pixels cost more",
+        "Students that read raw pixels cost more to train.",
+        "its discussion of training time",
+        "time a training image, teacher cached: the faster network against the slowest other student",
+        pixels_cost_more,
+    ),
+    Claim(
+        "DINO more efficient",
+        "DINO is the more efficient teacher on Tiny ImageNet.",
+        "its discussion of training time",
+        "seconds to compute the features of all images, one tenth apart at least",
+        dino_is_the_efficient_teacher,
+    ),
+    Claim(
+        "lightweight students deploy",
+        "Lightweight students are what to deploy where memory is short.",
+        "its conclusion",
+        "MB of all that inference needs, the teacher's backbone too: the lightest head against the lightest network",
+        lightweight_students_deploy,
+    ),
+)
+
+
+def judge(frame: pd.DataFrame) -> pd.DataFrame:
+    """Every claim with its verdict: claim, where, measurement, found, verdict."""
+    lines = []
+    for claim in CLAIMS:
+        judgement = claim.judge(frame)
+        lines.append(
+            {
+                "claim": claim.claim,
+                "in the study": claim.where,
+                "what would show it": claim.measure,
+                "found here": judgement.found,
+                "verdict": judgement.verdict,
+            }
+        )
+    return pd.DataFrame(lines)

@@ -1,0 +1,93 @@
+"""Every experiment of a study in one table, with links to their pages; what failed stands apart, to be seen."""
+
+import html
+
+import pandas as pd
+from IPython.display import HTML, display
+
+from kdlib.report.scores import summary_of
+
+FAILED = ("error", "kernel_died", "out_of_memory")
+# Column of the rows -> heading, unit included.
+COLUMNS = {
+    "page": "page",
+    "teacher": "teacher",
+    "dataset": "dataset",
+    "method": "method",
+    "variant": "variant",
+    "epochs": "epochs",
+    "seed": "seed",
+    "outcome": "outcome",
+    "student": "score",
+    "interval": "95 % interval",
+    "teacher_score": "teacher's score",
+    "student_mb": "student MB",
+    "deployed_mb": "deployed MB",
+    "seconds_per_epoch": "s an epoch",
+    "final_loss": "final loss",
+    "exposure": "exposure",
+}
+DIGITS = {"student": 3, "teacher_score": 3, "student_mb": 2, "deployed_mb": 2, "seconds_per_epoch": 2, "final_loss": 3}
+
+
+def experiments(rows: pd.DataFrame) -> None:
+    """Every experiment with its outcome, numbers and a link to its page; to sort and filter where scripts may run."""
+    frame = pd.DataFrame(index=rows.index)
+    for name, heading in COLUMNS.items():
+        if name == "interval":
+            frame[heading] = [interval_text(rows.loc[[place]]) for place in rows.index]
+        elif name == "page":
+            frame[heading] = [link(row) for row in rows.to_dict("records")]
+        elif name in rows:
+            frame[heading] = [_text(value, DIGITS.get(name)) for value in rows[name]]
+    display(
+        HTML(_markup(frame, "experiments", f"{len(rows)} experiments; 'score' is the headline score of the student"))
+    )
+
+
+def failures(rows: pd.DataFrame) -> None:
+    """The experiments that ended without a result, each with its error and how far it came; nothing without any."""
+    bad = rows[rows.outcome.isin(FAILED)]
+    if bad.empty:
+        return
+    names = ["teacher", "dataset", "method", "variant", "epochs", "seed", "outcome"]
+    frame = bad[names].map(_text)
+    frame["error"] = [_text(value) for value in bad.get("error", pd.Series("", index=bad.index))]
+    frame["page"] = [link(row) for row in bad.to_dict("records")]
+    markup = _markup(frame, "prose", "Without a number in tables and verdicts; 'kdlib run' tries failed ones again")
+    heading = f"<h2 id='failures'>{len(bad)} of {len(rows)} experiments have no result</h2>"
+    display(HTML(f"<section class='failures' aria-labelledby='failures'>{heading}{markup}</section>"))
+
+
+def interval_text(experiment: pd.DataFrame) -> str:
+    """'[0.551, 0.593]' of one experiment; '' where it has no result."""
+    if experiment.outcome.iloc[0] != "ok":
+        return ""
+    score = summary_of(experiment)
+    return f"[{score.low:.3f}, {score.high:.3f}]"
+
+
+def link(row: dict) -> str:
+    """A link to an experiment's page that says where it leads; '' where there is none."""
+    page = row.get("page")
+    if not isinstance(page, str) or not page:
+        return ""
+    names = [str(row[name]) for name in ("teacher", "dataset", "method", "variant") if row[name]]
+    words = " ".join([*names, f"{row['epochs']} epochs, seed {row['seed']}"])
+    return f'<a href="{html.escape(page)}" aria-label="open {html.escape(words)}">open</a>'
+
+
+def _text(value, digits: int | None = None) -> str:
+    if pd.isna(value):
+        return ""
+    if digits is not None:
+        return f"{value:.{digits}f}"
+    return html.escape(str(value).replace("_", " ") if value in FAILED else str(value))
+
+
+def _markup(frame: pd.DataFrame, kind: str, caption: str) -> str:
+    """A table whose cells are markup already."""
+    with pd.option_context("display.max_colwidth", None):
+        markup = frame.to_html(index=False, border=0, escape=False, classes=kind)
+    head = markup.index(">") + 1
+    return f"{markup[:head]}<caption>{html.escape(caption)}</caption>{markup[head:]}"

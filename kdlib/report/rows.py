@@ -1,0 +1,150 @@
+"""runs/ -> a tidy row for each experiment of a study, checked, and kept as results.csv and results.json."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from kdlib.data.dataset import DataError
+from kdlib.files import RunDir, runs_root, write_atomic
+from kdlib.keys import SCHEMA
+from kdlib.study.file import ExperimentSpec
+from kdlib.study.status import Inspector
+from kdlib.teachers import TeacherError
+
+
+class TripWireError(RuntimeError):
+    """A check that a sound score must pass has failed: no table is written. The message says which, and where."""
+
+
+def collect(experiments, folder_of, report_folder: Path) -> list[dict]:
+    """One flat row an experiment of a study, whatever became of it.
+
+    A result of other parameters, data or code than now is 'stale' and its numbers stay out. Where data or teacher
+    cannot be had (results carried to another machine), results are taken as they are.
+    """
+    rows, inspector = [], Inspector()
+    for spec in experiments:
+        config = spec.config
+        run = folder_of(config)
+        outcome, result = _outcome(spec, run, inspector)
+        page = spec.page if outcome in ("ok", "stale") else spec.failed_page
+        row = {
+            "study": config.study,
+            "teacher": config.teacher,
+            "dataset": config.dataset,
+            "variant": config.variant,
+            "method": config.method,
+            "seed": config.seed,
+            "epochs": config.epochs,
+            "outcome": outcome,
+            "run": run.path.relative_to(runs_root()).as_posix(),
+        }
+        if outcome == "ok":
+            row |= flatten(result)
+        elif result:
+            row["error"] = result.get("error", "")
+        row["page"] = page.relative_to(report_folder).as_posix() if page.exists() else ""
+        rows.append(row)
+    return rows
+
+
+def _outcome(spec: ExperimentSpec, run: RunDir, inspector: Inspector) -> tuple[str, dict | None]:
+    """What became of an experiment, and the record that says so."""
+    result, failure = run.result(spec.config.epochs), run.failure(spec.config.epochs)
+    if result is None:
+        return (failure["outcome"], failure) if failure else ("absent", None)
+    if result.get("schema") != SCHEMA:
+        return "stale", None
+    try:
+        found = inspector.state(spec)
+    except (DataError, TeacherError, OSError):
+        return result["outcome"], result
+    if found.state == "failed":
+        return failure["outcome"], failure
+    return ("stale", None) if found.state == "stale" else (result["outcome"], result)
+
+
+def flatten(result: dict) -> dict:
+    """The numbers of one result record: scores as '<row> <score>', sizes in MB, times in s and ms."""
+    name = result["headline"]
+    row = {"headline": name, "score_on": result["config"]["score_on"], "controls": result["controls"]}
+    # 'teacher' is the family's name in these rows, so the teacher's score is called teacher_score
+    row |= {{"teacher": "teacher_score"}.get(who, who): scores[name] for who, scores in result["scores"].items()}
+    row |= {
+        f"{who} {score}": value
+        for who, scores in result["scores"].items()
+        for score, value in scores.items()
+        if score != name
+    }
+    size, time = result["size"], result["time"]
+    return row | {
+        **size,
+        **{
+            f"{side}_{batch}_{part}": time[f"{side}_{batch}"][part]
+            for side in ("image", "text")
+            for batch in ("batch_1", "batch_32")
+            for part in ("p10_ms", "p50_ms", "p90_ms")
+            if f"{side}_{batch}" in time
+        },
+        **{name: time[name] for name in ("image_per_second", "text_per_second") if name in time},
+        "train_seconds": sum(epoch["seconds"] for epoch in result["history"]),
+        "seconds_per_epoch": time["seconds_per_epoch"],
+        "first_epoch_seconds": time["first_epoch_seconds"],
+        "data_share": time["data_share"],
+        "minutes_from_nothing": time["minutes_from_nothing"],
+        "store_seconds": result["teacher"]["store_seconds"],
+        "store_bytes": result["teacher"]["store_bytes"],
+        "teacher_source": result["teacher"]["source"],
+        "data_root": result["config"]["data_root"],
+        "untrained_teacher": bool(result["teacher"]["untrained"]),
+        "exposure": result["exposure"]["level"],
+        "skipped_images": sum(split["skipped"] for split in result["data"].values()),
+        "fingerprints": " ".join(split["fingerprint"] for split in result["data"].values()),
+        "image_size": result["config"]["image_size"],
+        "convnet": result["config"]["convnet"],
+        "width": result["config"]["width"],
+        "objective": "+".join(result["objective"]),
+        "train_images": min(result["config"]["train_limit"] or np.inf, result["data"]["fit"]["images"]),
+        "final_loss": result["history"][-1]["loss"],
+        "degenerate": " ".join(result["degenerate"]),
+        "tripped": "; ".join(f"{wire['wire']}: {wire['found']}" for wire in result["wires"] if not wire["passed"]),
+        "exam_key": result["keys"]["exam"],
+        "images_key": result["keys"]["images"],
+        "ids_sha256": result["data"][result["config"]["score_on"]]["ids_sha256"],
+        "cell_key": result["keys"]["experiment"],
+        "commit": result["versions"]["commit"],
+    }
+
+
+def check(rows: list[dict]) -> None:
+    """Raise TripWireError when a wire of any result was tripped: its numbers must not get into a table."""
+    tripped: dict[str, list[str]] = {}
+    for row in rows:
+        if row.get("tripped"):
+            tripped.setdefault(row["tripped"], []).append(row["run"])
+    if tripped:
+        listed = "\n  ".join(f"{what} (in {', '.join(dict.fromkeys(where))})" for what, where in tripped.items())
+        raise TripWireError(
+            f"No table is written: a check that every sound score passes has failed.\n  {listed}\n"
+            "Look for a change in the metrics, in the data or in the stores since the last good run."
+        )
+
+
+def write(rows: list[dict], folder: Path) -> None:
+    """results.csv and results.json, whole or not at all."""
+    frame = pd.DataFrame(rows)
+    write_atomic(folder / "results.csv", frame.to_csv(index=False))
+    write_atomic(folder / "results.json", json.dumps(json.loads(frame.to_json(orient="records")), indent=1))
+
+
+def read(folder: Path) -> pd.DataFrame:
+    """The rows of a study. Raises FileNotFoundError with the remedy when there are none."""
+    path = folder / "results.csv"
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: no results yet. Run 'kdlib run' and 'kdlib report' on the study file.")
+    frame = pd.read_csv(path)
+    for name in {"variant", "tripped", "degenerate"} & set(frame):  # words, which may be none
+        frame[name] = frame[name].fillna("").astype(str)
+    return frame

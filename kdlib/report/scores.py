@@ -1,0 +1,150 @@
+"""Rows of a study -> tables in the layout of its Figures 1 and 2, with controls and intervals."""
+
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from kdlib.evaluate.uncertainty import Summary, summarise
+from kdlib.files import runs_root
+from kdlib.study.file import METHODS
+
+PAPER = Path(__file__).parent / "paper_results.csv"
+CONTROLS = {
+    "teacher": "the teacher itself",
+    "pca": "PCA, as wide as the student",
+    "shuffled": "the teacher, pairs shuffled",
+    "random": "random features",
+    "constant": "a constant encoder",
+}
+
+
+def paper() -> pd.DataFrame:
+    """The study's printed results: teacher, dataset, method, epochs, size_mb, accuracy (share), outcome."""
+    return pd.read_csv(PAPER)
+
+
+# ---------------------------------------------------------------- numbers with their intervals
+
+
+def _arrays(path: Path, name: str) -> np.ndarray:
+    return _read_array(path, name, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=4096)
+def _read_array(path: Path, name: str, written: int) -> np.ndarray:
+    with np.load(path) as arrays:
+        return arrays[name]
+
+
+def replicates(row, who: str, score: str) -> np.ndarray:
+    """(R,) a score of an experiment on each resample of the test images. ``who``: student, untrained, teacher, ..."""
+    run = runs_root() / row.run
+    path = {"student": run / f"scores-{row.epochs:04d}.npz", "untrained": run / "untrained.npz"}.get(
+        who, run.parents[1] / row.controls
+    )
+    return _arrays(path, f"{who}/replicates/{score}").astype(np.float64)
+
+
+def seeds_of(experiments: pd.DataFrame, who: str, score: str) -> tuple[list[float], np.ndarray]:
+    """A score of experiments that differ in the seed alone: (S,) values and (S, R) replicates; controls have one."""
+    good = experiments[experiments.outcome == "ok"]
+    if who not in ("student", "untrained"):
+        good = good.head(1)
+    if who == "untrained":
+        good = good.drop_duplicates("seed")
+    headline = good.headline.iloc[0]
+    column = {"teacher": "teacher_score"}.get(who, who) if score in ("", headline) else f"{who} {score}"
+    places = good[["run", "epochs", "controls"]]  # a row of all columns takes milliseconds to make
+    lines = [replicates(row, who, score or headline) for row in places.itertuples()]
+    return good[column].tolist(), np.stack(lines)
+
+
+def same_images(*sides: pd.DataFrame) -> bool:
+    """Whether all experiments were scored on the same images: nothing else can be compared in pairs."""
+    return len({key for side in sides for key in side[side.outcome == "ok"].images_key}) == 1
+
+
+def summary_of(experiments: pd.DataFrame, who: str = "student", score: str = "") -> Summary:
+    """Mean over seeds, their standard deviation, and the interval over test images. ``score``: the headline if ''."""
+    return summarise(*seeds_of(experiments, who, score))
+
+
+def methods_of(frame: pd.DataFrame) -> list[str]:
+    """The study's methods in its order, then others."""
+    present = list(dict.fromkeys(frame.method))
+    return [name for name in METHODS if name in present] + [name for name in present if name not in METHODS]
+
+
+def line_name(teacher: str, variant: str, epochs: int | None = None) -> str:
+    """'clip', 'blip, untrained heads', 'dino, no teacher, 5 epochs'."""
+    parts = [teacher, variant.replace("_", " "), f"{epochs} epochs" if epochs else ""]
+    return ", ".join(part for part in parts if part)
+
+
+def figure(frame: pd.DataFrame, dataset: str, score: str = "", digits: int = 3, controls: bool = True) -> pd.DataFrame:
+    """One table in the study's layout, controls first: a row per teacher and epochs, a column per method.
+
+    ``score``: the headline if ''. Numbers are '0.72 ± 0.01 [0.70, 0.74]': mean over seeds, standard deviation over
+    seeds where there are several, 95 % interval over test images. What has no number says why. Controls that do
+    not depend on the method stand in the first column.
+    """
+    part = frame[frame.dataset == dataset]
+    methods = methods_of(part)
+    lines: dict[str, dict[str, str]] = {}
+    for teacher, of_teacher in part.groupby("teacher", sort=False):
+        shown: set = set()
+        for (variant, epochs), group in of_teacher.groupby(["variant", "epochs"], sort=False):
+            good = group[group.outcome == "ok"]
+            if controls and len(good) and good.exam_key.iloc[0] not in shown:
+                shown.add(good.exam_key.iloc[0])
+                lines |= _control_lines(
+                    line_name(teacher, variant), of_teacher[of_teacher.variant == variant], score, digits
+                )
+            experiments = {method: _text(group[group.method == method], score, digits) for method in methods}
+            lines[line_name(teacher, variant, epochs)] = experiments
+    columns = ["control", *methods] if controls else methods
+    return pd.DataFrame.from_dict(lines, orient="index", columns=columns).fillna("")
+
+
+def _control_lines(name: str, experiments: pd.DataFrame, score: str, digits: int) -> dict[str, dict[str, str]]:
+    good = experiments[experiments.outcome == "ok"]
+    lines = {f"{name}: {words}": {"control": _number(good, who, score, digits)} for who, words in CONTROLS.items()}
+    lines[f"{name}: the student untrained"] = {
+        method: _number(group, "untrained", score, digits) for method, group in good.groupby("method", sort=False)
+    }
+    return lines
+
+
+def _number(experiments: pd.DataFrame, who: str, score: str, digits: int) -> str:
+    try:
+        return summary_of(experiments, who, score).text(digits)
+    except KeyError:  # CKA has no resamples; in_batch@256 of 159 images is not there at all
+        values = experiments.drop_duplicates("seed").get(f"{who} {score}", pd.Series(dtype=float)).dropna()
+        if values.empty:
+            return "–"
+        return f"{values.mean():.{digits}f}" + (f" ± {values.std():.{digits}f}" if len(values) > 1 else "")
+
+
+def _text(experiments: pd.DataFrame, score: str, digits: int) -> str:
+    if experiments.empty:
+        return ""
+    if not (experiments.outcome == "ok").any():
+        return str(experiments.outcome.iloc[0]).replace("_", " ")
+    good, all_of_them = experiments[experiments.outcome == "ok"], len(experiments)
+    missing = f" ({len(good)} of {all_of_them} seeds)" if len(good) < all_of_them else ""
+    return _number(good, "student", score, digits) + missing
+
+
+def paper_figure(dataset: str, value: str = "accuracy", digits: int = 4) -> pd.DataFrame:
+    """The study's printed table, in the same layout."""
+    part = paper()
+    part = part[part.dataset == dataset]
+    lines: dict[str, dict[str, str]] = {}
+    for row in part.itertuples():
+        number = getattr(row, value)
+        text = f"{number:.{digits}f}" if pd.notna(number) else row.outcome.replace("_", " ")
+        lines.setdefault(line_name(row.teacher, "", row.epochs), {})[row.method] = text
+    methods = [name for name in METHODS if name in set(part.method)]
+    return pd.DataFrame.from_dict(lines, orient="index", columns=methods).fillna("not printed")

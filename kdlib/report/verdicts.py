@@ -1,0 +1,89 @@
+"""Comparisons with a verdict: better, worse or not distinguishable, by a paired bootstrap with Holm's correction.
+
+A family, within which Holm corrects, is one question about one teacher: small enough for 1,000 resamples.
+"""
+
+from itertools import combinations
+
+import pandas as pd
+
+from kdlib.evaluate.uncertainty import compare
+from kdlib.report.scores import line_name, methods_of, same_images, seeds_of
+
+QUESTIONS = {
+    "epochs": "more epochs against fewer, the same student",
+    "untrained": "the student against itself untrained",
+    "pca": "the student against PCA of its teacher's features at the same width",
+    "no teacher": "the student against the same network trained without a teacher",
+    "technique": "one technique against another, at the most epochs",
+    "variant": "the student against a variant of its training",
+}
+NO_TEACHER = "no_teacher"
+
+
+def verdicts(frame: pd.DataFrame) -> pd.DataFrame:
+    """Every comparison of a study: question, teacher, dataset, a, b, difference a - b, interval, p, p_holm, verdict.
+
+    The difference is in the headline score; the interval is of the difference; 'better' is a over b.
+    """
+    lines = []
+    good = frame[frame.outcome == "ok"]
+    for (teacher, dataset), part in good.groupby(["teacher", "dataset"], sort=False):
+        for (question, _), pairs in families(part).items():
+            sides = [(*_names(question, a, b), *seeds_of(*a), *seeds_of(*b)) for a, b in pairs]
+            lines += [
+                {
+                    "question": question,
+                    "teacher": teacher,
+                    "dataset": dataset,
+                    "a": result.name_a,
+                    "b": result.name_b,
+                    "difference": result.difference,
+                    "low": result.low,
+                    "high": result.high,
+                    "p": result.p,
+                    "p_holm": result.p_holm,
+                    "verdict": result.verdict,
+                }
+                for result in compare(sides)
+            ]
+    names = ["question", "teacher", "dataset", "a", "b", "difference", "low", "high", "p", "p_holm", "verdict"]
+    return pd.DataFrame(lines, columns=names)
+
+
+Side = tuple[pd.DataFrame, str, str]  # experiments that differ in the seed alone, whose score, which score
+
+
+def families(part: pd.DataFrame) -> dict[tuple[str, str], list[tuple[Side, Side]]]:
+    """(Question, method where each method is a family of its own) -> pairs, for one teacher on one data set."""
+    experiments = dict(iter(part.groupby(["variant", "method", "epochs"], sort=False)))
+    budgets = sorted(part.epochs.unique())
+    own = {key: group for key, group in experiments.items() if key[0] == ""}
+    result: dict[tuple[str, str], list[tuple[Side, Side]]] = {(question, ""): [] for question in QUESTIONS}
+    for (variant, method, epochs), group in experiments.items():
+        student = (group, "student", "")
+        if epochs != budgets[0] and (variant, method, budgets[0]) in experiments:
+            result["epochs", ""].append((student, (experiments[variant, method, budgets[0]], "student", "")))
+        if variant == "":
+            result["untrained", ""].append((student, (group, "untrained", "")))
+            result["pca", ""].append((student, (group, "pca", "")))
+        elif ("", method, epochs) in own:
+            question = ("no teacher", "") if variant == NO_TEACHER else ("variant", method)
+            result.setdefault(question, []).append(((own["", method, epochs], "student", ""), student))
+    methods = [method for method in methods_of(part) if ("", method, budgets[-1]) in own]
+    for first, second in combinations(methods, 2):
+        sides = [(own["", method, budgets[-1]], "student", "") for method in (first, second)]
+        result["technique", ""].append((sides[0], sides[1]))
+    kept = {
+        family: [pair for pair in pairs if same_images(*(side[0] for side in pair))] for family, pairs in result.items()
+    }
+    return {family: pairs for family, pairs in kept.items() if pairs}
+
+
+def _names(question: str, a: Side, b: Side) -> tuple[str, str]:
+    names = []
+    for experiments, who, _ in (a, b):
+        row = experiments.iloc[0]
+        student = line_name(row.method, row.variant, row.epochs)
+        names.append({"student": student, "pca": "PCA"}.get(who, f"{row.method}, {who}"))
+    return names[0], names[1]

@@ -1,0 +1,188 @@
+"""A study file: what a grid sweeps, and nothing else. Read, validated, and unfolded into experiments."""
+
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from kdlib.config import RunConfig
+from kdlib.files import project_root, reports_root
+
+METHODS = ("projection", "bottleneck", "attention", "cbam", "resnet", "densenet")
+
+
+class StudyError(Exception):
+    """A study file that cannot be run; the message names the entry and what it may be."""
+
+
+class Variant(BaseModel):
+    """Experiments beside the study's own that differ in some parameters, as the same network without a teacher."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    parameters: dict[str, Any]
+    notebooks: tuple[str, ...] = Field((), description="all where none is named")
+    methods: tuple[str, ...] = Field((), description="all where none is named")
+
+
+class StudyConfig(BaseModel):
+    """The content of a study file.
+
+    ``notebooks``: notebook name -> parameters for it; ``parameters``: for all experiments; ``by_method``: method ->
+    parameters for its experiments; ``variants``: name -> further experiments. The more special wins: notebooks over
+    parameters, by_method over both, variants over all.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    study: str = Field(pattern=r"^[\w.-]+$")
+    title: str
+    notebooks: dict[str, dict[str, Any]]
+    methods: tuple[str, ...] = METHODS
+    epochs: tuple[int, ...] = (5, 10)
+    seeds: tuple[int, ...] = (0, 1, 2)
+    parameters: dict[str, Any] = {}
+    by_method: dict[str, dict[str, Any]] = {}
+    variants: dict[str, Variant] = {}
+    reports: tuple[str, ...] = Field(
+        ("summary", "claims"), description="notebooks of the report; the first is its index"
+    )
+    memory_gb: float | None = Field(
+        None, gt=0, description="limit for one experiment; the machine's share where absent"
+    )
+
+
+class ExperimentSpec(BaseModel):
+    """One experiment to be executed: a notebook and its parameters."""
+
+    model_config = ConfigDict(frozen=True)
+
+    notebook: str
+    config: RunConfig
+
+    @property
+    def name(self) -> str:
+        """The experiment in words, as 'clip_coco cbam 5 epochs'."""
+        config = self.config
+        variant = f" {config.variant}" if config.variant else ""
+        seed = f" seed {config.seed}" if config.seed else ""
+        return f"{config.teacher}_{config.dataset} {config.method}{variant} {config.epochs} epochs{seed}"
+
+    @property
+    def chain(self) -> tuple[str, str, int]:
+        """Experiments of one chain share checkpoints and run one after the other."""
+        return self.notebook, self.config.folder, self.config.seed
+
+    @property
+    def sources(self) -> tuple[str, str, bool, int]:
+        """What the experiment's feature stores come from; experiments that share it share them."""
+        config = self.config
+        return self.notebook, config.checkpoint, config.untrained_heads, config.token_grid
+
+    @property
+    def page(self) -> Path:
+        """Its report: reports/<study>/<teacher>_<dataset>/<method>-seed<k>-epoch-<e>.html."""
+        config = self.config
+        name = f"{config.folder}-seed{config.seed}-epoch-{config.epochs:04d}.html"
+        return reports_root() / config.study / f"{config.teacher}_{config.dataset}" / name
+
+    @property
+    def failed_page(self) -> Path:
+        """The report of an attempt that failed: as far as it came, with the error."""
+        return self.page.with_suffix(".failed.html")
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """What the notebook is given: every field of the configuration but the two that name the notebook."""
+        return self.config.model_dump(exclude={"teacher", "dataset"})
+
+
+def load(path: str | Path, data_root: str | None = None, seeds: int | None = None) -> StudyConfig:
+    """Read a study file; ``data_root`` and the number of ``seeds`` replace the file's.
+
+    Raises StudyError with the entry and the remedy.
+    """
+    path = Path(path)
+    try:
+        content = yaml.safe_load(path.read_text())
+    except FileNotFoundError as error:
+        known = ", ".join(sorted(file.name for file in studies_folder().glob("*.yaml")))
+        raise StudyError(f"There is no study file {path}. In {studies_folder()}: {known}.") from error
+    except yaml.YAMLError as error:
+        raise StudyError(f"{path} is not YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise StudyError(f"{path} holds no study: it must be a mapping with 'study', 'title' and 'notebooks'.")
+    if data_root:
+        content["parameters"] = (content.get("parameters") or {}) | {"data_root": _absolute(data_root)}
+        for parameters in (content.get("notebooks") or {}).values():
+            (parameters or {}).pop("data_root", None)
+    if seeds:
+        content["seeds"] = list(range(seeds))
+    content["notebooks"] = {name: given or {} for name, given in (content.get("notebooks") or {}).items()}
+    try:
+        study = StudyConfig(**content)
+        experiments(study)
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise StudyError(f"{path}: {problems}. Known parameters: {', '.join(RunConfig.model_fields)}.") from error
+    return study
+
+
+def _absolute(root: str) -> str:
+    return root if root == "shapes" else str(Path(root).expanduser().resolve())
+
+
+def experiments(study: StudyConfig) -> list[ExperimentSpec]:
+    """All experiments, in the order of the tables: notebook, method, seed, epochs.
+
+    A notebook's teacher and data set are its name's: <teacher>_<dataset>.
+    """
+    result = _experiments(study, "", study.notebooks, study.methods, {})
+    for name, variant in study.variants.items():
+        unknown = sorted(set(variant.notebooks) - set(study.notebooks))
+        if unknown:
+            raise StudyError(f"The variant '{name}' names notebooks that the study lacks: {', '.join(unknown)}.")
+        notebooks = variant.notebooks or tuple(study.notebooks)
+        given = {notebook: study.notebooks[notebook] for notebook in notebooks}
+        result += _experiments(study, name, given, variant.methods or study.methods, variant.parameters)
+    return result
+
+
+def _experiments(
+    study: StudyConfig, variant: str, notebooks: dict, methods: tuple[str, ...], own: dict
+) -> list[ExperimentSpec]:
+    result = []
+    for (notebook, given), method, seed in product(notebooks.items(), methods, study.seeds):
+        teacher, _, dataset = notebook.partition("_")
+        if not dataset:
+            raise StudyError(f"The notebook '{notebook}' is not named <teacher>_<dataset>.")
+        parameters = study.parameters | given | study.by_method.get(method, {}) | own
+        for field in ("checkpoint", "data_root"):  # relative folders are meant from the checkout
+            value = parameters.get(field, "")
+            if isinstance(value, str) and value.startswith("."):
+                parameters[field] = str((project_root() / value).resolve())
+        for epochs in sorted(study.epochs):
+            config = RunConfig(
+                **parameters,
+                study=study.study,
+                variant=variant,
+                teacher=teacher,
+                dataset=dataset,
+                method=method,
+                seed=seed,
+                epochs=epochs,
+            )
+            result.append(ExperimentSpec(notebook=notebook, config=config))
+    return result
+
+
+def notebooks_folder() -> Path:
+    """Where the parameterised notebooks lie."""
+    return project_root() / "notebooks"
+
+
+def studies_folder() -> Path:
+    """Where the study files lie."""
+    return notebooks_folder() / "studies"

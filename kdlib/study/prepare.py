@@ -1,0 +1,34 @@
+"""Build the feature stores of one notebook before its experiments start: ``python -m kdlib.study.prepare JOB.json``."""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+from kdlib import experiment
+from kdlib.config import RunConfig
+from kdlib.files import runs_root
+
+
+def main() -> None:
+    """Build the stores of the job in the file that the command names, and leave the answer.
+
+    ``built`` in it: whether all of them were missing and none was begun, so that the job's seconds are those of
+    building them.
+    """
+    began = time.time()
+    resumed = any((runs_root() / "features").glob("*.partial"))
+    job = json.loads(Path(sys.argv[1]).read_text())
+    config = RunConfig(**job["config"])
+    try:
+        stores = [experiment.teacher_store(config, dataset) for dataset in experiment.load_data(config).values()]
+        experiment.backbone_cost(config)
+        built = not resumed and all((store.path / "manifest.json").stat().st_mtime >= began for store in stores)
+        report = {"outcome": "ok", "built": built}
+    except Exception as problem:  # told to the grid, which tells the user
+        report = {"outcome": "error", "error": f"{type(problem).__name__}: {problem}"}
+    Path(job["answer"]).write_text(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,311 @@
+"""The four families, on small checkpoints in the official formats, against transformers' own outputs."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from transformers import BlipForConditionalGeneration, BlipForImageTextRetrieval, BlipModel
+
+from kdlib import teachers
+from kdlib.evaluate.exposure import KNOWN, exposure
+from kdlib.teachers import STANDIN, TeacherError, resolve
+from kdlib.teachers.standins.__main__ import RECIPES, build, processor, scores, tokenizer
+
+TEXTS = ["a picture of a red circle", "one star on a plain background, the first of them in the top left"]
+
+
+@pytest.fixture(scope="module")
+def images():
+    rng = np.random.default_rng(0)
+    return [rng.integers(0, 255, (80, 60, 3), dtype=np.uint8), rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)]
+
+
+@pytest.fixture(params=["dino", "beit", "clip", "blip"])
+def teacher(request):
+    return teachers.load(request.param)
+
+
+def test_load__outputs_have_the_promised_shapes(teacher, images):
+    rows, columns = teacher.grid
+    out = teacher.encode_images(images)
+    assert out["pooled"].shape == (2, 128)
+    assert out["tokens"].shape == (2, rows * columns, 128)
+    assert out["attention"].shape == (2, rows * columns)
+    if teacher.has_text:
+        out = teacher.encode_texts(TEXTS)
+        length = int(out["mask"].sum(dim=1).max())
+        assert out["pooled"].shape == (2, 128)
+        assert out["tokens"].shape == (2, length, 128)
+        assert out["attention"].shape == out["mask"].shape == (2, length)
+
+
+def test_attention__sums_to_one_over_the_other_tokens(teacher, images):
+    assert torch.allclose(teacher.encode_images(images)["attention"].sum(dim=1), torch.ones(2))
+    if teacher.has_text:
+        out = teacher.encode_texts(TEXTS)
+        assert torch.allclose(out["attention"].sum(dim=1), torch.ones(2))
+        assert (out["attention"][out["mask"] == 0] == 0).all()
+        pooled = out["mask"].sum(dim=1).long() - 1 if teacher.family == "clip" else torch.zeros(2, dtype=torch.long)
+        assert (out["attention"][torch.arange(2), pooled] == 0).all()
+
+
+def test_encode_texts__padding_changes_nothing(images):
+    for family in ("clip", "blip"):
+        teacher = teachers.load(family)
+        alone, together = teacher.encode_texts(TEXTS[:1]), teacher.encode_texts(TEXTS)
+        length = alone["tokens"].shape[1]
+        assert torch.allclose(alone["pooled"][0], together["pooled"][0], atol=1e-5)
+        assert torch.allclose(alone["tokens"][0], together["tokens"][0, :length], atol=1e-5)
+
+
+def test_teacher__is_frozen_and_in_eval_mode(teacher):
+    assert not teacher.model.training
+    assert not any(parameter.requires_grad for parameter in teacher.model.parameters())
+
+
+def test_clip__is_transformers_own_embedding_and_scale(images):
+    teacher = teachers.load("clip")
+    pixels = teacher.preprocess(images, return_tensors="pt")["pixel_values"]
+    tokens = teacher.tokenizer(TEXTS, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        output = teacher.model(pixel_values=pixels, **tokens)
+    seen, read = teacher.encode_images(images)["pooled"], teacher.encode_texts(TEXTS)["pooled"]
+    logits = teacher.logit_scale * F.normalize(seen, dim=-1) @ F.normalize(read, dim=-1).T
+    assert torch.allclose(logits, output.logits_per_image, atol=1e-4)
+
+
+def test_blip__is_transformers_own_itc_score(images):
+    teacher = teachers.load("blip")
+    pixels = teacher.preprocess(images, return_tensors="pt")["pixel_values"]
+    tokens = teacher.tokenizer(TEXTS, padding=True, return_tensors="pt")
+    ids = {"input_ids": tokens["input_ids"], "attention_mask": tokens["attention_mask"]}
+    with torch.no_grad():
+        expected = teacher.model(pixel_values=pixels, use_itm_head=False, **ids).itm_score
+    seen, read = teacher.encode_images(images)["pooled"], teacher.encode_texts(TEXTS)["pooled"]
+    assert torch.allclose(F.normalize(seen, dim=-1) @ F.normalize(read, dim=-1).T, expected, atol=1e-5)
+
+
+def test_dino__is_the_class_token_after_the_last_norm(images):
+    teacher = teachers.load("dino")
+    pixels = teacher.preprocess(images, return_tensors="pt")["pixel_values"]
+    with torch.no_grad():
+        hidden = teacher.model(pixels).last_hidden_state
+    assert torch.allclose(teacher.encode_images(images)["pooled"], hidden[:, 0], atol=1e-5)
+
+
+def test_beit__is_the_mean_of_the_patches_through_the_last_norm(images):
+    teacher = teachers.load("beit")
+    pixels = teacher.preprocess(images, return_tensors="pt")["pixel_values"]
+    with torch.no_grad():
+        expected = teacher.model(pixels).pooler_output
+    assert torch.allclose(teacher.encode_images(images)["pooled"], expected, atol=1e-5)
+
+
+# ---------------------------------------------------------------- the audit
+
+
+@pytest.fixture(scope="module")
+def blip_parts():
+    words = tokenizer("blip", [TEXTS])
+    model = build("blip", RECIPES["blip"], words)
+    return model.config, words, processor("blip")
+
+
+def saved(folder, model, words, prepare):
+    model.save_pretrained(folder)
+    words.save_pretrained(folder)
+    prepare.save_pretrained(folder)
+    return str(folder)
+
+
+def test_audit__refuses_a_captioning_checkpoint_as_a_contrastive_teacher(tmp_path, blip_parts):
+    config, words, prepare = blip_parts
+    folder = saved(tmp_path / "captioner", BlipForConditionalGeneration(config), words, prepare)
+    with pytest.raises(TeacherError) as caught:
+        teachers.load("blip", folder)
+    message = str(caught.value)
+    assert "text_proj" in message or "text_encoder" in message
+    assert "written by BlipForConditionalGeneration" in message
+    assert "BlipForImageTextRetrieval" in message and "allow_untrained" in message
+
+
+def test_audit__names_exactly_what_is_missing(tmp_path, blip_parts):
+    config, words, prepare = blip_parts
+    folder = saved(tmp_path / "headless", BlipForImageTextRetrieval(config), words, prepare)
+    from safetensors.torch import load_file, save_file
+
+    path = tmp_path / "headless" / "model.safetensors"
+    state = {name: value for name, value in load_file(path).items() if not name.startswith("vision_proj")}
+    save_file(state, path, metadata={"format": "pt"})
+    with pytest.raises(TeacherError, match=r"2 weights .*: vision_proj.bias, vision_proj.weight\."):
+        teachers.load("blip", folder)
+
+
+def test_audit__allowed_by_name_it_says_which_weights_are_untrained(tmp_path, blip_parts):
+    config, words, prepare = blip_parts
+    folder = saved(tmp_path / "blip_model", BlipModel(config), words, prepare)
+    teacher = teachers.load("blip", folder, allow_untrained=True)
+    assert {"text_proj.weight", "vision_proj.weight"} <= set(teacher.untrained)
+
+
+def test_audit__accepts_what_its_outputs_do_not_use(blip_parts):
+    """The BLIP stand-in has no cross-attention and no ITM head: the ITC space needs neither."""
+    teacher = teachers.load("blip")
+    assert teacher.untrained == []
+    itm = sum(p.numel() for name, p in teacher.model.named_parameters() if "crossattention" in name or "itm" in name)
+    everything = sum(p.numel() for p in teacher.model.parameters())
+    assert 0 < teacher.image_parameters + teacher.text_parameters <= everything - itm
+
+
+def test_audit__beit_without_its_final_norm_is_refused(tmp_path):
+    folder = tmp_path / "beit"
+    shutil.copytree(resolve("beit", STANDIN), folder)
+    from safetensors.torch import load_file, save_file
+
+    state = load_file(folder / "model.safetensors")
+    save_file({k: v for k, v in state.items() if "pooler" not in k}, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(TeacherError, match=r"pooler\.layernorm"):
+        teachers.load("beit", str(folder))
+
+
+# ---------------------------------------------------------------- where checkpoints come from
+
+
+def test_resolve__never_takes_pickled_weights(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "pytorch_model.bin").write_bytes(b"not to be read")
+    with pytest.raises(TeacherError, match="no safetensors file"):
+        resolve("dino", str(tmp_path))
+
+
+def test_resolve__a_hub_id_is_a_snapshot_of_data_files_only(tmp_path, monkeypatch):
+    import huggingface_hub
+
+    asked = {}
+
+    def snapshot(source, revision, allow_patterns):
+        asked.update(source=source, revision=revision, patterns=allow_patterns)
+        folder = tmp_path / "snapshots" / "0123abc"
+        shutil.copytree(resolve("dino", STANDIN), folder)
+        return str(folder)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    teacher = teachers.load("dino", "", revision="refs/pr/3")
+    assert asked["source"] == "facebook/dino-vitb16" and asked["revision"] == "refs/pr/3"
+    assert not any(pattern.endswith((".py", ".bin", "*")) for pattern in asked["patterns"])
+    assert teacher.revision == "0123abc"
+
+
+def test_resolve__an_unreachable_hub_is_a_sentence(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(TeacherError, match=r"nobody/nothing .*could not be had"):
+        resolve("dino", "nobody/nothing")
+    with pytest.raises(TeacherError, match="no such folder"):
+        resolve("dino", "./nowhere")
+
+
+def test_describe__changes_with_the_content_and_not_with_the_place(tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    for folder in (one, two):
+        shutil.copytree(resolve("clip", STANDIN), folder)
+    assert teachers.describe("clip", str(one)) == teachers.describe("clip", str(two))
+    config = json.loads((two / "preprocessor_config.json").read_text())
+    (two / "preprocessor_config.json").write_text(json.dumps(config | {"image_mean": [0.4, 0.4, 0.4]}))
+    assert teachers.describe("clip", str(one)) != teachers.describe("clip", str(two))
+
+
+@pytest.mark.parametrize("family", ["dino", "beit", "clip", "blip"])
+def test_standin__is_small_and_says_how_it_was_made_and_what_it_scores(family):
+    folder = resolve(family, STANDIN)
+    assert (folder / "model.safetensors").stat().st_size < 2.7e6
+    recipe = json.loads((folder / "recipe.json").read_text())
+    recorded = recipe["scores on the study's test split"]
+    score, chance = (recorded["mean_recall"], 0.02) if "mean_recall" in recorded else (recorded["knn@20_top1"], 0.05)
+    assert 3 * chance < score < 0.95
+    assert recipe["minutes"] > 0 and recipe["recipe"]["epochs"] == RECIPES[family]["epochs"]
+
+
+@pytest.fixture(scope="module")
+def embedded_data(tmp_path_factory):
+    """The study's own data, drawn once for the tests that score a stand-in on it."""
+    return tmp_path_factory.mktemp("embedded")
+
+
+@pytest.mark.parametrize("family", ["dino", "beit", "clip", "blip"])
+def test_standin__scores_what_its_recipe_says(family, embedded_data, monkeypatch):
+    monkeypatch.setenv("KDLIB_RUNS", str(embedded_data))
+    folder = resolve(family, STANDIN)
+    recorded = json.loads((folder / "recipe.json").read_text())["scores on the study's test split"]
+    headline = "mean_recall" if "mean_recall" in recorded else "knn@20_top1"
+    assert scores(family, folder)[headline] == pytest.approx(recorded[headline], abs=0.01)
+
+
+def test_vit_of_real_images__loads_as_a_dino_teacher(shared, images):
+    teacher = teachers.load("dino", str(shared / "models" / "vit-tinyimagenet"))
+    assert teacher.untrained == [] and teacher.encode_images(images)["pooled"].shape == (2, 192)
+
+
+def test_untrained_heads__are_blip_as_the_study_probably_had_it():
+    """The vision encoder is the checkpoint's; text encoder and projections are random, the same ones each time."""
+    teacher = teachers.load("blip", untrained_heads=True)
+    trained = BlipForImageTextRetrieval.from_pretrained(resolve("blip", STANDIN))
+    vision = dict(trained.vision_model.named_parameters())
+    assert all(torch.equal(value, vision[name]) for name, value in teacher.model.vision_model.named_parameters())
+    assert "visual_projection.weight" in teacher.untrained and "text_projection.weight" in teacher.untrained
+    assert any(name.startswith("text_model.") for name in teacher.untrained)
+    again = teachers.load("blip", untrained_heads=True)
+    assert torch.equal(teacher.model.text_projection.weight, again.model.text_projection.weight)
+
+
+def test_untrained_heads__gives_what_blipmodel_gives(images):
+    """transformers' own get_image_features and get_text_features, as wide as the configuration's projection."""
+    teacher = teachers.load("blip", untrained_heads=True)
+    pixels = teacher.preprocess(images, return_tensors="pt")["pixel_values"]
+    tokens = teacher.tokenizer(TEXTS, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        image = teacher.model.get_image_features(pixel_values=pixels).pooler_output
+        text = teacher.model.get_text_features(
+            input_ids=tokens.input_ids, attention_mask=tokens.attention_mask
+        ).pooler_output
+    assert image.shape[1] == teacher.model.config.projection_dim
+    assert torch.allclose(teacher.encode_images(images)["pooled"], image, atol=1e-5)
+    assert torch.allclose(teacher.encode_texts(TEXTS)["pooled"], text, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["dino", "beit", "clip"])
+def test_untrained_heads__is_refused_for_other_families(family):
+    with pytest.raises(TeacherError, match=rf"variant of blip; {family}"):
+        teachers.load(family, untrained_heads=True)
+
+
+@pytest.mark.parametrize(
+    ("source", "dataset", "root", "pretrained", "level"),
+    [
+        (STANDIN, "coco", "shapes", False, "none"),
+        (STANDIN, "coco", "/data", False, "none"),
+        (STANDIN, "tinyimagenet", "/data", True, "labels"),
+        ("facebook/dino-vitb16", "tinyimagenet", "/data", False, "images"),
+        ("facebook/dino-vitb16", "tinyimagenet", "shapes", False, "none"),
+        ("facebook/dino-vitb16", "tinyimagenet", "/data", True, "labels"),
+        ("microsoft/beit-base-patch16-224-pt22k-ft22k", "tinyimagenet", "/data", False, "labels"),
+        ("Salesforce/blip-itm-base-coco", "coco", "/data", False, "images"),
+        ("openai/clip-vit-base-patch32", "coco", "/data", True, "unknown"),
+        ("someone/else", "coco", "/data", False, "unknown"),
+    ],
+)
+def test_exposure__is_the_worse_of_teacher_and_initial_weights(source, dataset, root, pretrained, level):
+    found = exposure(source, dataset, root, pretrained)
+    assert found["level"] == level and found["why"]
+
+
+def test_exposure__of_a_local_checkpoint_is_unknown(tmp_path):
+    assert exposure(str(tmp_path), "coco", "/data")["level"] == "unknown"
+
+
+@pytest.mark.parametrize("family", ["dino", "beit", "clip", "blip"])
+def test_exposure__of_every_published_teacher_is_recorded(family):
+    dataset = "coco" if family in ("clip", "blip") else "tinyimagenet"
+    assert (teachers.TEACHERS[family].DEFAULT, dataset) in KNOWN
