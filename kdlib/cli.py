@@ -206,21 +206,19 @@ def data_check(
     name: Annotated[str, typer.Argument(help="tinyimagenet or coco")],
     root: Annotated[str, typer.Argument(help="folder or zip archive in the official layout, or 'shapes'")],
 ) -> None:
-    """Read a data set: sizes of its splits, and every image that cannot be decoded."""
-    from kdlib import data
+    """Read a data set as runs do, and list all that they would refuse: files, labels, images, and splits that overlap.
 
-    bad = 0
-    for split in data.SPLITS:
-        dataset = data.load(name, root, split)
-        print(f"{split}: {len(dataset)} images, fingerprint {dataset.fingerprint[:12]}")
-        for row in range(len(dataset)):
-            try:
-                dataset.images[row]
-            except data.BadImageError as error:
-                bad += 1
-                print(f"  {error}")
-    if bad:
-        print(f"{bad} unreadable images. Replace them, or run with on_bad_image: skip.", file=sys.stderr)
+    Nothing is built. The exit code is 1 when there is something to mend.
+    """
+    from kdlib.data.check import check
+
+    remedies = []
+    for finding in check(name, root):
+        print(f"  {finding.text}" if finding.remedy else finding.text, flush=True)
+        remedies += [finding.remedy] if finding.remedy else []
+    for remedy in dict.fromkeys(remedies):
+        print(f"{remedies.count(remedy)} found: {remedy}", file=sys.stderr)
+    if remedies:
         raise typer.Exit(1)
 
 

@@ -15,8 +15,9 @@ def load(name: str, root: str | Path, split: str) -> Dataset:
     """``split`` (fit, dev or test) of data set ``name`` below ``root``; 'shapes' is the embedded data."""
     if split not in SPLITS:
         raise ValueError(f"There is no split '{split}'; the splits are {', '.join(SPLITS)}.")
+    read = DATASETS[name]  # an unknown name is an error before anything is drawn
     if str(root) == "shapes":
         from kdlib.data import shapes
 
         root = shapes.ensure()
-    return DATASETS[name](root, split)
+    return read(root, split)

@@ -12,6 +12,19 @@ from PIL import Image, UnidentifiedImageError
 from kdlib.data.tree import Tree
 
 SPLITS = ("fit", "dev", "test")
+TEXT_BYTES = 100 * 10**6  # the most that a list of classes or labels may have
+IMAGE_BYTES = 200 * 10**6  # the most that an image file may have
+ORIENTATION = 0x0112  # the tag of EXIF
+# What turns an image that was stored in each of EXIF's orientations upright.
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 class DataError(Exception):
@@ -23,18 +36,36 @@ class BadImageError(DataError):
 
 
 def decode(content: bytes, name: str, least: int = 0) -> Image.Image:
-    """Decode ``content`` to an RGB image; greyscale, palette and CMYK are converted.
+    """Decode ``content`` to an upright RGB image; greyscale (16 bits too), palette and CMYK are converted.
 
     With ``least`` a JPEG may come at 1/2, 1/4 or 1/8 of its size, as long as no side falls below it, which saves
-    most of the decoding of a large one. Raises BadImageError when the bytes are no image or end too early.
+    most of the decoding of a large one. Raises BadImageError when the bytes are no image or end too early, and for
+    values of 32 bits, of which nobody says which is white.
     """
     try:
         image = Image.open(io.BytesIO(content))
         if least:
             image.draft(None, (least, least))
-        return image.convert("RGB")  # forces a full decode: a truncated file fails here
+        image.load()  # a truncated file fails here
+        if image.mode in ("I", "F"):
+            raise BadImageError(f"{name}: 32 bits a pixel, whose white is not defined; save it with 8 or 16 bits")
+        turn = UPRIGHT.get(_orientation(image))
+        if image.mode.startswith("I;16"):  # convert() would cut all above 255 to white
+            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        image = image.convert("RGB")
+        return image if turn is None else image.transpose(turn)
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, ValueError, SyntaxError) as error:
         raise BadImageError(f"{name}: not a readable image ({error})") from error
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF's orientation, 1 where there is none; damaged EXIF leaves an image as it is."""
+    if not {"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"} & set(image.info):
+        return 1
+    try:
+        return image.getexif().get(ORIENTATION, 1)
+    except Exception:  # whatever a parser makes of damaged bytes: the pixels are whole
+        return 1
 
 
 @dataclass(frozen=True)
@@ -52,7 +83,14 @@ class Images(Sequence):
 
     def at_least(self, row: int, least: int) -> Image.Image:
         """Image ``row``, reduced while it is decoded where its sides stay at ``least`` or more; 0 never reduces."""
-        return decode(self.tree.read(self.names[row]), f"{self.tree.where}: {self.names[row]}", least)
+        name = f"{self.tree.where}: {self.names[row]}"
+        try:
+            content = self.tree.read(self.names[row], IMAGE_BYTES)
+        except FileNotFoundError:
+            raise  # it was there when the split was read
+        except OSError as error:
+            raise BadImageError(f"{name}: cannot be read ({error})") from error
+        return decode(content, name, least)
 
 
 @dataclass(frozen=True)
@@ -73,6 +111,7 @@ class Dataset:
     captions: tuple[tuple[str, ...], ...] | None = None
     categories: tuple[tuple[int, ...], ...] | None = None
     category_names: tuple[str, ...] = ()
+    left_out: tuple[tuple[str, str], ...] = ()  # (image that is not here, the same image in another split)
     _fingerprint: list = field(default_factory=list, repr=False, compare=False)
 
     def __post_init__(self):
@@ -107,6 +146,19 @@ class Dataset:
             }
             self._fingerprint.append(hashlib.sha256(json.dumps(content).encode()).hexdigest())
         return self._fingerprint[0]
+
+
+def text_lines(tree: Tree, name: str) -> list[tuple[int, str]]:
+    """(number, line) of a text file's lines that are not blank. Raises DataError with the line that is not UTF-8."""
+    lines = []
+    for number, line in enumerate(tree.read(name, TEXT_BYTES).removeprefix(b"\xef\xbb\xbf").splitlines(), start=1):
+        try:
+            lines.append((number, line.decode()))
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"{tree.where}: {name}, line {number}: not UTF-8 text ({line[:40]!r}). Save the file as UTF-8."
+            ) from error
+    return [(number, line) for number, line in lines if line.strip()]
 
 
 def sha1(text: str) -> str:

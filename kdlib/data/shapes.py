@@ -17,7 +17,12 @@ import numpy as np
 from filelock import FileLock
 from PIL import Image
 
+from kdlib.data.dataset import DataError
 from kdlib.data.drawing import FILLS, OUTLINES, captions, draw_object, draw_scene
+from kdlib.files import digest, read_json, runs_root
+
+MEGABYTES = 30  # what the embedded study's data take on a disk
+SCRATCH = ".drawing"
 
 
 @dataclass(frozen=True)
@@ -35,30 +40,48 @@ class ShapesSpec:
 def ensure(spec: ShapesSpec | None = None, root: str | Path | None = None) -> Path:
     """The folder of the generated data, which is written first where it is not there yet.
 
-    Holds tiny-imagenet-200/ and coco/. Several processes may ask at once; one of them writes.
+    Holds tiny-imagenet-200/ and coco/. Several processes may ask at once; one of them writes. What an attempt that was
+    killed has left is removed. Raises DataError with the folder when the disk does not take it; nothing is left then.
     """
-    from kdlib.files import digest, runs_root
-
     spec = spec or ShapesSpec()
     root = Path(root) if root else runs_root() / "data" / f"shapes-{digest(asdict(spec))[:8]}"
-    root.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{root}.lock"):
-        if not _is_complete(root, spec):
-            scratch = Path(tempfile.mkdtemp(prefix=f"{root.name}.", dir=root.parent))
-            try:
-                write(scratch, spec)
-                scratch.chmod(0o755)  # mkdtemp's is for its owner alone
-                if root.exists():
-                    shutil.rmtree(root)
-                os.replace(scratch, root)
-            finally:
-                shutil.rmtree(scratch, ignore_errors=True)
+    try:
+        root.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{root}.lock"):
+            if read_json(root / "shapes.json") != asdict(spec):
+                _draw(root, spec)
+    except OSError as error:
+        raise DataError(
+            f"{root}: the embedded data could not be drawn here ({error.strerror or error}). They take {MEGABYTES} MB; "
+            "make room, or set KDLIB_RUNS to a folder on another disk. Nothing was left half-drawn."
+        ) from error
     return root
 
 
-def _is_complete(root: Path, spec: ShapesSpec) -> bool:
-    record = root / "shapes.json"
-    return record.exists() and json.loads(record.read_text()) == asdict(spec)
+def _draw(root: Path, spec: ShapesSpec) -> None:
+    for left in root.parent.glob(f"{root.name}.*{SCRATCH}"):
+        shutil.rmtree(left, ignore_errors=True)  # of a process that was killed: the lock is ours
+    scratch = Path(tempfile.mkdtemp(prefix=f"{root.name}.", suffix=SCRATCH, dir=root.parent))
+    try:
+        write(scratch, spec)
+        scratch.chmod(0o755)  # mkdtemp's is for its owner alone
+        for path in scratch.rglob("*"):
+            sync(path)  # a power cut must not leave empty images behind a whole shapes.json
+        if root.exists():
+            shutil.rmtree(root)
+        os.replace(scratch, root)
+        sync(root.parent)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file's content, or a folder's list of names, is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def write(root: Path, spec: ShapesSpec) -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from kdlib.data.dataset import DataError, Dataset
+from kdlib.data.tree import UNREADABLE
 from kdlib.files import runs_root, write_atomic
 
 PRECEDENCE = ("test", "dev", "fit")  # an image that is in two splits stays in the first of these
@@ -16,24 +17,33 @@ def separate(splits: dict[str, Dataset], on_overlap: str = "error") -> dict[str,
     """The same splits, no image in two of them.
 
     Two images are the same when their ids or the bytes of their files are. With 'error' that raises DataError
-    with the names; with 'drop' the image leaves dev for test's sake, and fit for either's.
+    with the names; with 'drop' the image leaves dev for test's sake, and fit for either's, and the split's
+    ``left_out`` names it.
     """
     twins = overlaps(splits)
     if not any(twins.values()):
         return splits
     if on_overlap == "error":
-        listed = [f"{name} and {other}" for pairs in twins.values() for name, other in pairs]
-        where = next(iter(splits.values())).tree.where
         raise DataError(
-            f"{where}: {len(listed)} images are in two splits: {'; '.join(listed[:5])}"
-            f"{' ...' if len(listed) > 5 else ''}. Remove them, or set on_overlap to 'drop' to train without them."
+            f"{next(iter(splits.values())).tree.where}: {in_words(twins)}. Remove them, or set on_overlap to 'drop' "
+            "to train without them (each result then names them)."
         )
-    result = {}
-    for split, dataset in splits.items():
-        away = {name for name, _ in twins[split]}
-        kept = [row for row, name in enumerate(dataset.image_names) if name not in away]
-        result[split] = take(dataset, kept) if away else dataset
-    return result
+    return {split: without(dataset, twins[split]) for split, dataset in splits.items()}
+
+
+def in_words(twins: dict[str, list[tuple[str, str]]]) -> str:
+    """What :func:`overlaps` found, for a message."""
+    pairs = [f"{name} and {other}" for found in twins.values() for name, other in found]
+    return f"{len(pairs)} images are in two splits: {'; '.join(pairs[:5])}{' ...' if len(pairs) > 5 else ''}"
+
+
+def without(dataset: Dataset, twins: list[tuple[str, str]]) -> Dataset:
+    """The same data set without the first image of each pair, which ``left_out`` then names."""
+    if not twins:
+        return dataset
+    away = {name for name, _ in twins}
+    kept = [row for row, name in enumerate(dataset.image_names) if name not in away]
+    return replace(take(dataset, kept), left_out=dataset.left_out + tuple(twins))
 
 
 def overlaps(splits: dict[str, Dataset]) -> dict[str, list[tuple[str, str]]]:
@@ -52,12 +62,26 @@ def overlaps(splits: dict[str, Dataset]) -> dict[str, list[tuple[str, str]]]:
                 found[split].append((name, by_id[number]))
                 continue
             # Size and CRC-32 can agree by chance among a hundred thousand files; the bytes decide.
-            twin = next((other for other in by_content[size, crc] if _same(dataset, name, *other)), None)
+            others = by_content[size, crc] if size != UNREADABLE else ()
+            twin = next((other for other in others if _same(dataset, name, *other)), None)
             if twin:
                 found[split].append((name, twin[1]))
         by_id |= ids
         for key, entry in contents:
             by_content[key].append(entry)
+    return found
+
+
+def duplicates(dataset: Dataset) -> list[tuple[str, str]]:
+    """(image, an earlier one of the same split with the same bytes): counted, and not an error."""
+    found, by_content = [], defaultdict(list)
+    for name, size, crc in dataset.tree.checksums(dataset.image_names):
+        firsts = by_content[size, crc]
+        twin = next((other for other in firsts if size != UNREADABLE and _same(dataset, name, dataset, other)), None)
+        if twin is None:
+            firsts.append(name)
+        else:
+            found.append((name, twin))
     return found
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kdlib.data.dataset import DataError, Dataset, hashed_dev
+from kdlib.data.dataset import DataError, Dataset, hashed_dev, text_lines
 from kdlib.data.tree import Tree
 
 FOLDER = "tiny-imagenet-200"
@@ -27,7 +27,7 @@ def load(root: str | Path, split: str) -> Dataset:
             f"{tree.where}: no Tiny ImageNet here (wnids.txt is missing). Give the folder or zip archive of "
             f"{FOLDER}, or run 'kdlib data get tinyimagenet'."
         )
-    wnids = tree.read("wnids.txt").decode().split()
+    wnids = _wnids(tree)
     rows = _train_rows(tree, wnids, split) if split in ("fit", "dev") else _test_rows(tree, wnids)
     return Dataset(
         name="tinyimagenet",
@@ -38,6 +38,19 @@ def load(root: str | Path, split: str) -> Dataset:
         labels=np.array([label for _, label in rows], dtype=np.int64),
         class_names=tuple(_class_names(tree, wnids)),
     )
+
+
+def _wnids(tree: Tree) -> list[str]:
+    line_of: dict[str, int] = {}
+    for number, line in text_lines(tree, "wnids.txt"):
+        for wnid in line.split():
+            if wnid in line_of:
+                raise DataError(
+                    f"{tree.where}: wnids.txt, line {number}: the class {wnid} is there already, in line "
+                    f"{line_of[wnid]}. Take one of the two out."
+                )
+            line_of[wnid] = number
+    return list(line_of)
 
 
 def _train_rows(tree: Tree, wnids: list[str], split: str) -> list[tuple[str, int]]:
@@ -73,26 +86,36 @@ def _test_rows(tree: Tree, wnids: list[str]) -> list[tuple[str, int]]:
             "Extract the archive again."
         )
     label_of = {wnid: label for label, wnid in enumerate(wnids)}
-    rows = []
-    for number, line in enumerate(tree.read(where).decode().splitlines(), start=1):
-        if not line.strip():
-            continue
+    rows: dict[str, tuple[int, int]] = {}  # image -> (label, line)
+    for number, line in text_lines(tree, where):
         fields = line.split("\t")
         if len(fields) < 2 or fields[1] not in label_of:
             raise DataError(f"{tree.where}: {where}, line {number}: no class of wnids.txt in {line!r}.")
-        rows.append((f"val/images/{fields[0]}", label_of[fields[1]]))
+        name = f"val/images/{fields[0]}"
+        if name in rows:
+            raise DataError(
+                f"{tree.where}: {where}, line {number}: the image {fields[0]} is there already, in line "
+                f"{rows[name][1]}. Take one of the two out; it would be scored twice."
+            )
+        rows[name] = (label_of[fields[1]], number)
     present = set(tree.below("val/images"))
-    absent = [name for name, _ in rows if name not in present]
+    absent = [f"{name} (line {number})" for name, (_, number) in rows.items() if name not in present]
     if absent:
         raise DataError(
             f"{tree.where}: {where} names {len(absent)} images that are not there: {', '.join(absent[:5])}. "
             "Extract the archive again."
         )
-    return rows
+    unnamed = sorted(name for name in present - set(rows) if is_image(name.rsplit("/", 1)[1]))
+    if unnamed:
+        raise DataError(
+            f"{tree.where}: {where} has no line for {len(unnamed)} images of val/images: {', '.join(unnamed[:5])}. "
+            "Extract the archive again, or take these images out."
+        )
+    return [(name, label) for name, (label, _) in rows.items()]
 
 
 def _class_names(tree: Tree, wnids: list[str]) -> list[str]:
     if not tree.exists("words.txt"):
         return wnids
-    words = dict(line.split("\t", 1) for line in tree.read("words.txt").decode().splitlines() if "\t" in line)
+    words = dict(line.split("\t", 1) for _, line in text_lines(tree, "words.txt") if "\t" in line)
     return [words.get(wnid, wnid).split(",")[0].strip() for wnid in wnids]

@@ -8,6 +8,11 @@ import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
+from kdlib.files import read_json, runs_root, write_json
+
+UNREADABLE = -1  # in the place of a size
+LARGEST = 2 << 30  # bytes of one file; COCO's largest annotation file has 0.47 GB
+
 
 class Tree:
     """Files by their path below ``folder`` (as 'train/n01443537/images/x.JPEG').
@@ -61,18 +66,41 @@ class Tree:
         """Whether there is a file ``name``, in a folder or an archive."""
         return self._path(name) is not None or name in self.members
 
-    def read(self, name: str) -> bytes:
-        """The content of a file; FileNotFoundError when there is none."""
+    def read(self, name: str, most: int = LARGEST) -> bytes:
+        """The content of a file of up to ``most`` bytes.
+
+        FileNotFoundError when there is none, another OSError with the path when it cannot be read: a link that leads
+        nowhere, something that is no file (a pipe would be waited for without end), a damaged or locked member of an
+        archive, or more than ``most`` bytes, of which none is read.
+        """
         path = self._path(name)
         if path is not None:
+            self._check_size(f"{path}", path.stat().st_size, most)
             return path.read_bytes()
         if name not in self.members:
-            raise FileNotFoundError(f"{self.where}: there is no {name}")
+            raise self._absent(name)
         archive, member = self.members[name]
         try:
+            # A member never gives more than the archive's directory says.
+            self._check_size(f"{archive}: {member}", self._zip(archive).getinfo(member).file_size, most)
             return self._zip(archive).read(member)
         except (zipfile.BadZipFile, zlib.error, EOFError) as error:
             raise OSError(f"{archive}: {member} is damaged ({error}). Download the archive again.") from error
+        except (RuntimeError, NotImplementedError) as error:  # a password, or a compression that is not known here
+            raise OSError(f"{archive}: {member} cannot be unpacked ({error}). Pack it anew, as a plain zip.") from error
+
+    def _absent(self, name: str) -> OSError:
+        for folder in self.folders:
+            path = folder / name
+            if path.is_symlink():
+                return OSError(f"{path}: a link that leads nowhere. Put the file there.")
+            if path.exists() and not path.is_dir():
+                return OSError(f"{path}: a pipe or a device, not a file. Put the file there.")
+        return FileNotFoundError(f"{self.where}: there is no {name}")
+
+    def _check_size(self, where: str, size: int, most: int) -> None:
+        if size > most:
+            raise OSError(f"{where} has {size / 1e6:,.0f} MB, and {most / 1e6:,.0f} MB are the most that is read.")
 
     def below(self, prefix: str) -> list[str]:
         """All file paths below ``prefix``, sorted."""
@@ -87,20 +115,18 @@ class Tree:
     def checksums(self, names: Iterable[str]) -> list[tuple[str, int, int]]:
         """(path, bytes, CRC-32) per file. Archives know theirs; a folder's are computed once and remembered.
 
-        What is remembered is dropped as soon as a size or a modification time differs.
+        What is remembered is dropped as soon as a size or a modification time differs. A link that leads nowhere and
+        what is no file have the size UNREADABLE and the sum 0.
         """
         names = list(names)
         paths = {name: self._path(name) for name in names}
         stats = {name: path.stat() for name, path in paths.items() if path is not None}
         seen = [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats.items()]
         memory = self._memory(seen)
-        known = json.loads(memory.read_text()) if seen and memory.exists() else {}
-        if seen and not known:
-            known = {name: zlib.crc32(paths[name].read_bytes()) for name in stats}
-            memory.parent.mkdir(parents=True, exist_ok=True)
-            scratch = memory.with_suffix(f".{os.getpid()}")
-            scratch.write_text(json.dumps(known))
-            os.replace(scratch, memory)
+        known = (read_json(memory) if seen else None) or {}
+        if seen and not _are_sums(known, stats):  # also where the memory was cut or emptied
+            known = {name: _crc(paths[name]) for name in stats}
+            write_json(memory, known)
         rows = []
         for name in names:
             if name in stats:
@@ -109,12 +135,27 @@ class Tree:
                 archive, member = self.members[name]
                 info = self._zip(archive).getinfo(member)
                 rows.append((name, info.file_size, info.CRC))
+            elif isinstance(error := self._absent(name), FileNotFoundError):
+                raise error
             else:
-                raise FileNotFoundError(f"{self.where}: there is no {name}")
+                rows.append((name, UNREADABLE, 0))
         return rows
 
     def _memory(self, seen: list) -> Path:
-        from kdlib.files import runs_root
-
         digest = hashlib.sha256(json.dumps([self.where, seen]).encode()).hexdigest()
         return runs_root() / "data" / "checksums" / f"{digest[:24]}.json"
+
+
+def _are_sums(known: object, names: Iterable[str]) -> bool:
+    """Whether ``known`` has a CRC-32 for each of ``names``."""
+    if not isinstance(known, dict):
+        return False
+    return all(type(known.get(name)) is int and 0 <= known[name] < 1 << 32 for name in names)
+
+
+def _crc(path: Path) -> int:
+    crc = 0
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 20):
+            crc = zlib.crc32(chunk, crc)
+    return crc

@@ -227,3 +227,134 @@ def test_sample__names_categories_as_the_annotation_file_does():
 @on_the_sample
 def test_sample__its_images_are_rgb():
     assert {image.mode for image in coco.load(SAMPLE, "dev").images} == {"RGB"}
+
+
+# ---------------------------------------------------------------- files that are wrong
+
+HALF = "\ud83d dog"  # the first half of a surrogate pair
+WRONG = {
+    "an image id twice": (
+        "captions",
+        lambda record: record["images"][1].update(id=900),
+        r"captions_val2017\.json, images\[3\] \(id 900\): this id is there already, in images\[1\]",
+    ),
+    "a caption id twice": (
+        "captions",
+        lambda record: record["annotations"][0].update(id=record["annotations"][9]["id"]),
+        r"captions_val2017\.json, annotations\[9\] \(id \d+\): this id is there already, in annotations\[0\]",
+    ),
+    "a blank caption": (
+        "captions",
+        lambda record: record["annotations"][2].update(caption=" \n "),
+        r"captions_val2017\.json, annotations\[2\] \(id \d+\): caption is blank",
+    ),
+    "a caption that is null": (
+        "captions",
+        lambda record: record["annotations"][2].update(caption=None),
+        r"captions_val2017\.json, annotations\[2\] \(id \d+\): caption is null, not text",
+    ),
+    "a caption that is a number": (
+        "captions",
+        lambda record: record["annotations"][2].update(caption=7),
+        r"annotations\[2\] \(id \d+\): caption is 7, not text",
+    ),
+    "half a character in a caption": (
+        "captions",
+        lambda record: record["annotations"][2].update(caption=HALF),
+        r"annotations\[2\] \(id \d+\): caption has half a character \(a lone surrogate\): \"\\ud83d dog\"",
+    ),
+    "no caption in an entry": (
+        "captions",
+        lambda record: record["annotations"][2].pop("caption"),
+        r"annotations\[2\] \(id \d+\) has no 'caption'; it has id, image_id",
+    ),
+    "no id in an entry": (
+        "captions",
+        lambda record: record["annotations"][2].pop("id"),
+        r"annotations\[2\] has no 'id'; it has caption, image_id",
+    ),
+    "annotations null": (
+        "captions",
+        lambda record: record.update(annotations=None),
+        r"captions_val2017\.json has no list annotations",
+    ),
+    "annotations an object": (
+        "captions",
+        lambda record: record.update(annotations={"1": "a dog"}),
+        r"captions_val2017\.json has no list annotations",
+    ),
+    "an annotation that is a list": (
+        "captions",
+        lambda record: record["annotations"].insert(0, [1, 2]),
+        r"captions_val2017\.json, annotations\[0\] is \[1, 2\], not an object",
+    ),
+    "ids of two types": (
+        "captions",
+        lambda record: record["images"][0].update(id="903"),
+        r"images\[0\] \(id \"903\"\): id is \"903\", not a whole number",
+    ),
+    "an id that is true": (
+        "captions",
+        lambda record: record["images"][0].update(id=True),
+        r"images\[0\] \(id true\): id is true, not a whole number",
+    ),
+    "an image file that is null": (
+        "captions",
+        lambda record: record["images"][0].update(file_name=None),
+        r"images\[0\] \(id 903\): file_name is null, not text",
+    ),
+    "a category twice": (
+        "instances",
+        lambda record: record["categories"][0].update(id=1),
+        r"instances_val2017\.json, categories\[1\] \(id 1\): this id is there already, in categories\[0\]",
+    ),
+    "a category without a name": (
+        "instances",
+        lambda record: record["categories"][0].update(name=""),
+        r"categories\[0\] \(id 90\): name is blank",
+    ),
+    "an instance without a category": (
+        "instances",
+        lambda record: record["annotations"][1].pop("category_id"),
+        r"instances_val2017\.json, annotations\[1\] \(id \d+\) has no 'category_id'",
+    ),
+    "an instance of an unknown category": (
+        "instances",
+        lambda record: record["annotations"][1].update(category_id=5),
+        r"annotations\[1\] \(id \d+\) is of category 5, which the file does not define",
+    ),
+    "instances of other images": (
+        "instances",
+        lambda record: [note.update(image_id=note["image_id"] + 10**6) for note in record["annotations"]],
+        r"not one of its instances is in an image of annotations/captions_val2017\.json.*interchanged",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_load__a_wrong_entry_is_an_error_that_names_file_and_entry(root, case):
+    kind, edit, message = WRONG[case]
+    data.load("coco", root, "test")
+    change(root, f"{kind}_val2017", edit)
+    with pytest.raises(DataError, match=message) as caught:
+        data.load("coco", root, "test")
+    str(caught.value).encode()  # it can be printed
+
+
+@pytest.mark.parametrize("kind", ["captions", "instances"])
+def test_load__captions_and_instances_interchanged_are_recognised(root, kind):
+    folder = root / "coco" / "annotations"
+    other = {"captions": "instances", "instances": "captions"}[kind]
+    record = json.loads((folder / f"{other}_val2017.json").read_text())
+    dump(root / "coco", f"{kind}_val2017", {"categories": [{"id": 1, "name": "person"}], **record})
+    with pytest.raises(DataError, match=rf"{kind}_val2017\.json.*are captions and instances interchanged\?"):
+        data.load("coco", root, "test")
+
+
+@pytest.mark.parametrize(
+    "content", [b"\xff\xfe{}", b"[" * 100_000, b"", b"[]", b"null"], ids=["not text", "bombs", "empty", "list", "null"]
+)
+def test_load__an_annotation_file_that_is_no_record_is_named(root, content):
+    (root / "coco" / "annotations" / "captions_val2017.json").write_bytes(content)
+    with pytest.raises(DataError, match=r"captions_val2017\.json (is not complete JSON|has no list images)"):
+        data.load("coco", root, "test")

@@ -1,4 +1,5 @@
 import dataclasses
+import errno
 import hashlib
 import threading
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 
 from kdlib import data
 from kdlib.data import coco, drawing, shapes, tinyimagenet
+from kdlib.data.dataset import DataError
 from kdlib.data.shapes import ShapesSpec
 
 SMALL = ShapesSpec(train_per_class=3, val_per_class=2, train_scenes=12, val_scenes=8)
@@ -142,3 +144,35 @@ def test_load__the_root_shapes_is_the_generated_data_in_the_runs_folder(tmp_path
     test = data.load("tinyimagenet", "shapes", "test")
     assert len(test) == 20
     assert Path(test.tree.where).parent == tmp_path / "runs" / "data"
+
+
+def test_ensure__a_full_disk_is_an_error_with_the_folder_and_leaves_nothing(tmp_path, monkeypatch):
+    saved = []
+
+    def full(image, path):
+        saved.append(path)
+        if len(saved) == 30:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        image.save(path, format="JPEG", quality=92)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shapes, "_save", full)
+        with pytest.raises(DataError, match=rf"{tmp_path}/s: .*could not be drawn.*No space left.*KDLIB_RUNS"):
+            shapes.ensure(SMALL, tmp_path / "s")
+    assert [path.name for path in tmp_path.iterdir()] == ["s.lock"]
+    assert shapes.ensure(SMALL, tmp_path / "s") == tmp_path / "s"
+    assert len(tinyimagenet.load(tmp_path / "s", "test")) == 40
+
+
+def test_ensure__removes_what_a_killed_attempt_left(tmp_path):
+    left = tmp_path / f"s.abc{shapes.SCRATCH}" / "coco"
+    left.mkdir(parents=True)
+    shapes.ensure(SMALL, tmp_path / "s")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["s", "s.lock"]
+
+
+@pytest.mark.parametrize("record", ["", "{", "[]"])
+def test_ensure__a_record_that_is_not_whole_is_drawn_anew(root, tmp_path, record):
+    shapes.ensure(SMALL, tmp_path / "s")
+    (tmp_path / "s" / "shapes.json").write_text(record)
+    assert contents(shapes.ensure(SMALL, tmp_path / "s")) == contents(root)

@@ -114,3 +114,30 @@ def test_write_ids__writes_the_ids_under_their_digest():
 
 def test_identity__depends_on_every_id_and_the_order():
     assert len({splits.identity(ids) for ids in (["1", "2"], ["2", "1"], ["12"], ["1", "2", "3"])}) == 4
+
+
+def test_separate__what_was_left_out_is_named_by_the_split(three):
+    kept = splits.separate(three, "drop")
+    assert {name: dataset.left_out for name, dataset in kept.items()} == {
+        "fit": (("fit/b", "test/x"), ("fit/d", "dev/k")),
+        "dev": (("dev/x", "test/x"),),
+        "test": (),
+    }
+
+
+def test_duplicates__are_counted_inside_a_split_and_are_no_error(tmp_path):
+    fit = made(tmp_path, "fit", {"a": 1, "b": 2, "c": 1, "d": 1})
+    assert splits.duplicates(fit) == [("fit/c", "fit/a"), ("fit/d", "fit/a")]
+    both = {"fit": fit, "test": made(tmp_path, "test", {"e": 9})}
+    assert splits.separate(both) is both
+
+
+def test_overlaps_and_duplicates__images_that_cannot_be_read_are_no_twins(tmp_path):
+    both = {name: made(tmp_path, name, {"a": 1, "b": 2}) for name in ("fit", "test")}
+    for name in both:
+        for file in ("a", "b"):
+            (tmp_path / name / file).unlink()
+            (tmp_path / name / file).symlink_to("gone")
+    unlike = {name: dataset.__class__(**vars(dataset) | {"ids": (name, name + "2")}) for name, dataset in both.items()}
+    assert not any(splits.overlaps(unlike).values())
+    assert splits.duplicates(both["fit"]) == []

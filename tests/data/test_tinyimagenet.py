@@ -1,5 +1,6 @@
 import hashlib
 import itertools
+import os
 import shutil
 from pathlib import Path
 
@@ -171,11 +172,10 @@ def test_load__refuses_an_unknown_class_in_val_annotations_and_names_the_line(ro
         data.load("tinyimagenet", root, "test")
 
 
-@pytest.mark.parametrize(("file", "split"), [("val/val_annotations.txt", "test"), ("wnids.txt", "fit")])
-def test_load__refuses_an_empty_split(root, file, split):
-    (root / "tiny-imagenet-200" / file).write_text("\n")
-    with pytest.raises(DataError, match=rf"the split '{split}' of tinyimagenet is empty.*archive was extracted"):
-        data.load("tinyimagenet", root, split)
+def test_load__refuses_an_empty_split(root):
+    (root / "tiny-imagenet-200" / "wnids.txt").write_text("\n")
+    with pytest.raises(DataError, match=r"the split 'fit' of tinyimagenet is empty.*archive was extracted"):
+        data.load("tinyimagenet", root, "fit")
 
 
 def test_load__a_folder_that_is_not_there_is_named(tmp_path):
@@ -222,3 +222,66 @@ def test_sample__has_the_announced_counts():
 def test_sample__its_images_are_64_pixels_wide_and_high_and_rgb():
     for image in list(itertools.islice(tinyimagenet.load(SAMPLE, "test").images, 100)):
         assert (image.size, image.mode) == ((64, 64), "RGB")
+
+
+# ---------------------------------------------------------------- files that are wrong
+
+
+def rewrite(root, file, edit):
+    """Let ``edit`` change the lines of a text file."""
+    path = root / "tiny-imagenet-200" / file
+    lines = path.read_text().splitlines()
+    edit(lines)
+    path.write_text("".join(f"{line}\n" for line in lines))
+
+
+def test_load__a_class_that_is_there_twice_is_named_with_both_lines(root):
+    rewrite(root, "wnids.txt", lambda lines: lines.append("n01"))
+    with pytest.raises(DataError, match=r"wnids\.txt, line 4: the class n01 is there already, in line 2"):
+        data.load("tinyimagenet", root, "fit")
+
+
+@pytest.mark.parametrize("label", ["n01", "n02"], ids=["same label", "another label"])
+def test_load__an_image_that_is_labelled_twice_is_named_with_both_lines(root, label):
+    rewrite(root, "val/val_annotations.txt", lambda lines: lines.append(f"val_0.JPEG\t{label}\t0\t0\t7\t7"))
+    with pytest.raises(DataError, match=r"val_annotations\.txt, line 7: the image val_0\.JPEG .* already, in line 1"):
+        data.load("tinyimagenet", root, "test")
+
+
+def test_load__an_image_without_a_label_is_named(root):
+    rewrite(root, "val/val_annotations.txt", lambda lines: lines.pop(2))
+    with pytest.raises(DataError, match=r"val_annotations\.txt has no line for 1 images of val/images: .*val_2\.JPEG"):
+        data.load("tinyimagenet", root, "test")
+
+
+@pytest.mark.parametrize("file", ["wnids.txt", "words.txt", "val/val_annotations.txt"])
+def test_load__a_file_that_is_not_utf8_is_named_with_the_line(root, file):
+    path = root / "tiny-imagenet-200" / file
+    lines = path.read_bytes().splitlines()
+    lines[1] += b" caf\xe9"
+    path.write_bytes(b"\n".join(lines))
+    with pytest.raises(DataError, match=rf"{file}, line 2: not UTF-8 text .*Save the file as UTF-8"):
+        data.load("tinyimagenet", root, "test")
+
+
+def test_load__a_byte_order_mark_changes_nothing(root):
+    before = data.load("tinyimagenet", root, "test").fingerprint
+    for file in ("wnids.txt", "words.txt", "val/val_annotations.txt"):
+        path = root / "tiny-imagenet-200" / file
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert data.load("tinyimagenet", root, "test").fingerprint == before
+
+
+@pytest.mark.parametrize("kind", ["dangling link", "link to itself", "pipe"])
+def test_images__what_is_no_file_is_a_bad_image_that_is_named(root, kind):
+    path = root / "tiny-imagenet-200" / "val" / "images" / "val_2.JPEG"
+    path.unlink()
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to(path if kind == "link to itself" else root / "gone.JPEG")
+    test = data.load("tinyimagenet", root, "test")
+    assert len(test.fingerprint) == 64
+    assert test.images[1].size == (8, 8)
+    with pytest.raises(BadImageError, match=r"val_2\.JPEG: (a link that leads nowhere|a pipe or a device)"):
+        test.images[2]

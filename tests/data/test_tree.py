@@ -184,3 +184,45 @@ def test_below__nothing_is_everything(tmp_path, packed):
     tree = Tree(root, "none")
     assert tree.below("") == sorted(files)
     assert tree.below("inner") == ["inner/deep/two.txt", "inner/one.txt"]
+
+
+def test_read__no_more_than_asked_for_from_folder_or_archive(folder, tmp_path):
+    packed = pack(tmp_path / "z.zip", {"a/1.txt": bytes(2_000_000)})
+    assert packed.stat().st_size < 10_000  # small itself
+    (folder / "set" / "a" / "1.txt").write_bytes(bytes(2_000_000))
+    for root in (packed, folder):
+        with pytest.raises(OSError, match=r"a/1\.txt has 2 MB, and 1 MB are the most that is read"):
+            Tree(root, "set").read("a/1.txt", most=1_000_000)
+        assert len(Tree(root, "set").read("a/1.txt", most=2_000_000)) == 2_000_000
+
+
+def test_read__a_member_behind_a_password_is_named_with_the_remedy(tmp_path):
+    archive = pack(tmp_path / "z.zip", {"a/1.txt": b"one"})
+    content = bytearray(archive.read_bytes())
+    for header, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        content[content.index(header) + offset] |= 1  # the flag that says encrypted
+    archive.write_bytes(content)
+    with pytest.raises(OSError, match=r"z\.zip: a/1\.txt cannot be unpacked .*password.*Pack it anew"):
+        Tree(archive, "set").read("a/1.txt")
+
+
+@pytest.mark.parametrize(
+    "memory", [b"", b"{", b"[]", b"null", b"7", b"\xff", b'{"a/1.txt": "x"}', b'{"a/1.txt": -1}', b'{"top.txt": 5}']
+)
+def test_checksums__a_damaged_memory_is_computed_anew(folder, tmp_path, memory):
+    right = Tree(folder, "set").checksums(FILES)
+    (remembered,) = (tmp_path / "runs" / "data" / "checksums").glob("*.json")
+    remembered.write_bytes(memory)
+    assert Tree(folder, "set").checksums(FILES) == right
+    assert Tree(folder, "set").checksums(FILES) == right
+    assert b"a/b/2.txt" in remembered.read_bytes()
+
+
+def test_checksums__a_link_that_leads_nowhere_has_no_size(folder):
+    (folder / "set" / "a" / "9.txt").symlink_to("gone")
+    assert Tree(folder, "set").checksums(["a/9.txt", "a/1.txt"]) == [
+        ("a/9.txt", trees.UNREADABLE, 0),
+        ("a/1.txt", 3, zlib.crc32(b"one")),
+    ]
+    with pytest.raises(OSError, match=r"a/9\.txt: a link that leads nowhere"):
+        Tree(folder, "set").read("a/9.txt")
