@@ -15,7 +15,7 @@ from kdlib.config import RunConfig
 from kdlib.evaluate.cost import backbones
 from kdlib.evaluate.exposure import exposure
 from kdlib.evaluate.uncertainty import interval
-from kdlib.experiment import Experiment
+from kdlib.experiment import Experiment, source
 from kdlib.features.loader import Reader
 from kdlib.files import read_json
 from kdlib.finished import Finished
@@ -59,7 +59,7 @@ def setup(experiment: Experiment) -> None:
     if skipped:
         notice(f"{skipped} unreadable images were left out.")
     pretrained = config.pretrained and students.class_of(config.method).reads == "pixels"
-    seen = exposure(experiment.source(config), config.dataset, config.data_root, pretrained)
+    seen = exposure(source(config), config.dataset, config.data_root, pretrained)
     badge = f'<span class="badge {seen["level"]}">exposure: {seen["level"]}</span>'
     display(HTML(f"<p>{badge} What teacher and student saw of the test images before: {html.escape(seen['why'])}.</p>"))
     machine, made = hardware(choose(config.device)), versions()
