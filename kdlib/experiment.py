@@ -5,15 +5,14 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from filelock import FileLock
 from torch import Tensor
 
-from kdlib import checkpoints, features, students, teachers
+from kdlib import checkpoints, sources, students, teachers
 from kdlib import data as datasets
 from kdlib.config import RunConfig
 from kdlib.data import splits as splitting
 from kdlib.distiller import OBJECTIVES, Distiller
-from kdlib.evaluate import controls, zeroshot
+from kdlib.evaluate import controls
 from kdlib.evaluate.controls import wire
 from kdlib.evaluate.cost import minutes_from_nothing, sizes, student_cost, times
 from kdlib.evaluate.embed import embed
@@ -41,111 +40,6 @@ def run_dir(config: RunConfig) -> RunDir:
     return RunDir(teacher_folder(config) / config.folder / f"seed{config.seed}")
 
 
-def split_names(config: RunConfig, labelled: bool) -> tuple[str, ...]:
-    """The splits that an experiment reads. Scores on captions need no dev, those on dev no test."""
-    if config.score_on == "dev":
-        return ("fit", "dev")
-    return ("fit", "dev", "test") if labelled else ("fit", "test")
-
-
-def load_data(config: RunConfig, splits: tuple[str, ...] | None = None) -> dict[str, datasets.Dataset]:
-    """The splits that an experiment reads, no image in two of them."""
-    first = datasets.load(config.dataset, config.data_root, "fit")
-    wanted = splits or split_names(config, first.labels is not None)
-    loaded = {
-        name: first if name == "fit" else datasets.load(config.dataset, config.data_root, name) for name in wanted
-    }
-    return splitting.separate(loaded, config.on_overlap)
-
-
-def source(config: RunConfig) -> str:
-    """The teacher's checkpoint, the published one where the configuration names none."""
-    return config.checkpoint or teachers.TEACHERS[config.teacher].DEFAULT
-
-
-def reads(method: str) -> str:
-    """What a student of this method reads of an image: features, tokens or pixels."""
-    return students.class_of(method).reads
-
-
-def open_split(config: RunConfig, name: str, dataset: datasets.Dataset) -> Split:
-    """One split with its stores, built now if they never were."""
-    store = teacher_store(config, dataset)
-    pixels = pixel_store(config, dataset) if reads(config.method) == "pixels" else None
-    labels = None if dataset.labels is None else dataset.labels[store.rows]
-    relevant = None
-    if dataset.categories is not None:
-        relevant = zeroshot.relevance(dataset.categories, len(dataset.category_names))[store.rows]
-    return Split(name, store, pixels, labels, relevant)
-
-
-def teacher_store(config: RunConfig, dataset: datasets.Dataset) -> features.FeatureStore:
-    """The teacher's features of one split, computed now if they never were."""
-    prompts = zeroshot.prompts(dataset.category_names)
-    kept = (config.feature_dtype, prompts, config.token_grid)
-    parts = features.teacher_parts(describe(config), dataset, *kept)
-    encoder = features.teacher_encoder(lambda: load_teacher(config), *kept)
-    return _complete(config, features.ensure(parts, dataset, encoder, config.on_bad_image))
-
-
-def _complete(config: RunConfig, store: features.FeatureStore) -> features.FeatureStore:
-    """A store that another run built with on_bad_image 'skip' must not serve one that asks for an error."""
-    if store.skipped and config.on_bad_image == "error":
-        listed = "\n  ".join(store.skipped[:5])
-        raise features.StoreError(
-            f"{store.path}: {len(store.skipped)} unreadable images were left out when it was built:\n  {listed}\n"
-            "Replace them, or set on_bad_image to 'skip' here too."
-        )
-    return store
-
-
-def describe(config: RunConfig) -> dict:
-    """What identifies the teacher, without loading it."""
-    description = teachers.describe(config.teacher, source(config), config.revision)
-    return description | {
-        "allow_untrained": config.allow_untrained,
-        "untrained_heads": config.untrained_heads,
-        "precision": config.teacher_precision,
-    }
-
-
-def load_teacher(config: RunConfig) -> teachers.Teacher:
-    """The teacher of a configuration, on its device. Raises TeacherError; see :func:`kdlib.teachers.load`."""
-    return teachers.load(
-        config.teacher,
-        config.checkpoint,
-        config.revision,
-        config.allow_untrained,
-        str(choose(config.device)),
-        config.untrained_heads,
-        config.teacher_precision,
-    )
-
-
-def backbone_cost(config: RunConfig) -> dict:
-    """What the teacher costs at inference, for the students that need it there: measured once on a machine.
-
-    See :func:`kdlib.evaluate.cost.teacher_cost`. Kept in runs/costs/.
-    """
-    key = digest([describe(config), hardware(choose(config.device)), config.timed_calls])
-    path = runs_root() / "costs" / f"{config.teacher.replace(':', '.')}-{key[:16]}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{path}.lock"):
-        if (cost := read_json(path)) is None:
-            from kdlib.evaluate.cost import teacher_cost
-
-            cost = teacher_cost(load_teacher(config), config.timed_calls)
-            write_json(path, cost)
-    return cost
-
-
-def pixel_store(config: RunConfig, dataset: datasets.Dataset) -> features.FeatureStore:
-    """The decoded images of one split at the size that ResNet and DenseNet read."""
-    parts = features.pixel_parts(dataset, config.image_size)
-    made = features.ensure(parts, dataset, lambda: features.pixel_encoder(config.image_size), config.on_bad_image)
-    return _complete(config, made)
-
-
 @dataclass
 class Experiment:
     """``Experiment.open(config)``, then ``train()``, ``evaluate()``, ``finish(...)``. Each can be repeated."""
@@ -160,14 +54,14 @@ class Experiment:
     def open(cls, config: RunConfig, splits: tuple[str, ...] | None = None) -> "Experiment":
         """Load the data, build or open the feature stores, claim the run's folder."""
         torch.set_num_threads(config.threads)
-        data = load_data(config, splits)
-        opened = {name: open_split(config, name, dataset) for name, dataset in data.items()}
+        data = sources.load_data(config, splits)
+        opened = {name: sources.open_split(config, name, dataset) for name, dataset in data.items()}
         if opened["fit"].labels is None and not opened["fit"].has_text:
             raise ValueError(
                 f"The teacher {config.teacher} has no text side and {config.dataset} has captions but no labels: "
                 "there is nothing to score. Take a vision-language teacher, or a data set with labels."
             )
-        teacher = teachers.describe(config.teacher, source(config), config.revision)
+        teacher = teachers.describe(config.teacher, sources.source(config), config.revision)
         keys = experiment_keys(config, data, teacher)
         run = run_dir(config)
         run.claim(config.model_dump(), keys["train"])
@@ -302,7 +196,8 @@ class Experiment:
         """Write the result of this experiment, last and whole, and return it."""
         config, student = self.config, self.trained.student
         facts = self.splits["fit"].store.manifest["facts"]
-        cost, backbone = self._cost(), backbone_cost(config)
+        pretrained = config.pretrained and student.reads == "pixels"
+        cost, backbone = self._cost(), sources.backbone_cost(config)
         checkpoint = self.run.checkpoints / f"epoch-{config.epochs:04d}"
         result = {
             "schema": SCHEMA,
@@ -322,9 +217,7 @@ class Experiment:
                 "store_seconds": sum(split.store.manifest["build_seconds"] for split in self.splits.values()),
                 "store_bytes": sum(split.store.bytes for split in self.splits.values()),
             },
-            "exposure": exposure(
-                source(config), config.dataset, config.data_root, config.pretrained and student.reads == "pixels"
-            ),
+            "exposure": exposure(sources.source(config), config.dataset, config.data_root, pretrained),
             "data": {name: self._describe(name) for name in self.splits},
             "stores": {name: split.store.path.name for name, split in self.splits.items()},
             "checkpoint": {name: file_digest(checkpoint / name) for name in checkpoints.FILES},

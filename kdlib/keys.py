@@ -43,7 +43,7 @@ STAGES = {
         "evaluate/retrieval.py",
         "evaluate/uncertainty.py",
         "evaluate/zeroshot.py",
-        "experiment.py:open_split",
+        "sources.py:open_split",
         "experiment.py:Experiment.score",
         "experiment.py:Experiment.controls",
         "experiment.py:Experiment.evaluate",

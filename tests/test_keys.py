@@ -142,13 +142,13 @@ def test_digest_of__an_unknown_stage_is_an_error():
 
 
 def test_keys__a_changed_file_of_ones_own_is_another_training(small_run, tmp_path, monkeypatch):
-    from kdlib import experiment, teachers
+    from kdlib import sources, teachers
 
     monkeypatch.syspath_prepend(str(tmp_path))
     config = small_run("dino", objective="own_loss:mse+attention_transfer", method="own_student:Mine")
     (tmp_path / "own_student.py").write_text("class Mine: pass\n")
     teacher = teachers.describe("dino", teachers.STANDIN)
-    data = experiment.load_data(config)
+    data = sources.load_data(config)
     trained = []
     for source in ("mse = 1", "mse = 1  # a comment", "mse = 2"):
         (tmp_path / "own_loss.py").write_text(source)

@@ -19,6 +19,7 @@ SCIENCE = [
     "checkpoints",
     "trainer",
     "evaluate",
+    "sources",
     "experiment",
     "finished",
 ]

@@ -10,7 +10,7 @@ from datetime import datetime
 
 import psutil
 
-from kdlib import experiment, study
+from kdlib import sources, study
 from kdlib.bench.measure import Row, Setting, seconds
 from kdlib.files import runs_root
 from kdlib.notebook.worker import run_job
@@ -28,7 +28,7 @@ def overhead(setting: Setting) -> list[Row]:
     """All of an experiment but training and scoring, against the import of torch in a fresh process."""
     config = _study("bench_experiment", notebooks={"clip_coco": {}}, methods=["projection"], epochs=[1])
     spec = study.experiments(config)[0]
-    experiment.load_data(spec.config)
+    sources.load_data(spec.config)
     taken, parts = [], []
     for _ in range(ROUNDS + 1):  # the first one builds the store and starts the fork server
         shutil.rmtree(runs_root() / config.study, ignore_errors=True)
@@ -83,9 +83,9 @@ def grid(setting: Setting) -> list[Row]:
                 update={"study": "bench_grid"}
             )
         for spec in {spec.sources: spec for spec in study.experiments(config)}.values():
-            for dataset in experiment.load_data(spec.config).values():
-                experiment.teacher_store(spec.config, dataset)
-            experiment.backbone_cost(spec.config)
+            for dataset in sources.load_data(spec.config).values():
+                sources.teacher_store(spec.config, dataset)
+            sources.backbone_cost(spec.config)
         shutil.rmtree(runs_root() / config.study, ignore_errors=True)
         before, started = psutil.cpu_times(), time.perf_counter()
         states = grids.run(config, workers)

@@ -7,7 +7,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from kdlib import experiment, teachers
+from kdlib import sources, teachers
 from kdlib.config import RunConfig
 from kdlib.evaluate.metrics import unit_rows
 from kdlib.features.encoders import encode_captions, encode_with, fitted
@@ -75,7 +75,7 @@ def teacher_of(config: RunConfig) -> teachers.Teacher:
 
 @lru_cache(maxsize=4)
 def _load_teacher(fields: tuple) -> teachers.Teacher:
-    return experiment.load_teacher(RunConfig(**dict(fields), device="cpu"))
+    return sources.load_teacher(RunConfig(**dict(fields), device="cpu"))
 
 
 def uploaded(content: bytes, name: str) -> Image.Image:

@@ -31,7 +31,7 @@ class Encoder:
 
 
 def teacher_parts(description: dict, dataset: Dataset, dtype: str, prompts: list[str], token_grid: int = 0) -> dict:
-    """What the features of a teacher depend on. ``description``: of the teacher, ``inputs.describe(...)``."""
+    """What the features of a teacher depend on. ``description``: of the teacher, ``sources.describe(...)``."""
     return {
         "kind": "teacher",
         "teacher": description,

@@ -10,12 +10,12 @@ import torch
 from IPython.display import HTML, display
 from PIL import Image, ImageOps
 
-from kdlib import students, teachers
+from kdlib import sources, students, teachers
 from kdlib.config import RunConfig
 from kdlib.evaluate.cost import backbones
 from kdlib.evaluate.exposure import exposure
 from kdlib.evaluate.uncertainty import interval
-from kdlib.experiment import Experiment, source
+from kdlib.experiment import Experiment
 from kdlib.features.loader import Reader
 from kdlib.files import read_json
 from kdlib.finished import Finished
@@ -59,7 +59,7 @@ def setup(experiment: Experiment) -> None:
     if skipped:
         notice(f"{skipped} unreadable images were left out.")
     pretrained = config.pretrained and students.class_of(config.method).reads == "pixels"
-    seen = exposure(source(config), config.dataset, config.data_root, pretrained)
+    seen = exposure(sources.source(config), config.dataset, config.data_root, pretrained)
     badge = f'<span class="badge {seen["level"]}">exposure: {seen["level"]}</span>'
     display(HTML(f"<p>{badge} What teacher and student saw of the test images before: {html.escape(seen['why'])}.</p>"))
     machine, made = hardware(choose(config.device)), versions()
@@ -140,7 +140,7 @@ def student(experiment: Experiment) -> None:
     built, split = experiment.distiller().student.eval(), experiment.exam.scored
     reader, rows = Reader(split, built.reads), np.arange(1)
     batches = {"image": reader.images(rows)} | ({"text": reader.texts(rows)} if built.spec.text else {})
-    needed = backbones(experiment.backbone_cost(experiment.config), batches, built.reads)
+    needed = backbones(sources.backbone_cost(experiment.config), batches, built.reads)
     lanes, said = [], []
     for side, batch in batches.items():
         parts, size = anatomy.parts(built, side, batch)

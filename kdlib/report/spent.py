@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from kdlib.experiment import reads
 from kdlib.files import read_json, runs_root
+from kdlib.sources import reads
 
 GB = 1e9
 COLUMNS = {

@@ -22,8 +22,7 @@ import torch
 from PIL import Image
 
 from kdlib import data as datasets
-from kdlib import experiment as experiments
-from kdlib import features, study, teachers
+from kdlib import features, sources, study, teachers
 from kdlib.config import RunConfig
 from kdlib.data import shapes
 from kdlib.evaluate import fidelity, knn, linear, retrieval
@@ -259,8 +258,8 @@ def student(work: Work, job: dict) -> dict:
 
     Also the bytes of a checkpoint.
     """
-    once = timed(lambda: experiments.reads(work.config.method))  # imports it
-    read, whole = experiments.reads(work.config.method), min(work.config.batch_size, work.counts["fit"][0])
+    once = timed(lambda: sources.reads(work.config.method))  # imports it
+    read, whole = sources.reads(work.config.method), min(work.config.batch_size, work.counts["fit"][0])
     large = whole > LARGE and read != "features"  # then the seconds are proportional to the batch
     batch = BATCH if large else whole
     config = work.config.model_copy(update={"pretrained": False, "train_limit": 0, "batch_size": batch})
@@ -361,7 +360,7 @@ def _opening(work: Work) -> float:
     if work.config.data_root == DRAWN:
         return 0.0
     try:
-        return timed(lambda: [split.fingerprint for split in experiments.load_data(work.config).values()])
+        return timed(lambda: [split.fingerprint for split in sources.load_data(work.config).values()])
     except (datasets.DataError, OSError):
         return 0.0
 
@@ -389,7 +388,7 @@ def teacher(work: Work, job: dict) -> dict:
         return {"rate": published(work)}
     few = some_data(work, job["drawn"], FEW)
     kept = config.feature_dtype, prompts(few.category_names), config.token_grid
-    teacher = experiments.load_teacher(config)
+    teacher = sources.load_teacher(config)
     encoder = features.teacher_encoder(lambda: teacher, *kept)()
     images = list(few.images)
     texts = list(few.captions) if few.captions is not None else None

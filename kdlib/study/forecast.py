@@ -18,11 +18,11 @@ from kdlib import study, teachers
 from kdlib.config import RunConfig
 from kdlib.data.dataset import DataError
 from kdlib.evaluate.zeroshot import prompts
-from kdlib.experiment import describe, load_data, reads, split_names
 from kdlib.features.encoders import pixel_parts, teacher_parts
 from kdlib.features.store import store_key, store_path
 from kdlib.files import read_json, runs_root, write_json
 from kdlib.machine import WARM_UP_CALLS
+from kdlib.sources import describe, load_data, reads, split_names
 from kdlib.study.file import ExperimentSpec, StudyConfig
 from kdlib.study.status import Inspector
 from kdlib.teachers.teacher import STANDIN

@@ -5,7 +5,7 @@ import sys
 import time
 from pathlib import Path
 
-from kdlib import experiment
+from kdlib import sources
 from kdlib.config import RunConfig
 from kdlib.files import runs_root
 
@@ -21,8 +21,8 @@ def main() -> None:
     job = json.loads(Path(sys.argv[1]).read_text())
     config = RunConfig(**job["config"])
     try:
-        stores = [experiment.teacher_store(config, dataset) for dataset in experiment.load_data(config).values()]
-        experiment.backbone_cost(config)
+        stores = [sources.teacher_store(config, dataset) for dataset in sources.load_data(config).values()]
+        sources.backbone_cost(config)
         built = not resumed and all((store.path / "manifest.json").stat().st_mtime >= began for store in stores)
         report = {"outcome": "ok", "built": built}
     except Exception as problem:  # told to the grid, which tells the user

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from kdlib import experiment, keys, teachers
+from kdlib import experiment, keys, sources, teachers
 from kdlib.files import RunDir, read_json
 from kdlib.keys import SCHEMA
 from kdlib.study.file import ExperimentSpec
@@ -35,8 +35,8 @@ class Inspector:
         config = spec.config
         data = (config.dataset, config.data_root, config.score_on, config.on_overlap)
         if data not in self._data:
-            self._data[data] = experiment.load_data(config)
-        teacher = (config.teacher, experiment.source(config), config.revision)
+            self._data[data] = sources.load_data(config)
+        teacher = (config.teacher, sources.source(config), config.revision)
         if teacher not in self._teachers:
             self._teachers[teacher] = teachers.describe(*teacher)
         return keys.experiment_keys(config, self._data[data], self._teachers[teacher])

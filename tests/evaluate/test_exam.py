@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from kdlib import experiment as module
+from kdlib import sources as module
 from kdlib.evaluate.exam import Scores
 from kdlib.evaluate.uncertainty import interval
 from kdlib.experiment import Experiment

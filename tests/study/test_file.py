@@ -118,7 +118,7 @@ def test_plan__lists_experiments_stores_and_what_is_missing(monkeypatch):
 
 def test_plan__predicts_a_stores_bytes(small_run):
     """What is planned for the small data is what its store takes, but for headers and the mean caption length."""
-    from kdlib.experiment import load_data, teacher_store
+    from kdlib.sources import load_data, teacher_store
 
     config = small_run("dino")
     dataset = load_data(config)["test"]

@@ -1,0 +1,117 @@
+"""What an experiment reads: the data set's splits, the teacher, and the stores of its features and of pixels."""
+
+from filelock import FileLock
+
+from kdlib import data as datasets
+from kdlib import features, students, teachers
+from kdlib.config import RunConfig
+from kdlib.data import splits as splitting
+from kdlib.evaluate import zeroshot
+from kdlib.features.loader import Split
+from kdlib.files import digest, read_json, runs_root, write_json
+from kdlib.machine import choose, hardware
+
+
+def split_names(config: RunConfig, labelled: bool) -> tuple[str, ...]:
+    """The splits that an experiment reads. Scores on captions need no dev, those on dev no test."""
+    if config.score_on == "dev":
+        return ("fit", "dev")
+    return ("fit", "dev", "test") if labelled else ("fit", "test")
+
+
+def load_data(config: RunConfig, splits: tuple[str, ...] | None = None) -> dict[str, datasets.Dataset]:
+    """The splits that an experiment reads, no image in two of them."""
+    first = datasets.load(config.dataset, config.data_root, "fit")
+    wanted = splits or split_names(config, first.labels is not None)
+    loaded = {
+        name: first if name == "fit" else datasets.load(config.dataset, config.data_root, name) for name in wanted
+    }
+    return splitting.separate(loaded, config.on_overlap)
+
+
+def source(config: RunConfig) -> str:
+    """The teacher's checkpoint, the published one where the configuration names none."""
+    return config.checkpoint or teachers.TEACHERS[config.teacher].DEFAULT
+
+
+def reads(method: str) -> str:
+    """What a student of this method reads of an image: features, tokens or pixels."""
+    return students.class_of(method).reads
+
+
+def open_split(config: RunConfig, name: str, dataset: datasets.Dataset) -> Split:
+    """One split with its stores, built now if they never were."""
+    store = teacher_store(config, dataset)
+    pixels = pixel_store(config, dataset) if reads(config.method) == "pixels" else None
+    labels = None if dataset.labels is None else dataset.labels[store.rows]
+    relevant = None
+    if dataset.categories is not None:
+        relevant = zeroshot.relevance(dataset.categories, len(dataset.category_names))[store.rows]
+    return Split(name, store, pixels, labels, relevant)
+
+
+def teacher_store(config: RunConfig, dataset: datasets.Dataset) -> features.FeatureStore:
+    """The teacher's features of one split, computed now if they never were."""
+    prompts = zeroshot.prompts(dataset.category_names)
+    kept = (config.feature_dtype, prompts, config.token_grid)
+    parts = features.teacher_parts(describe(config), dataset, *kept)
+    encoder = features.teacher_encoder(lambda: load_teacher(config), *kept)
+    return _complete(config, features.ensure(parts, dataset, encoder, config.on_bad_image))
+
+
+def _complete(config: RunConfig, store: features.FeatureStore) -> features.FeatureStore:
+    """A store that another run built with on_bad_image 'skip' must not serve one that asks for an error."""
+    if store.skipped and config.on_bad_image == "error":
+        listed = "\n  ".join(store.skipped[:5])
+        raise features.StoreError(
+            f"{store.path}: {len(store.skipped)} unreadable images were left out when it was built:\n  {listed}\n"
+            "Replace them, or set on_bad_image to 'skip' here too."
+        )
+    return store
+
+
+def describe(config: RunConfig) -> dict:
+    """What identifies the teacher, without loading it."""
+    description = teachers.describe(config.teacher, source(config), config.revision)
+    return description | {
+        "allow_untrained": config.allow_untrained,
+        "untrained_heads": config.untrained_heads,
+        "precision": config.teacher_precision,
+    }
+
+
+def load_teacher(config: RunConfig) -> teachers.Teacher:
+    """The teacher of a configuration, on its device. Raises TeacherError; see :func:`kdlib.teachers.load`."""
+    return teachers.load(
+        config.teacher,
+        config.checkpoint,
+        config.revision,
+        config.allow_untrained,
+        str(choose(config.device)),
+        config.untrained_heads,
+        config.teacher_precision,
+    )
+
+
+def backbone_cost(config: RunConfig) -> dict:
+    """What the teacher costs at inference, for the students that need it there: measured once on a machine.
+
+    See :func:`kdlib.evaluate.cost.teacher_cost`. Kept in runs/costs/.
+    """
+    key = digest([describe(config), hardware(choose(config.device)), config.timed_calls])
+    path = runs_root() / "costs" / f"{config.teacher.replace(':', '.')}-{key[:16]}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{path}.lock"):
+        if (cost := read_json(path)) is None:
+            from kdlib.evaluate.cost import teacher_cost
+
+            cost = teacher_cost(load_teacher(config), config.timed_calls)
+            write_json(path, cost)
+    return cost
+
+
+def pixel_store(config: RunConfig, dataset: datasets.Dataset) -> features.FeatureStore:
+    """The decoded images of one split at the size that ResNet and DenseNet read."""
+    parts = features.pixel_parts(dataset, config.image_size)
+    made = features.ensure(parts, dataset, lambda: features.pixel_encoder(config.image_size), config.on_bad_image)
+    return _complete(config, made)
