@@ -50,6 +50,15 @@ def write_atomic(path: Path, content: str | bytes) -> None:
     os.replace(scratch, path)
 
 
+def sync(path: Path) -> None:
+    """Flush a file or a folder to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def write_json(path: Path, record: Any) -> None:
     """Write a record as JSON, whole or not at all; NaN is an error."""
     write_atomic(path, json.dumps(record, indent=1, allow_nan=False) + "\n")

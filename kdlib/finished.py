@@ -22,7 +22,7 @@ from kdlib.evaluate.uncertainty import interval
 from kdlib.experiment import Experiment
 from kdlib.features.loader import Split
 from kdlib.features.npy import StoreError
-from kdlib.features.store import FeatureStore, store_path
+from kdlib.features.store import FeatureStore, is_built, store_path
 from kdlib.files import RunDir, project_root, read_json, runs_root
 from kdlib.keys import SCHEMA, experiment_keys, own_code
 from kdlib.students import Student
@@ -129,7 +129,7 @@ class Finished:
         Neither the teacher's files nor the code of that day are needed. Raises StoreError with the remedy.
         """
         path = store_path(self.result["stores"][split])
-        if not (path / "manifest.json").exists():
+        if not is_built(path):
             raise StoreError(
                 f"{path}: the features that {self.run.path} was scored with are not there any more. "
                 "'kdlib run' on its study file builds them again."

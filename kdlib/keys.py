@@ -20,7 +20,14 @@ PACKAGE = Path(__file__).parent
 # and classes of a file after a colon. {teacher} and {method} are those of the experiment; one of a user's own has no
 # file here, and enters by own_code.
 STAGES = {
-    "pixels": ("data/dataset.py", "data/coco.py", "data/tinyimagenet.py", "features/encoders.py", "features/store.py"),
+    "pixels": (
+        "data/dataset.py",
+        "data/coco.py",
+        "data/tinyimagenet.py",
+        "features/encoders.py",
+        "features/build.py:encoded",
+        "features/build.py:_decode",
+    ),
     "features": ("teachers/teacher.py", "teachers/{teacher}.py", "machine.py:autocast"),
     "training": (
         "seeding.py",

@@ -40,7 +40,7 @@ class _Images:
 
 
 def _part(rows: Iterable[int]) -> np.ndarray:
-    return np.stack([_Images.prepare(_Images.all.at_least(row, 2 * SIZE)) for row in rows])
+    return np.stack([_Images.prepare(_Images.all.at_least(row, 2 * SIZE), "") for row in rows])
 
 
 def _all(pool: Executor, parts: list) -> int:

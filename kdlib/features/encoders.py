@@ -13,21 +13,25 @@ from kdlib import keys
 from kdlib.data.dataset import Dataset
 from kdlib.features.npy import StoreError
 
+CHUNK = 64  # images between two marks; an interrupted build goes on from the last one
+
 
 @dataclass(frozen=True)
 class Encoder:
     """What fills a store.
 
-    ``prepare(image)`` makes of one decoded image what ``encode`` reads, in threads of its own; ``encode(prepared,
-    texts)`` maps up to CHUNK of them and their captions to arrays by name. ``facts`` go into the manifest, ``extras``
-    are arrays that belong to the whole split. ``least``: the sides of an image that are needed, 0 for all of it.
+    ``prepare(image, id)`` makes of one decoded image what ``encode`` reads, in threads of its own; ``encode(prepared,
+    texts)`` maps up to ``chunk`` of them and their captions to arrays by name. ``facts`` go into the manifest,
+    ``extras`` are arrays that belong to the whole split. ``least``: the sides of an image that are needed, 0 for all
+    of it.
     """
 
-    prepare: Callable[[Image.Image], object]
+    prepare: Callable[[Image.Image, str], object]
     encode: Callable[[list, list | None], dict[str, np.ndarray]]
     facts: dict = field(default_factory=dict)
     extras: dict[str, np.ndarray] = field(default_factory=dict)
     least: int = 0
+    chunk: int = CHUNK
 
 
 def teacher_parts(description: dict, dataset: Dataset, dtype: str, prompts: list[str], token_grid: int = 0) -> dict:
@@ -66,7 +70,7 @@ def teacher_encoder(load: Callable, dtype: str, prompts: list[str], token_grid: 
         }
         extras = encode_captions(teacher, prompts, dtype, "prompt") if prompts and teacher.has_text else {}
         return Encoder(
-            prepare=lambda image: teacher.prepare([image]),
+            prepare=lambda image, name: teacher.prepare([image]),
             encode=lambda pixels, texts: encode_with(teacher, torch.cat(pixels), texts, dtype, token_grid),
             facts=facts,
             extras=extras,
@@ -128,7 +132,7 @@ def pixel_encoder(size: int) -> Encoder:
     JPEGs are decoded at twice that size where they allow it, which the last reduction does not see.
     """
     return Encoder(
-        prepare=lambda image: fitted(image, size),
+        prepare=lambda image, name: fitted(image, size),
         encode=lambda images, texts: {"pixels": np.stack(images)},
         facts={"size": size},
         least=2 * size,

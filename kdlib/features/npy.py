@@ -17,10 +17,14 @@ class Appender:
 
     def __init__(self, path: Path, dtype: str, shape: list[int], count: int):
         self.dtype, self.shape, self.count = np.dtype(dtype), list(shape), count
-        self.row_bytes = self.dtype.itemsize * int(np.prod(shape, dtype=np.int64))
         self.file = open(path, "r+b" if path.exists() else "w+b")  # noqa: SIM115 - closed by close()
-        self.file.truncate(HEADER + count * self.row_bytes)  # what came after the last mark is dropped
+        self.file.truncate(self.bytes(dtype, shape, count))  # what came after the last mark is dropped
         self.file.seek(0, os.SEEK_END)
+
+    @staticmethod
+    def bytes(dtype: str, shape: list[int], count: int) -> int:
+        """Size of a file of ``count`` rows."""
+        return HEADER + count * np.dtype(dtype).itemsize * int(np.prod(shape, dtype=np.int64))
 
     def append(self, array: np.ndarray) -> None:
         """Write rows (R, ...) behind those that are there. Raises StoreError when they are of another shape or type."""
@@ -40,9 +44,16 @@ class Appender:
         self.file.close()
 
     def finish(self) -> None:
-        """Write the header over the space reserved for it."""
+        """Write the header over the space reserved for it, and bring all to the disk."""
         content = {"descr": self.dtype.str, "fortran_order": False, "shape": (self.count, *self.shape)}
         text = repr(content).encode("latin1")
         body = text + b" " * (HEADER - 11 - len(text)) + b"\n"
-        with open(self.file.name, "r+b") as file:
-            file.write(b"\x93NUMPY\x01\x00" + len(body).to_bytes(2, "little") + body)
+        self.file.seek(0)
+        self.file.write(b"\x93NUMPY\x01\x00" + len(body).to_bytes(2, "little") + body)
+        self.flush()
+
+
+def mean_row(array: np.ndarray, chunk: int = 8192) -> np.ndarray:
+    """(T,) float64 mean over the rows of (N, T), summed in float64."""
+    starts = range(0, len(array), chunk)
+    return sum(array[start : start + chunk].sum(axis=0, dtype=np.float64) for start in starts) / len(array)

@@ -394,7 +394,7 @@ def teacher(work: Work, job: dict) -> dict:
     texts = list(few.captions) if few.captions is not None else None
 
     def through(count: int) -> None:
-        prepared = [encoder.prepare(image) for image in images[:count]]
+        prepared = [encoder.prepare(image, "") for image in images[:count]]
         encoder.encode(prepared, texts[:count] if texts else None)
 
     through(1)
@@ -403,7 +403,9 @@ def teacher(work: Work, job: dict) -> dict:
     image = seconds / len(images)
     if seconds < SHORT:
         many = some_data(work, job["drawn"], MANY)
-        image = timed(lambda: features.build(Path(job["folder"]) / "store", {}, many, lambda: encoder)) / len(many)
+        image = timed(lambda: features.build_store(Path(job["folder"]) / "store", {}, many, lambda: encoder)) / len(
+            many
+        )
     call = 0.0
     for encode, one in ((teacher.encode_images, images[0]), (teacher.encode_texts, CAPTION)):
         if one is not CAPTION or teacher.has_text:
@@ -443,7 +445,7 @@ def pixels(work: Work, job: dict) -> dict:
     """Seconds to decode an image to the size that pixel students read, and to store it."""
     data = some_data(work, job["drawn"], MANY)
     encoder = features.pixel_encoder(work.config.image_size)
-    seconds = timed(lambda: features.build(Path(job["folder"]) / "store", {}, data, lambda: encoder))
+    seconds = timed(lambda: features.build_store(Path(job["folder"]) / "store", {}, data, lambda: encoder))
     return {"rate": {"image": seconds / len(data)}, "timed": seconds}
 
 

@@ -19,7 +19,7 @@ from kdlib.config import RunConfig
 from kdlib.data.dataset import DataError
 from kdlib.evaluate.zeroshot import prompts
 from kdlib.features.encoders import pixel_parts, teacher_parts
-from kdlib.features.store import store_key, store_path
+from kdlib.features.store import is_built, store_key, store_path
 from kdlib.files import read_json, runs_root, write_json
 from kdlib.machine import WARM_UP_CALLS
 from kdlib.sources import describe, load_data, reads, split_names
@@ -443,7 +443,7 @@ def there(works: list[Work], missing: bool) -> frozenset[str]:
 
 
 def _built(stores: list[dict]) -> bool:
-    return all((store_path(store_key(parts)) / "manifest.json").exists() for parts in stores)
+    return all(is_built(store_path(store_key(parts))) for parts in stores)
 
 
 def store_bytes(images: int, texts: int, tokens: int, width: int, text_tokens: float, item: int) -> float:

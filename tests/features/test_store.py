@@ -1,3 +1,4 @@
+import errno
 import json
 import multiprocessing
 import os
@@ -8,12 +9,14 @@ import pytest
 import torch
 from PIL import Image
 
+import kdlib.features.build as build
 from kdlib import features
 from kdlib.data.dataset import BadImageError, Dataset
 from kdlib.data.tree import Tree
-from kdlib.features.encoders import Encoder
+from kdlib.features.encoders import CHUNK, Encoder, pixel_encoder, reduced
 from kdlib.features.npy import StoreError
-from kdlib.features.store import CHUNK, FeatureStore
+from kdlib.features.store import FeatureStore
+from kdlib.files import digest, runs_root
 
 
 @pytest.fixture
@@ -40,7 +43,7 @@ def mean_encoder(calls=None, stop_at=None):
         counts = np.array([len(captions) for captions in texts], dtype=np.int32)
         return {"image_pooled": seen, "caption_count": counts}
 
-    return lambda: Encoder(lambda image: np.asarray(image).mean(), encode, {"logit_scale": 1.0})
+    return lambda: Encoder(lambda image, name: np.asarray(image).mean(), encode, {"logit_scale": 1.0})
 
 
 def test_build__rows_are_in_the_order_of_the_data(dataset):
@@ -122,6 +125,74 @@ def test_open__a_full_verification_finds_what_keeps_size_and_time(dataset):
         FeatureStore.open(store.path, verify=True)
 
 
+@pytest.mark.parametrize("content", ["", '{"key": {', "[]", '{"a": 1}', "\x00\xff"])
+def test_ensure__a_manifest_that_is_cut_off_is_built_again(dataset, content):
+    path = features.ensure({"a": 1}, dataset, mean_encoder()).path
+    (path / "manifest.json").write_text(content)
+    with pytest.raises(StoreError, match="no finished feature store here; it is built by the run that needs it"):
+        FeatureStore.open(path)
+    assert features.ensure({"a": 1}, dataset, mean_encoder())["image_pooled"][:, 0].tolist() == list(range(150))
+
+
+@pytest.mark.parametrize("edit", ["ids", "logit_scale", "digest"])
+def test_open__refuses_an_edited_manifest(dataset, edit):
+    path = features.ensure({"a": 1}, dataset, mean_encoder()).path
+    manifest = json.loads((path / "manifest.json").read_text())
+    if edit == "ids":
+        manifest["ids"].reverse()
+    elif edit == "digest":
+        del manifest["digest"]
+    else:
+        manifest["facts"]["logit_scale"] = 2.0
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    for opened in (lambda: FeatureStore.open(path), lambda: features.ensure({"a": 1}, dataset, mean_encoder())):
+        with pytest.raises(StoreError, match=r"manifest.json: altered .* Delete the folder"):
+            opened()
+
+
+@pytest.mark.parametrize("content", ["", "[1]", "{", '{"image_pooled": 3}'])
+def test_open__what_was_verified_is_hashed_again_where_that_is_not_known(dataset, content):
+    path = features.ensure({"a": 1}, dataset, mean_encoder()).path
+    (path / "verified.json").write_text(content)
+    FeatureStore.open(path)
+    assert set(json.loads((path / "verified.json").read_text())) == {"image_pooled", "caption_count"}
+
+
+@pytest.mark.parametrize("lost", ["array", "half", "mark", "other"])
+def test_build__what_a_power_cut_left_is_gone_on_with_or_begun_anew(dataset, lost):
+    with pytest.raises(KeyboardInterrupt):
+        features.ensure({"a": 1}, dataset, mean_encoder([], stop_at=3))
+    scratch = features.store_path(features.store_key({"a": 1}) + ".partial")
+    if lost == "array":
+        (scratch / "image_pooled.npy").unlink()
+    elif lost == "half":
+        os.truncate(scratch / "image_pooled.npy", 150)
+    else:
+        (scratch / "progress.json").write_text({"mark": "", "other": '{"next": "x", "arrays": {}}'}[lost])
+    calls = []
+    store = features.ensure({"a": 1}, dataset, mean_encoder(calls))
+    assert sum(calls) == 150 and store["image_pooled"][:, 0].tolist() == list(range(150))
+
+
+def test_seal__headers_manifest_and_folder_are_on_the_disk_before_the_name(dataset, monkeypatch):
+    """The order of what is flushed and renamed: a name never stands for content that a power cut can take."""
+    seen, fsync, replace = [], os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda file: (seen.append(os.readlink(f"/proc/self/fd/{file}")), fsync(file)))
+    monkeypatch.setattr(os, "replace", lambda old, new: (seen.append(f"-> {new}"), replace(old, new)))
+    store = features.ensure({"a": 1}, dataset, mean_encoder())
+    named = seen.index(f"-> {store.path}")
+    marked = max(place for place, name in enumerate(seen) if name.endswith("progress.json"))
+    scratch = f"{store.path}.partial"
+    for name in ("image_pooled.npy", "caption_count.npy"):
+        assert marked < seen.index(f"{scratch}/{name}", marked) < named  # once more after the last mark: its header
+    assert seen[named - 1] == scratch and seen[named + 1] == str(store.path.parent)
+
+
+def test_manifest__holds_the_mean_of_the_pooled_features(dataset):
+    store = features.ensure({"a": 1}, dataset, mean_encoder())
+    assert store.manifest["facts"]["image_mean"] == [149 / 2]
+
+
 def damaged(dataset, rows):
     for row in rows:
         path = dataset.tree.folders[-1] / dataset.image_names[row]
@@ -176,18 +247,19 @@ def test_manifest__says_all_that_the_key_depends_on(dataset):
     store = features.ensure({"teacher": {"files": {"model.safetensors": "abc"}}}, dataset, mean_encoder())
     manifest = json.loads((store.path / "manifest.json").read_text())
     assert features.store_key(manifest["key"]) == store.path.name
+    assert manifest.pop("digest") == digest(manifest)
 
 
 def test_build__an_error_of_the_writer_stops_it_and_what_is_marked_stays(dataset, monkeypatch):
-    write = features._write
+    write = build._write
 
     def full(scratch, writers, arrays, mark):
         if mark["next"] == 150:
-            raise OSError("No space left on device")
+            raise OSError(errno.ENOSPC, "No space left on device")
         return write(scratch, writers, arrays, mark)
 
-    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space left"):
-        patch.setattr(features, "_write", full)
+    with monkeypatch.context() as patch, pytest.raises(StoreError, match=r"disk is full after .* goes on from there"):
+        patch.setattr(build, "_write", full)
         features.ensure({"a": 1}, dataset, mean_encoder())
     again = []
     store = features.ensure({"a": 1}, dataset, mean_encoder(again))
@@ -196,8 +268,8 @@ def test_build__an_error_of_the_writer_stops_it_and_what_is_marked_stays(dataset
 
 def test_build__a_store_that_will_not_fit_fails_at_its_first_chunk(dataset, monkeypatch):
     calls = []
-    room = shutil.disk_usage(features.runs_root().parent)._replace(free=100)
-    monkeypatch.setattr(features.shutil, "disk_usage", lambda path: room)
+    room = shutil.disk_usage(runs_root().parent)._replace(free=100)
+    monkeypatch.setattr(build.shutil, "disk_usage", lambda path: room)
     with pytest.raises(StoreError, match=r"features of 150 images need .* KDLIB_RUNS"):
         features.ensure({"a": 1}, dataset, mean_encoder(calls))
     assert len(calls) == 1
@@ -209,10 +281,10 @@ def test_pixel_encoder__is_the_shorter_side_and_the_centre_even_of_a_large_jpeg(
     smooth = Image.fromarray(rng.integers(0, 255, (12, 16, 3), dtype=np.uint8)).resize((800, 600), Image.BICUBIC)
     smooth.save(tmp_path / "large.jpg", quality=95)
     data = Dataset("photo", "fit", Tree(tmp_path, "none"), ("large.jpg",), ("large.jpg",))
-    encoder = features.pixel_encoder(64)
+    encoder = pixel_encoder(64)
     reduced, whole = data.images.at_least(0, encoder.least), data.images[0]
     assert whole.size == (800, 600) and reduced.size == (200, 150)
-    quick, slow = (encoder.prepare(image).astype(int) for image in (reduced, whole))
+    quick, slow = (encoder.prepare(image, "").astype(int) for image in (reduced, whole))
     assert quick.shape == (3, 64, 64)
     assert np.abs(quick - slow).mean() < 2 and np.abs(quick - slow).max() < 16
 
@@ -220,7 +292,7 @@ def test_pixel_encoder__is_the_shorter_side_and_the_centre_even_of_a_large_jpeg(
 def test_reduced__tokens_are_means_of_their_places_and_attention_sums_to_one():
     tokens = torch.arange(16.0).view(1, 16, 1).repeat(2, 1, 3)
     attention = torch.rand(2, 16, generator=torch.Generator().manual_seed(0)).softmax(dim=1)
-    result = features.reduced(tokens, attention, (4, 4), 2)
+    result = reduced(tokens, attention, (4, 4), 2)
     assert result["tokens"][0, :, 0].tolist() == [2.5, 4.5, 10.5, 12.5]  # means of 0 1 4 5, of 2 3 6 7, ...
     assert result["tokens"].shape == (2, 4, 3)
     assert torch.allclose(result["attention"].sum(dim=1), torch.ones(2))
