@@ -64,6 +64,7 @@ def run(
 
         print(make_plan(config, calibrate.measure, workers or grid.default_workers()))
         return
+    from kdlib.report.rows import references
     from kdlib.study import grid
 
     states = grid.run(config, workers, scheduler)
@@ -71,6 +72,8 @@ def run(
     failed = [item for item in states if not item.finished]
     done = len(states) - len(failed)
     print(f"{done} of {len(states)} experiments are done.\nReport: {index}\nTable:  {index.parent / 'results.csv'}")
+    for line in references(index.parent):
+        print(line)
     for item in failed:
         print(f"  {item.state}: {item.spec.name}: {item.why}", file=sys.stderr)
     if failed:

@@ -12,7 +12,7 @@ from kdlib import data as datasets
 from kdlib.config import RunConfig
 from kdlib.data import splits as splitting
 from kdlib.distiller import OBJECTIVES, Distiller
-from kdlib.evaluate import controls
+from kdlib.evaluate import controls, reference
 from kdlib.evaluate.controls import wire
 from kdlib.evaluate.cost import minutes_from_nothing, sizes, student_cost, times
 from kdlib.evaluate.embed import embed
@@ -218,6 +218,7 @@ class Experiment:
                 "store_bytes": sum(split.store.bytes for split in self.splits.values()),
             },
             "exposure": exposure(sources.source(config), config.dataset, config.data_root, pretrained),
+            "reference": self._reference(evaluation["scores"]["teacher"], facts["source"]),
             "data": {name: self._describe(name) for name in self.splits},
             "stores": {name: split.store.path.name for name, split in self.splits.items()},
             "checkpoint": {name: file_digest(checkpoint / name) for name in checkpoints.FILES},
@@ -249,11 +250,21 @@ class Experiment:
             write_json(path, record)
         return record["cost"]
 
+    def _reference(self, scores: dict[str, float], source: str) -> list[dict]:
+        """The teacher's scores beside what others measured of the same checkpoint on the same images."""
+        scored = self.exam.scored
+        texts = len(scored.owner) if self.has_text else 0
+        return (
+            reference.check(source, self.config.dataset, len(scored), texts, scores) if self.exam.on == "test" else []
+        )
+
     def _describe(self, name: str) -> dict:
         store = self.splits[name].store
         return {
             "images": len(store),
             "skipped": len(store.skipped),
+            "left_out": [list(pair) for pair in self.data[name].left_out],
+            "duplicates": [list(pair) for pair in splitting.duplicates(self.data[name])],
             "ids_sha256": splitting.identity(store.ids),
             "ids_file": splitting.write_ids(self.config.dataset, name, store.ids).name,
             "fingerprint": self.data[name].fingerprint,

@@ -1,14 +1,19 @@
 """From data to result, as a notebook goes through it."""
 
+import json
+import shutil
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
+from kdlib.data import DataError
 from kdlib.evaluate.controls import ROWS
 from kdlib.evaluate.embed import embed
 from kdlib.experiment import Experiment
 from kdlib.files import read_json
+from kdlib.report import rows
 
 
 @pytest.mark.parametrize(("teacher", "method"), [("clip", "projection"), ("beit", "attention"), ("blip", "densenet")])
@@ -104,3 +109,24 @@ def test_real_samples__go_through_the_same_flow(small_run, shared):
     experiment = Experiment.open(small_run("blip", **fields))
     result = experiment.finish(experiment.evaluate(), experiment.train()) if experiment.train() else {}
     assert result["data"]["fit"]["images"] == 72 and result["data"]["test"]["images"] == 159
+
+
+def test_copies_between_the_splits__leave_training_and_are_named_in_the_result(small_run, small_shapes, tmp_path):
+    """As in the published COCO, whose train2017 holds copies of images of val2017."""
+    root = shutil.copytree(small_shapes, tmp_path / "data")
+    train, test = (sorted((root / "coco" / part).iterdir()) for part in ("train2017", "val2017"))
+    fit = Experiment.open(small_run("clip")).data["fit"].image_names
+    kept = [path for path in train if f"train2017/{path.name}" in fit]
+    shutil.copy(test[0], kept[0])  # in training and in test
+    shutil.copy(kept[1], kept[2])  # twice in training
+    with pytest.raises(DataError, match=rf"1 images are in two splits: train2017/{kept[0].name} and val2017"):
+        Experiment.open(small_run("clip", data_root=str(root)))
+    experiment = Experiment.open(small_run("clip", data_root=str(root), on_overlap="drop", epochs=1))
+    history = experiment.train()
+    result = json.loads(json.dumps(experiment.finish(experiment.evaluate(), history)))
+    assert result["data"]["fit"]["left_out"] == [[f"train2017/{kept[0].name}", f"val2017/{test[0].name}"]]
+    assert result["data"]["fit"]["duplicates"] == [[f"train2017/{kept[2].name}", f"train2017/{kept[1].name}"]]
+    assert result["data"]["fit"]["images"] == len(kept) - 1 and result["data"]["test"]["left_out"] == []
+    assert result["reference"] == []  # a stand-in is compared with nobody's figures
+    row = rows.flatten(result)
+    assert (row["left_out_images"], row["duplicate_images"]) == (1, 1) and test[0].name in row["left_out"]

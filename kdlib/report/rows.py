@@ -7,11 +7,14 @@ import numpy as np
 import pandas as pd
 
 from kdlib.data.dataset import DataError
+from kdlib.evaluate import reference
 from kdlib.files import RunDir, runs_root, write_atomic
 from kdlib.keys import SCHEMA
 from kdlib.study.file import ExperimentSpec
 from kdlib.study.status import Inspector
 from kdlib.teachers import TeacherError
+
+LISTED = 5  # names of images in a line
 
 
 class TripWireError(RuntimeError):
@@ -101,6 +104,8 @@ def flatten(result: dict) -> dict:
         "untrained_teacher": bool(result["teacher"]["untrained"]),
         "exposure": result["exposure"]["level"],
         "skipped_images": sum(split["skipped"] for split in result["data"].values()),
+        **_copies(result["data"]),
+        "reference": reference.in_words(result.get("reference", [])),
         "fingerprints": " ".join(split["fingerprint"] for split in result["data"].values()),
         "image_size": result["config"]["image_size"],
         "convnet": result["config"]["convnet"],
@@ -115,6 +120,16 @@ def flatten(result: dict) -> dict:
         "ids_sha256": result["data"][result["config"]["score_on"]]["ids_sha256"],
         "cell_key": result["keys"]["experiment"],
         "commit": result["versions"]["commit"],
+    }
+
+
+def _copies(splits: dict[str, dict]) -> dict:
+    """Images that left training for their copies in another split, counted and the first of them named."""
+    pairs = [f"{name} (a copy of {twin})" for split in splits.values() for name, twin in split.get("left_out", [])]
+    return {
+        "left_out_images": len(pairs),
+        "left_out": ", ".join(pairs[:LISTED]) + (", ..." if len(pairs) > LISTED else ""),
+        "duplicate_images": sum(len(split.get("duplicates", [])) for split in splits.values()),
     }
 
 
@@ -145,6 +160,13 @@ def read(folder: Path) -> pd.DataFrame:
     if not path.exists():
         raise FileNotFoundError(f"{path}: no results yet. Run 'kdlib run' and 'kdlib report' on the study file.")
     frame = pd.read_csv(path)
-    for name in {"variant", "tripped", "degenerate"} & set(frame):  # words, which may be none
+    for name in {"variant", "tripped", "degenerate", "reference", "left_out"} & set(frame):  # words, which may be none
         frame[name] = frame[name].fillna("").astype(str)
     return frame
+
+
+def references(folder: Path) -> list[str]:
+    """A line for each teacher whose scores were held against public figures of its checkpoint."""
+    frame = read(folder)
+    found = frame[frame.get("reference", pd.Series("", frame.index)) != ""].groupby("teacher", sort=False)
+    return [f"{name.upper()}: {text}" for name, text in found.reference.first().items()] if len(found) else []

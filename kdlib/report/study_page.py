@@ -63,12 +63,28 @@ def head(rows: pd.DataFrame) -> None:
         display.notice(f"Teachers with untrained weights, allowed by name: {names}.")
     if good.skipped_images.any():
         display.notice(f"Up to {int(good.skipped_images.max())} unreadable images were left out.")
+    copies(good)
+    for line in results.references(reports_root() / good.study.iloc[0]):
+        (display.words if ": Meets" in line else display.notice)(line)
     if good.seed.nunique() == 1:
         display.notice(
             "One seed: the verdicts carry the noise of the test images, not that of initial weights and order."
         )
     exposure(good)
     display.words(HOW_TO_READ)
+
+
+def copies(good: pd.DataFrame) -> None:
+    """Images that are in two splits and left training, and those that are twice in one."""
+    for dataset, row in good.sort_values("left_out_images").groupby("dataset", sort=False).last().iterrows():
+        if row.left_out_images:
+            display.notice(
+                f"{dataset}: {int(row.left_out_images)} images are also in another split by their content, and were "
+                f"left out of training: {row.left_out}. Each result names them all (data, left_out)."
+            )
+    for dataset, count in good.groupby("dataset", sort=False).duplicate_images.max().items():
+        if count:
+            display.words(f"{dataset}: {int(count)} images are copies of another of the same split; all are used.")
 
 
 def at_chance(good: pd.DataFrame) -> None:

@@ -14,6 +14,7 @@ from kdlib.study import forecast
 from kdlib.study.file import notebooks_folder
 
 FACTS = {"score_on": "test", "untrained_teacher": False, "skipped_images": 0, "exposure": "none"}
+FACTS |= {"left_out_images": 0, "left_out": "", "duplicate_images": 0, "reference": ""}
 SPENT = {"train_seconds": 60.0, "store_bytes": 1e6, "fingerprints": "p", "image_size": 48}
 
 
@@ -49,6 +50,22 @@ def test_head__failed_experiments_are_seen_before_any_number(study, shown):
     text = "\n".join(shown)
     assert "1 ok, 1 out of memory" in text and "1 of 2 experiments have no result" in text
     assert text.index("have no result") < text.index("Numbers are mean")
+
+
+def test_head__copies_that_left_training_are_named_and_counted(study, shown):
+    pair = "train2017/1.jpg (a copy of val2017/2.jpg)"
+    study_page.head(study({"left_out_images": 1, "left_out": pair, "duplicate_images": 3}))
+    text = "\n".join(shown)
+    assert f"1 images are also in another split by their content, and were left out of training: {pair}" in text
+    assert "3 images are copies of another of the same split" in text
+
+
+@pytest.mark.parametrize("verdict", ["Meets", "Misses"])
+def test_head__says_whether_the_published_teacher_scores_as_others_measured(study, shown, verdict):
+    study_page.head(study({"reference": f"{verdict} public measurements: t2i_r@1 30.4%."}))
+    (line,) = [content for content in shown if "public measurements" in content]
+    assert f"CLIP: {verdict} public measurements: t2i_r@1 30.4%." in line
+    assert ("notice" in line) == (verdict == "Misses")
 
 
 def test_tables__printed_and_ours_stand_together_and_are_files(study, shown):
