@@ -8,6 +8,7 @@ import pytest
 
 from kdlib.files import write_json
 from kdlib.report import ablations, cost_page, exhibits, experiment_page, listing, provenance, study_page
+from kdlib.report import display as primitives
 from kdlib.report.claims import judge
 from kdlib.report.verdicts import verdicts
 from kdlib.study import forecast
@@ -25,8 +26,9 @@ def shown(monkeypatch) -> list[str]:
     def display(content, **_):
         outputs.append(content["text/plain"] if isinstance(content, dict) else content.data)
 
-    for module in (study_page, exhibits, listing, experiment_page):
-        monkeypatch.setattr(module, "display", display)
+    for module in (primitives, study_page, exhibits, listing, experiment_page):
+        if callable(getattr(module, "display", None)):  # IPython's, and not our module of that name
+            monkeypatch.setattr(module, "display", display)
     return outputs
 
 
