@@ -183,16 +183,18 @@ def data_get(
 ) -> None:
     """Download a data set from its official site, going on where an earlier attempt stopped.
 
-    Each archive is checked against its published MD5 before anything uses it.
+    Each archive is checked against its published digests before anything uses it. KDLIB_ARCHIVES names a JSON file with
+    other addresses, sizes and digests: {"coco": [{"urls": [...], "bytes": ..., "md5": ...}]}.
     """
-    from kdlib.data import download
+    from kdlib.data import archives, download
+    from kdlib.data import extract as extraction
     from kdlib.files import runs_root
 
     folder = root or runs_root() / "data"
-    for archive in download.get(name, folder):
+    for archive in download.get(name, folder, extract):
         print(archive)
         if extract:
-            print(download.extract(archive, folder / download.FOLDERS[name]))
+            print(extraction.extract(archive, folder / archives.FOLDERS[name]))
     print(f"Use it with: --data-root {folder}")
 
 

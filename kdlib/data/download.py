@@ -1,76 +1,55 @@
-"""The official archives of the data sets: downloaded with resume, checked by MD5, extracted safely."""
+"""Downloads of the official archives: resumed, from another host where the first is dead, checked by their digests."""
 
-import hashlib
+import errno
 import os
 import shutil
-import stat
 import sys
-import zipfile
-import zlib
-from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 from filelock import FileLock
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
+from kdlib.data.archives import ARCHIVES, ELSEWHERE, MB, Archive, archives
 from kdlib.data.dataset import DataError
+from kdlib.data.extract import check_space
 from kdlib.progress import Progress
 
-CHUNK = 1 << 20  # bytes
-MB = 10**6  # bytes
-ATTEMPTS = 10
+ATTEMPTS = 10  # at the last address of an archive
+FEW = 3  # at one that has another behind it
 WAIT = wait_random_exponential(multiplier=1, max=60)  # seconds
-TIMEOUT = 60.0  # seconds without a byte
+TIMEOUT = httpx.Timeout(60.0, connect=15.0)  # seconds without a byte
 
 
-@dataclass(frozen=True)
-class Archive:
-    """One file of an official site: its size in bytes and its MD5 in hexadecimal."""
-
-    url: str
-    bytes: int
-    md5: str
-
-    @property
-    def file(self) -> str:
-        """The archive's file name, the last part of its address."""
-        return self.url.rsplit("/", 1)[1]
+class OtherFileError(httpx.HTTPError):
+    """The host answers with something that is not the archive, as the login page of a network."""
 
 
-COCO = "http://images.cocodataset.org"
-ARCHIVES: dict[str, tuple[Archive, ...]] = {
-    "tinyimagenet": (
-        Archive("http://cs231n.stanford.edu/tiny-imagenet-200.zip", 248100043, "90528d7ca1a48142e341f4ef8d21d0de"),
-    ),
-    "coco": (
-        Archive(f"{COCO}/annotations/annotations_trainval2017.zip", 252907541, "f4bbac642086de4f52a3fdda2de5fa2c"),
-        Archive(f"{COCO}/zips/val2017.zip", 815585330, "442b8da7639aecaf257c1dceb8ba8c80"),
-        Archive(f"{COCO}/zips/train2017.zip", 19336861798, "cced6f7f71b7629ddf16f17bbcfab6b2"),
-    ),
-}
-# Where below the root the loaders look for what the archives hold at their top (train2017/ and so on).
-FOLDERS = {"tinyimagenet": ".", "coco": "coco"}
-
-
-def get(name: str, folder: str | Path) -> list[Path]:
+def get(name: str, folder: str | Path, extract: bool = False) -> list[Path]:
     """Download the archives of data set ``name`` into ``folder``; the paths of the whole, checked files.
 
-    What is there and has the right MD5 is kept; a download that stopped before goes on from its .part file.
-    Raises ValueError for an unknown data set, and DataError when the disk is too small, when the site does
-    not deliver, or when a file has the wrong MD5 (it is then set aside as <file>.bad).
+    What is there and has the right digests is kept; a download that stopped before goes on from its .part file. What it
+    takes of the disk is said first; with ``extract`` that includes the extracted files, which come later.
+    Raises ValueError for an unknown data set, and DataError when the disk is too small, when no site delivers, or when
+    a file has the wrong digest (it is then set aside as <file>.bad).
     """
-    if name not in ARCHIVES:
-        raise ValueError(f"There are no archives of '{name}' to download; there are {', '.join(ARCHIVES)}.")
+    wanted = archives(name)
     folder = Path(folder).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
+    if wanted is not ARCHIVES[name]:
+        print(f"{name}: addresses and digests are those of {os.environ[ELSEWHERE]} (${ELSEWHERE}).", file=sys.stderr)
     with FileLock(folder / f".{name}.download.lock"):
-        missing = [archive for archive in ARCHIVES[name] if not _is_there(archive, folder / archive.file)]
+        missing = [archive for archive in wanted if not _is_there(archive, folder / archive.file)]
         needed = sum(archive.bytes - _size(_part(folder / archive.file)) for archive in missing)
-        _check_space(folder, needed, f"Downloading {name}")
+        later = sum(archive.extracted for archive in missing) if extract else 0
+        if missing:
+            also = f", and about {later / MB:,.0f} MB to extract" if extract else ""
+            free = f"{shutil.disk_usage(folder).free / MB:,.0f} MB are free in {folder}"
+            print(f"{name}: {needed / MB:,.0f} MB to download{also}; {free}.", file=sys.stderr)
+        check_space(folder, needed + later, f"Downloading {name}{' and extracting it' if extract else ''}")
         for archive in missing:
             _download(archive, folder / archive.file)
-    return [folder / archive.file for archive in ARCHIVES[name]]
+    return [folder / archive.file for archive in wanted]
 
 
 def _part(target: Path) -> Path:
@@ -81,23 +60,15 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def _check_space(folder: Path, needed: int, what: str) -> None:
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise DataError(
-            f"{folder}: {what} takes {needed / MB:,.0f} MB and the disk has {free / MB:,.0f} MB free. "
-            "Make room, or choose a folder on another disk."
-        )
-
-
 def _is_there(archive: Archive, target: Path) -> bool:
     """Whether ``target`` is the right file; a wrong one is set aside."""
     if not target.exists():
         return False
-    if target.stat().st_size == archive.bytes and _md5(target) == archive.md5:
-        print(f"{target}: already there, and its MD5 is right.", file=sys.stderr)
+    if not (wrong := archive.wrong(target)):
+        print(f"{target}: already there, and its digests are right.", file=sys.stderr)
         return True
-    print(f"{target}: not the official file; kept as {_set_aside(target, target).name}.", file=sys.stderr)
+    bad = _set_aside(target, target).name
+    print(f"{target}: not the official file (it has {wrong}); kept as {bad}.", file=sys.stderr)
     return False
 
 
@@ -112,44 +83,59 @@ def _download(archive: Archive, target: Path) -> None:
     if _size(part) > archive.bytes:
         part.unlink()
     if _size(part) < archive.bytes:
-        try:
-            _fetch(archive, part)
-        except httpx.HTTPError as error:
-            raise DataError(
-                f"{archive.url}: {_reason(error)}. {_size(part):,} of {archive.bytes:,} bytes are in {part}; "
-                f"the same command goes on from there, or download the file in another way to {target}."
-            ) from error
-    found = _md5(part)
-    if found != archive.md5:
+        _fetch_from_any(archive, part, target)
+    if wrong := archive.wrong(part):
         bad = _set_aside(part, target)
         raise DataError(
-            f"{target}: the download from {archive.url} has the MD5 {found}, not {archive.md5}; it is "
+            f"{target}: the download from {archive.urls[0]} has {wrong}; it is "
             f"set aside as {bad.name} and not used. Run the same command again; it starts this file over."
         )
     os.replace(part, target)
 
 
-def _fetch(archive: Archive, part: Path) -> None:
+def _fetch_from_any(archive: Archive, part: Path, target: Path) -> None:
+    """Fill ``part`` from the first address that delivers; what one host gave is gone on with at the next."""
+    reasons = []
+    for url, more in zip(archive.urls, (*archive.urls[1:], ""), strict=True):
+        try:
+            return _fetch(url, archive, part, FEW if more else ATTEMPTS)
+        except httpx.HTTPError as error:
+            reasons.append(f"{url}: {_reason(error)}")
+            if more:
+                print(f"{reasons[-1]}; trying {more}.", file=sys.stderr)
+        except OSError as error:
+            why = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or str(error)
+            raise DataError(
+                f"{part}: cannot be written ({why}). What is there stays; make room, and the same command goes on."
+            ) from error
+    raise DataError(
+        f"{'; '.join(reasons)}. {_size(part):,} of {archive.bytes:,} bytes are in {part}; "
+        f"the same command goes on from there, or download the file in another way to {target}."
+    )
+
+
+def _fetch(url: str, archive: Archive, part: Path, attempts: int) -> None:
     """Append to ``part`` what is missing, over as many connections as it takes."""
-    retrying = Retrying(retry=retry_if_exception(_may_pass), wait=WAIT, stop=stop_after_attempt(ATTEMPTS), reraise=True)
+    retrying = Retrying(retry=retry_if_exception(_may_pass), wait=WAIT, stop=stop_after_attempt(attempts), reraise=True)
     with (
         Progress(f"{archive.file} (MB)", archive.bytes // MB) as bar,
         httpx.Client(follow_redirects=True, timeout=TIMEOUT) as client,
     ):
         for attempt in retrying:
             with attempt:
-                _fetch_once(client, archive, part, bar)
+                _fetch_once(client, url, archive, part, bar)
 
 
-def _fetch_once(client: httpx.Client, archive: Archive, part: Path, bar: Progress) -> None:
+def _fetch_once(client: httpx.Client, url: str, archive: Archive, part: Path, bar: Progress) -> None:
     done = _size(part)
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={done}-"} if done else {})
-    with client.stream("GET", archive.url, headers=headers) as response:
-        if done and response.status_code == 416:  # nothing lies beyond; the MD5 says whether that is all
+    with client.stream("GET", url, headers=headers) as response:
+        if done and response.status_code == 416:  # nothing lies beyond; the digests say whether that is all
             return
         response.raise_for_status()
         if response.status_code != 206:
             done = 0  # the server ignores ranges and sends the file from its beginning
+        _check_offer(response, archive, done)  # before anything that is there is overwritten
         bar.start_at(done // MB)
         with open(part, "ab" if done else "wb") as file:
             for chunk in response.iter_raw():  # as it comes: a larger chunk would be lost with the connection
@@ -157,11 +143,21 @@ def _fetch_once(client: httpx.Client, archive: Archive, part: Path, bar: Progres
                 done += len(chunk)
                 bar.update(done // MB)
                 if done > archive.bytes:
-                    return  # not the official file; the MD5 will say so
+                    return  # not the official file; its size will say so
             file.flush()
             os.fsync(file.fileno())
     if done < archive.bytes:
         raise httpx.RemoteProtocolError(f"the connection ended after {done:,} bytes")
+
+
+def _check_offer(response: httpx.Response, archive: Archive, done: int) -> None:
+    """Raise OtherFileError where the headers say that what comes is not the rest of the archive."""
+    offered = response.headers.get("Content-Length", "")
+    if offered.isdigit() and int(offered) + done != archive.bytes:
+        raise OtherFileError(f"the server offers a file of {int(offered) + done:,} bytes, not {archive.bytes:,}")
+    span = response.headers.get("Content-Range", f"bytes {done}-")
+    if done and not span.startswith(f"bytes {done}-"):
+        raise OtherFileError(f"the server sends '{span}', and the bytes from {done:,} on were asked for")
 
 
 def _may_pass(error: BaseException) -> bool:
@@ -174,94 +170,3 @@ def _reason(error: httpx.HTTPError) -> str:
     if isinstance(error, httpx.HTTPStatusError):
         return f"the server answered {error.response.status_code} {error.response.reason_phrase}"
     return f"{error or type(error).__name__}"
-
-
-def _md5(path: Path) -> str:
-    total, digest, done = path.stat().st_size, hashlib.md5(usedforsecurity=False), 0
-    with open(path, "rb") as file, Progress(f"{path.name}: checking the MD5 (MB)", total // MB) as bar:
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
-            done += len(chunk)
-            bar.update(done // MB)
-    return digest.hexdigest()
-
-
-# ---------------------------------------------------------------- extraction
-
-DISTRUST = "Nothing was extracted; do not trust this archive, and download it again with 'kdlib data get'."
-
-
-def extract(archive: str | Path, folder: str | Path) -> Path:
-    """Extract a zip archive into ``folder`` and return the folder.
-
-    Files are written to a scratch folder beside their place and renamed when all are whole, so nothing is
-    ever there by half. Files that are there with the same content are kept. Raises DataError, and changes
-    nothing, for a path that leaves the folder, a link, a file that is there with other content, more than
-    fits on the disk, or a damaged archive.
-    """
-    archive, folder = Path(archive), Path(folder).expanduser()
-    folder.mkdir(parents=True, exist_ok=True)
-    scratch = folder / f".{archive.name}.extracting"
-    with FileLock(folder / f".{archive.name}.lock"):
-        shutil.rmtree(scratch, ignore_errors=True)  # of an extraction that was killed
-        try:
-            with zipfile.ZipFile(archive) as source:
-                entries = _missing(archive, source.infolist(), folder)
-                size = sum(entry.file_size for entry in entries)
-                _check_space(folder, size, f"Extracting {archive.name}")
-                scratch.mkdir()
-                done = 0
-                with Progress(f"extracting {archive.name} (MB)", size // MB) as bar:
-                    for entry in entries:
-                        source.extract(entry, scratch)
-                        done += entry.file_size
-                        bar.update(done // MB)
-            for path in sorted(scratch.iterdir()):
-                _move(path, folder / path.name)
-        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-            raise DataError(f"{archive}: not a whole zip archive ({error}). Download it again.") from error
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
-    return folder
-
-
-def _missing(archive: Path, entries: list[zipfile.ZipInfo], folder: Path) -> list[zipfile.ZipInfo]:
-    """The files that are not in ``folder`` yet; DataError when an entry must not be extracted there."""
-    missing = []
-    for entry in entries:
-        parts = entry.filename.replace("\\", "/").split("/")
-        if parts[0] == "" or ":" in parts[0] or ".." in parts:
-            raise DataError(f"{archive}: '{entry.filename}' would lie outside of {folder}. {DISTRUST}")
-        if stat.S_IFMT(entry.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
-            raise DataError(f"{archive}: '{entry.filename}' is a link or a device, not a file. {DISTRUST}")
-        if entry.is_dir():
-            continue
-        target = folder / entry.filename
-        nearest = next(path for path in (target, *target.parents) if os.path.lexists(path))
-        if nearest != target and nearest.is_dir():
-            missing.append(entry)
-        elif not (nearest == target and _is_same(target, entry)):
-            raise DataError(
-                f"{nearest}: is there already, and differs from '{entry.filename}' in {archive}. Move it "
-                "away, or extract into another folder; nothing was overwritten."
-            )
-    return missing
-
-
-def _is_same(path: Path, entry: zipfile.ZipInfo) -> bool:
-    if not path.is_file() or path.stat().st_size != entry.file_size:
-        return False
-    crc = 0
-    with open(path, "rb") as file:
-        while chunk := file.read(CHUNK):
-            crc = zlib.crc32(chunk, crc)
-    return crc == entry.CRC
-
-
-def _move(source: Path, target: Path) -> None:
-    """Rename ``source`` to ``target``; a folder that is there takes in what it does not have."""
-    if not target.exists():
-        os.replace(source, target)
-    else:
-        for path in sorted(source.iterdir()):
-            _move(path, target / path.name)

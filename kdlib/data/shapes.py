@@ -19,7 +19,7 @@ from PIL import Image
 
 from kdlib.data.dataset import DataError
 from kdlib.data.drawing import FILLS, OUTLINES, captions, draw_object, draw_scene
-from kdlib.files import digest, read_json, runs_root
+from kdlib.files import digest, read_json, runs_root, sync
 
 MEGABYTES = 30  # what the embedded study's data take on a disk
 SCRATCH = ".drawing"
@@ -73,15 +73,6 @@ def _draw(root: Path, spec: ShapesSpec) -> None:
         sync(root.parent)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-
-
-def sync(path: Path) -> None:
-    """Wait until a file's content, or a folder's list of names, is on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def write(root: Path, spec: ShapesSpec) -> None:

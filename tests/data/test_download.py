@@ -1,15 +1,18 @@
+import dataclasses
+import errno
 import hashlib
+import json
 import shutil
-import stat
+import socket
 import threading
-import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
 from tenacity import wait_none
 
-from kdlib.data import download
+from kdlib.data import archives, download
+from kdlib.data.archives import Archive
 from kdlib.data.dataset import DataError
 
 CONTENT = np.random.default_rng(0).integers(0, 256, 400_000, dtype=np.uint8).tobytes()
@@ -26,9 +29,13 @@ class Site(ThreadingHTTPServer):
         self.ranges = []  # the Range header of each request
 
     @property
-    def archive(self) -> download.Archive:
-        url = f"http://127.0.0.1:{self.server_port}/zips/set.zip"
-        return download.Archive(url, len(CONTENT), hashlib.md5(CONTENT).hexdigest())
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/zips/set.zip"
+
+    @property
+    def archive(self) -> Archive:
+        digests = hashlib.md5(CONTENT).hexdigest(), hashlib.sha256(CONTENT).hexdigest()
+        return Archive((self.url,), len(CONTENT), *digests, extracted=2_000_000)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -60,7 +67,7 @@ def site(monkeypatch):
     site = Site()
     thread = threading.Thread(target=site.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
-    monkeypatch.setitem(download.ARCHIVES, "set", (site.archive,))
+    monkeypatch.setitem(archives.ARCHIVES, "set", (site.archive,))
     monkeypatch.setattr(download, "WAIT", wait_none())
     for variable in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(variable, raising=False)
@@ -154,11 +161,79 @@ def test_get__sets_a_file_with_the_wrong_md5_aside_and_names_both(site, tmp_path
 
 
 @pytest.mark.parametrize("content", [CONTENT[:-1], CONTENT + b"more"], ids=["shorter", "longer"])
-def test_get__refuses_a_file_of_another_size(site, tmp_path, content):
-    site.content = content
-    with pytest.raises(DataError, match=r"MD5"):
+def test_get__refuses_an_offer_of_another_size_before_it_touches_what_is_there(site, tmp_path, content):
+    """As the login page of a network, which must not cost the gigabytes that are there."""
+    site.content, site.knows_range = content, False
+    (tmp_path / "set.zip.part").write_bytes(CONTENT[:150_000])
+    with pytest.raises(DataError, match=rf"offers a file of {len(content):,} bytes, not 400,000.*150,000 of 400,000"):
+        download.get("set", tmp_path)
+    assert (tmp_path / "set.zip.part").read_bytes() == CONTENT[:150_000]
+
+
+def test_get__a_wrong_sha256_alone_is_refused_too(site, tmp_path, monkeypatch):
+    monkeypatch.setitem(archives.ARCHIVES, "set", (dataclasses.replace(site.archive, sha256="0" * 64),))
+    with pytest.raises(DataError, match=r"has the SHA-256 [0-9a-f]{64}, not 0{64}; it is set aside"):
         download.get("set", tmp_path)
     assert visible(tmp_path) == ["set.zip.bad"]
+
+
+# ---------------------------------------------------------------- another host
+
+
+@pytest.fixture
+def two_hosts(site, monkeypatch):
+    """A dead first address and a living second one, as where only https gets through."""
+    with socket.socket() as taken:  # a port that nobody listens on
+        taken.bind(("127.0.0.1", 0))
+        dead = f"http://127.0.0.1:{taken.getsockname()[1]}/zips/set.zip"
+        monkeypatch.setitem(archives.ARCHIVES, "set", (dataclasses.replace(site.archive, urls=(dead, site.url)),))
+        yield dead
+
+
+def test_get__goes_to_the_next_address_where_the_first_is_dead(site, two_hosts, tmp_path, capsys):
+    download.get("set", tmp_path)
+    assert (tmp_path / "set.zip").read_bytes() == CONTENT and site.ranges == [None]
+    assert f"trying {site.url}" in capsys.readouterr().err
+
+
+def test_get__the_next_address_goes_on_with_what_the_first_gave(site, tmp_path, monkeypatch):
+    first = site.url.replace("set.zip", "first/set.zip")
+    monkeypatch.setitem(archives.ARCHIVES, "set", (dataclasses.replace(site.archive, urls=(first, site.url)),))
+    site.faults = [("drop", 100_000)] + [503] * (download.FEW - 1)
+    download.get("set", tmp_path)
+    assert (tmp_path / "set.zip").read_bytes() == CONTENT
+    assert site.ranges[-1] == "bytes=100000-" and len(site.ranges) == download.FEW + 1
+
+
+def test_get__names_every_address_that_failed(site, two_hosts, tmp_path):
+    site.faults = [404]
+    with pytest.raises(DataError, match=rf"{two_hosts}: .*; {site.url}: the server answered 404 Not Found"):
+        download.get("set", tmp_path)
+
+
+def test_archives__a_file_of_ones_own_stands_in_the_place_of_the_official_ones(site, tmp_path, monkeypatch, capsys):
+    facts = {"urls": [site.url], "bytes": len(CONTENT), "md5": site.archive.md5}
+    (tmp_path / "mirror.json").write_text(json.dumps({"coco": [facts]}))
+    monkeypatch.setenv(archives.ELSEWHERE, str(tmp_path / "mirror.json"))
+    assert download.get("coco", tmp_path / "data") == [tmp_path / "data" / "set.zip"]
+    assert f"addresses and digests are those of {tmp_path / 'mirror.json'}" in capsys.readouterr().err
+    assert archives.archives("tinyimagenet") is archives.ARCHIVES["tinyimagenet"]
+    site.content = CONTENT[::-1]  # its digests are checked like the official ones
+    (tmp_path / "data" / "set.zip").unlink()
+    with pytest.raises(DataError, match="has the MD5"):
+        download.get("coco", tmp_path / "data")
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"coco": [{"urls": ["u/a.zip"]}]}', '{"coco": [{"place": 1}]}', None])
+def test_archives__a_file_of_ones_own_that_is_wrong_is_named(tmp_path, monkeypatch, content):
+    if content is not None:
+        (tmp_path / "mirror.json").write_text(content)
+    monkeypatch.setenv(archives.ELSEWHERE, str(tmp_path / "mirror.json"))
+    with pytest.raises(DataError, match=r"mirror\.json \(\$KDLIB_ARCHIVES\) names no archives.*mend it, or unset"):
+        archives.archives("coco")
+
+
+# ---------------------------------------------------------------- what is there, and the disk
 
 
 def test_get__keeps_a_right_file_and_says_so(site, tmp_path, capsys):
@@ -186,126 +261,38 @@ def test_get__refuses_before_it_starts_when_the_disk_is_too_small(site, tmp_path
     assert (tmp_path / "set.zip").read_bytes() == CONTENT
 
 
+def test_get__says_what_it_takes_and_with_extraction_asks_for_both(site, tmp_path, monkeypatch, capsys):
+    usage = shutil.disk_usage(tmp_path)._replace(free=2_000_000)
+    monkeypatch.setattr(download.shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(DataError, match=r"Downloading set and extracting it takes 2 MB and the disk has 2 MB free"):
+        download.get("set", tmp_path, extract=True)
+    assert site.ranges == []
+    assert "set: 0 MB to download, and about 2 MB to extract; 2 MB are free" in capsys.readouterr().err
+    download.get("set", tmp_path)
+    assert (tmp_path / "set.zip").read_bytes() == CONTENT
+
+
+def test_get__a_disk_that_fills_up_meanwhile_keeps_what_is_there(site, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    (tmp_path / "set.zip.part").write_bytes(CONTENT[:150_000])
+    with monkeypatch.context() as patch:
+        patch.setattr(download.os, "fsync", full)
+        with pytest.raises(DataError, match=r"set\.zip\.part: cannot be written \(the disk is full\).*goes on"):
+            download.get("set", tmp_path)
+    download.get("set", tmp_path)
+    assert (tmp_path / "set.zip").read_bytes() == CONTENT
+
+
 def test_get__names_the_data_sets_that_can_be_downloaded(tmp_path):
     with pytest.raises(ValueError, match=r"'imagenet'.*tinyimagenet, coco"):
         download.get("imagenet", tmp_path)
 
 
-def test_archives__have_a_folder_for_each_data_set():
-    assert set(download.FOLDERS) == set(download.ARCHIVES)
-    for archive in [archive for archives in download.ARCHIVES.values() for archive in archives]:
-        assert len(bytes.fromhex(archive.md5)) == 16
-        assert archive.file.endswith(".zip")
-
-
-# ---------------------------------------------------------------- extraction
-
-
-def make_zip(path, members):
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in members.items():
-            archive.writestr(name, content)
-    return path
-
-
-def test_extract__writes_every_file_and_leaves_no_scratch(tmp_path):
-    archive = make_zip(tmp_path / "a.zip", {"val2017/": "", "val2017/1.jpg": b"one", "val2017/deep/2.jpg": b"two"})
-    folder = tmp_path / "data" / "coco"
-    assert download.extract(archive, folder) == folder
-    assert (folder / "val2017/1.jpg").read_bytes() == b"one"
-    assert (folder / "val2017/deep/2.jpg").read_bytes() == b"two"
-    assert visible(folder) == ["val2017"]
-    assert not [path for path in folder.iterdir() if path.is_dir() and path.name.startswith(".")]
-
-
-def test_extract__merges_archives_that_share_a_folder(tmp_path):
-    download.extract(make_zip(tmp_path / "a.zip", {"annotations/a.json": "{}"}), tmp_path / "coco")
-    download.extract(make_zip(tmp_path / "b.zip", {"annotations/b.json": "[]"}), tmp_path / "coco")
-    assert visible(tmp_path / "coco" / "annotations") == ["a.json", "b.json"]
-
-
-def test_extract__twice_is_the_same_as_once(tmp_path):
-    archive = make_zip(tmp_path / "a.zip", {"train/1": "one", "train/2": "two"})
-    download.extract(archive, tmp_path / "out")
-    (tmp_path / "out/train/2").unlink()
-    untouched = (tmp_path / "out/train/1").stat()
-    download.extract(archive, tmp_path / "out")
-    assert (tmp_path / "out/train/2").read_text() == "two"
-    assert (tmp_path / "out/train/1").stat().st_ino == untouched.st_ino
-
-
-@pytest.mark.parametrize("name", ["../evil", "/tmp/evil", "a/../../evil", "..\\evil", "C:\\evil"])
-def test_extract__refuses_a_path_out_of_the_folder(tmp_path, name):
-    archive = make_zip(tmp_path / "a.zip", {"good": "good", name: "evil"})
-    with pytest.raises(DataError, match=r"a\.zip: '.*evil' would lie outside"):
-        download.extract(archive, tmp_path / "out")
-    assert visible(tmp_path / "out") == []
-    assert not (tmp_path / "evil").exists()
-
-
-def test_extract__refuses_a_symbolic_link(tmp_path):
-    link = zipfile.ZipInfo("link")
-    link.create_system = 3
-    link.external_attr = (stat.S_IFLNK | 0o777) << 16
-    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
-        archive.writestr("good", "good")
-        archive.writestr(link, "/etc")
-    with pytest.raises(DataError, match=r"a\.zip: 'link' is a link"):
-        download.extract(tmp_path / "a.zip", tmp_path / "out")
-    assert visible(tmp_path / "out") == []
-
-
-def test_extract__refuses_an_archive_that_does_not_fit_on_the_disk(tmp_path, monkeypatch):
-    archive = make_zip(tmp_path / "a.zip", {"zeros": bytes(1_000_000)})
-    assert archive.stat().st_size < 10_000  # small itself: what counts is what it unpacks to
-    usage = shutil.disk_usage(tmp_path)._replace(free=999_999)
-    monkeypatch.setattr(download.shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(DataError, match=r"Extracting a\.zip takes 1 MB"):
-        download.extract(archive, tmp_path / "out")
-    assert visible(tmp_path / "out") == []
-
-
-@pytest.mark.parametrize("there", ["train/1", "train"], ids=["other content", "a file for a folder"])
-def test_extract__overwrites_nothing_that_differs(tmp_path, there):
-    mine = tmp_path / "out" / there
-    mine.parent.mkdir(parents=True)
-    mine.write_text("own")
-    archive = make_zip(tmp_path / "a.zip", {"new": "new", "train/1": "one"})
-    with pytest.raises(DataError, match=r"is there already, and differs from 'train/1' in .*a\.zip"):
-        download.extract(archive, tmp_path / "out")
-    assert mine.read_text() == "own"
-    assert visible(tmp_path / "out") == ["train"]
-
-
-@pytest.mark.parametrize("damage", ["cut", "flipped"])
-def test_extract__leaves_nothing_of_a_damaged_archive(tmp_path, damage):
-    archive = make_zip(tmp_path / "a.zip", {"first": b"whole", "second": CONTENT})
-    content = bytearray(archive.read_bytes())
-    if damage == "cut":
-        del content[len(content) // 2 :]
-    else:
-        content[len(content) // 2] ^= 255
-    archive.write_bytes(content)
-    with pytest.raises(DataError, match=r"a\.zip: not a whole zip archive .*Download it again"):
-        download.extract(archive, tmp_path / "out")
-    assert visible(tmp_path / "out") == []
-    assert not (tmp_path / "out" / ".a.zip.extracting").exists()
-
-
-def test_extract__an_interruption_leaves_nothing_half_done(tmp_path, monkeypatch):
-    archive = make_zip(tmp_path / "a.zip", {"train/1": "one", "train/2": "two"})
-    extract_one, done = zipfile.ZipFile.extract, []
-
-    def interrupted(source, entry, folder):
-        if done:
-            raise KeyboardInterrupt
-        done.append(entry)
-        return extract_one(source, entry, folder)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(zipfile.ZipFile, "extract", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            download.extract(archive, tmp_path / "out")
-    assert visible(tmp_path / "out") == []
-    download.extract(archive, tmp_path / "out")
-    assert visible(tmp_path / "out" / "train") == ["1", "2"]
+def test_archives__have_a_folder_digests_and_an_address_with_a_certificate():
+    assert set(archives.FOLDERS) == set(archives.ARCHIVES)
+    for archive in [archive for entries in archives.ARCHIVES.values() for archive in entries]:
+        assert len(bytes.fromhex(archive.md5)) == 16 and len(bytes.fromhex(archive.sha256)) == 32
+        assert archive.file.endswith(".zip") and archive.extracted > archive.bytes
+        assert archive.urls[-1].startswith("https://") and archive.urls[-1].endswith(archive.file)
