@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import kdlib
-from kdlib.files import RunDir, digest, file_digest, read_json, write_json
+from kdlib.files import RunDir, digest, file_digest, read_json, sync, write_json
 
 FILES = ("model.safetensors", "optimizer.safetensors")
 
@@ -30,23 +30,15 @@ def save(run: RunDir, distiller: nn.Module, optimizer: torch.optim.Optimizer, st
     save_file({name: value.contiguous() for name, value in distiller.state_dict().items()}, scratch / FILES[0])
     save_file(flatten_optimizer(distiller, optimizer), scratch / FILES[1])
     for name in FILES:
-        _flush(scratch / name)
+        sync(scratch / name)
     versions = {"kdlib": kdlib.__version__, "torch": torch.__version__}
     record = state | {"versions": versions, "files": {name: file_digest(scratch / name) for name in FILES}}
     write_json(scratch / "state.json", record | {"digest": digest(record)})
     if folder.exists():
         shutil.rmtree(folder)  # a damaged one of the same epoch: only those are written again
     os.replace(scratch, folder)
-    _flush(run.checkpoints)
+    sync(run.checkpoints)
     return folder
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def flatten_optimizer(distiller: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:

@@ -1,4 +1,4 @@
-"""The command line: ``kdlib run | status | report | bench | data``. Thin: each command is a function of the package."""
+"""The command line: ``kdlib run | status | report | export | bench | data``. Thin: verbs are functions elsewhere."""
 
 import signal
 import sys
@@ -145,6 +145,38 @@ def report(
             "copy of the folder."
         )
     print(reports.build_comparison(built[0], built[-1], out) if len(studies) == 2 else built[0] / "index.html")
+
+
+@app.command()
+def export(
+    experiment: Annotated[
+        list[str],
+        typer.Argument(help="a run's folder, its result-EEEE.json, or words of its name", metavar="EXPERIMENT"),
+    ],
+    to: Annotated[
+        Path | None, typer.Option(help="the folder to write; default: exported-EEEE beside the result")
+    ] = None,
+    int8: Annotated[bool, typer.Option("--int8", help="also write int8 twins of the ONNX files")] = False,
+) -> None:
+    """Write a student as files that run without its teacher: ONNX, safetensors, tokenizer, and a model card.
+
+    EXPERIMENT may be words, as in 'kdlib status --why': every one must be in '<study> <teacher>_<dataset> <student>
+    <n> epochs seed <k>', and together they must mean one run; of its numbers of epochs the largest is taken.
+
+    Nothing is exported that was not checked: the files' embeddings are held against torch's, and the files are scored
+    by kdlib's own evaluation, with intervals. What came of it is in parity.json and in the model card. A student that
+    reads its teacher's features is refused. Needs: pip install 'kdlib[export]'.
+
+    Examples:
+
+      kdlib export mini dino resnet 10 --int8
+
+      kdlib export runs/mini/dino_tinyimagenet/resnet/seed0 --to my_student
+    """
+    from kdlib.export import choose
+    from kdlib.export import export as write
+
+    print(write(choose(experiment), to, int8))
 
 
 def _report(config):

@@ -119,6 +119,10 @@ class RunDir:
         """The student's embeddings of the scored splits."""
         return self.path / f"embeddings-{epochs:04d}.npz"
 
+    def exported_path(self, epochs: int) -> Path:
+        """What is known of the student's exported files; see :mod:`kdlib.export.record`."""
+        return self.path / f"exported-{epochs:04d}.json"
+
     def result(self, epochs: int) -> dict | None:
         """The result after so many epochs, None where there is none."""
         return read_json(self.result_path(epochs))

@@ -16,6 +16,7 @@ from torch import Tensor, from_numpy
 
 from kdlib import data as datasets
 from kdlib.config import RunConfig
+from kdlib.distiller import Distiller
 from kdlib.evaluate.embed import teacher_features
 from kdlib.evaluate.metrics import unit_rows
 from kdlib.evaluate.uncertainty import interval
@@ -213,16 +214,21 @@ class Finished:
 
     # ------------------------------------------------------------ the student
 
-    @cached_property
+    @property
     def student(self) -> Student:
         """The trained student, from its checkpoint, on the CPU.
 
         Raises FileNotFoundError when the checkpoint is gone.
         """
+        return self.trained.student.eval()
+
+    @cached_property
+    def trained(self) -> Distiller:
+        """The student with its logit scale and the trained parts of its losses, likewise."""
         config = self.config.model_copy(update={"device": "cpu"})
         # All that a student's shape takes from 'fit' is the teacher's width and grid, which each split's store knows.
         experiment = Experiment(config, self.run, {"fit": self.split}, {"fit": self.data}, self.result["keys"])
-        return experiment.trained.student.eval()
+        return experiment.trained
 
 
 def studies() -> list[str]:
@@ -254,6 +260,18 @@ def find(
     ]
 
 
+def at(path: Path) -> Finished:
+    """The finished run in a folder, of its most epochs, or that of a result-EEEE.json. Raises FileNotFoundError."""
+    paths = [path] if path.is_file() else sorted(path.glob("result-*.json"))
+    found = [Finished(RunDir(one.parent), record) for one in paths if _is_whole(one) and (record := _record(one))]
+    if not found:
+        raise FileNotFoundError(
+            f"{path} holds no finished run of this version of kdlib; one is runs/<study>/<teacher>_<dataset>/<student>/"
+            f"seed<k>. {what_to_do()}"
+        )
+    return found[-1]
+
+
 OUTDATED = "The code has changed since this result was made; 'kdlib status' says how, 'kdlib run' makes it anew."
 
 
@@ -272,12 +290,12 @@ def what_to_do(study: str = "") -> str:
 def _result_paths(study: str) -> list[Path]:
     """Results with the files that belong to them; runs that were set aside are not among them."""
     paths = runs_root().glob(f"{study}/*/*/seed*/result-*.json")
-    return sorted(
-        path
-        for path in paths
-        if re.fullmatch(r"seed\d+", path.parent.name)
-        and all(path.with_name(f"{kind}-{path.stem[7:]}.npz").exists() for kind in ("embeddings", "scores"))
-    )
+    return sorted(path for path in paths if re.fullmatch(r"seed\d+", path.parent.name) and _is_whole(path))
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether the files that belong to a result are there."""
+    return all(path.with_name(f"{kind}-{path.stem[7:]}.npz").exists() for kind in ("embeddings", "scores"))
 
 
 def _record(path: Path) -> dict | None:

@@ -30,7 +30,8 @@ def test_dependencies__every_imported_library_is_declared():
     import ast
     import sys
 
-    stated = {re.split(r"[><=\[]", line)[0].replace("-", "_") for line in PROJECT["dependencies"]}
+    lines = PROJECT["dependencies"] + PROJECT["optional-dependencies"]["export"]
+    stated = {re.split(r"[><=\[]", line)[0].replace("-", "_") for line in lines}
     names = {"PIL": "pillow", "yaml": "pyyaml", "IPython": "jupyterlab", "nbformat": "nbconvert"}
     brought = {"jupyter_client": "nbclient", "traitlets": "nbclient", "huggingface_hub": "transformers"}
     imported = set()

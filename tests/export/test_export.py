@@ -1,0 +1,218 @@
+"""A student taken away: what is written, what it is held against, and what is refused."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from PIL import Image, ImageOps
+
+from kdlib import finished
+from kdlib.export import ExportError, Standalone, check, choose, export, folder, record
+from kdlib.files import read_json, runs_root
+
+FILES = {"model.safetensors", "config.json", "preprocessor_config.json", "image.onnx", "README.md", "parity.json"}
+
+
+@pytest.fixture(scope="module")
+def exported(finished_runs, tmp_path_factory):
+    """A copy of the finished runs, and in it the exported student of DINO's ResNet with its twins."""
+    runs = tmp_path_factory.mktemp("exported") / "runs"
+    shutil.copytree(finished_runs, runs)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KDLIB_RUNS", str(runs))
+        export(choose(["dino", "resnet", "2"]), runs / "taken" / "away", int8=True)
+    return runs
+
+
+@pytest.fixture
+def taken(exported, own_runs_and_reports, monkeypatch) -> Path:
+    """The folder of the exported student."""
+    monkeypatch.setenv("KDLIB_RUNS", str(exported))
+    return exported / "taken" / "away"
+
+
+@pytest.fixture
+def run(taken):
+    """The run that it was exported from."""
+    return choose(["dino", "resnet"])
+
+
+def photo(width: int = 70, height: int = 41) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def test_export__writes_all_that_a_user_needs_and_nothing_else(taken):
+    assert {path.name for path in taken.iterdir()} == FILES | {"image.int8.onnx"}
+    assert [path.name for path in taken.parent.iterdir()] == ["away"]  # no scratch
+    written = read_json(taken / "parity.json")["files"]
+    assert set(written) == FILES - {"README.md", "parity.json"} | {"image.int8.onnx"}
+    assert all((taken / name).stat().st_size == facts["bytes"] for name, facts in written.items())
+
+
+def test_from_pretrained__embeds_images_as_the_result_has_them(taken, run):
+    student = Standalone.from_pretrained(taken)
+    made = student.encode_images([run.image(row) for row in range(4)])
+    kept = torch.from_numpy(run.embeddings["test/image"][:4])
+    torch.testing.assert_close(made, kept, rtol=0, atol=1e-5)
+    with pytest.raises(ExportError, match="no text side"):
+        student.encode_texts(["a red circle"])
+
+
+@pytest.mark.parametrize("batch", [1, 3, 32])
+def test_graph__takes_any_batch_of_uint8_pixels_and_gives_what_torch_gives(taken, batch):
+    """The preprocessing by hand, as the model card has it: the graph does the rest."""
+    pixels = np.asarray(ImageOps.fit(photo(), (32, 32), Image.Resampling.BICUBIC)).transpose(2, 0, 1)
+    made = check.File(taken / "image.onnx")({"pixels": np.stack([pixels] * batch)})
+    wanted = Standalone.from_pretrained(taken).encode_images([photo()] * batch)
+    assert made.shape == (batch, 64) and made.dtype == np.float32
+    np.testing.assert_allclose(made, wanted.numpy(), atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(made, axis=1), 1, atol=1e-5)
+
+
+def test_graph__keeps_no_trace_of_the_machine_that_wrote_it(taken):
+    for name in ("image.onnx", "image.int8.onnx"):
+        content = (taken / name).read_bytes()
+        assert str(Path(folder.__file__).parents[1]).encode() not in content and b"forward" not in content
+
+
+def test_int8__has_signed_weights_per_channel_and_a_third_of_the_size_at_most(taken):
+    model = onnx.load(taken / "image.int8.onnx")
+    weights = {one.name: one for one in model.graph.initializer if one.data_type == onnx.TensorProto.INT8}
+    scaled = [node for node in model.graph.node if node.op_type == "DequantizeLinear" and node.input[0] in weights]
+    sizes = {one.name: list(one.dims) for one in model.graph.initializer}
+    for node in scaled:
+        assert sizes[node.input[1]] in [sizes[node.input[0]][:1], sizes[node.input[0]][1:]]  # a scale a channel
+    convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
+    assert len(scaled) > len(convolutions) == 13
+    assert (taken / "image.int8.onnx").stat().st_size < (taken / "image.onnx").stat().st_size / 3
+
+
+def test_record__scores_the_files_by_our_evaluation_beside_the_student(taken, run):
+    found = read_json(run.run.exported_path(2))
+    assert found.pop("folder") == str(taken) and found == read_json(taken / "parity.json")
+    assert found["experiment"] == run.result["keys"]["experiment"]
+    rows = found["rows"]
+    assert list(rows) == ["student", "onnx", "onnx_int8"]
+    assert rows["student"]["scores"] == run.result["scores"]["student"]
+    assert rows["onnx"]["scores"] == pytest.approx(rows["student"]["scores"], abs=1e-4)
+    assert set(rows["onnx_int8"]["scores"]) == set(rows["student"]["scores"])
+    assert rows["student"]["intervals"][run.headline] == pytest.approx(run.interval())
+    with np.load(run.run.exported_path(2).with_suffix(".npz")) as arrays:
+        for row in ("onnx", "onnx_int8"):
+            queries = arrays[f"{row}/queries/{run.headline}"]
+            assert len(queries) == len(run)
+            assert queries.mean() == pytest.approx(rows[row]["scores"][run.headline], abs=1e-6)
+
+
+def test_record__compares_pairs_and_says_whether_int8_is_in_the_interval(taken, run):
+    found = read_json(taken / "parity.json")
+    pairs = {(entry["row"], entry["against"]): entry for entry in found["comparisons"]}
+    assert set(pairs) == {("onnx", "student"), ("onnx_int8", "onnx")}
+    entry, rows = pairs["onnx_int8", "onnx"], found["rows"]
+    low, high = rows["onnx"]["intervals"][run.headline]
+    first, second = (rows[row]["scores"][run.headline] for row in ("onnx_int8", "onnx"))
+    assert entry["difference"] == pytest.approx(first - second)
+    assert entry["within_interval"] == (low <= first <= high)
+
+
+def test_record__has_parity_and_cost_of_every_file_and_of_the_teacher(taken):
+    found = read_json(taken / "parity.json")
+    checks = found["parity"]
+    for batch in check.BATCHES:
+        assert checks[f"image: image.onnx, batch {batch}"]["cosine_min"] >= check.AGREE
+        assert checks[f"image: image.int8.onnx, batch {batch}"]["cosine_min"] > 0.9
+    assert all(entry["count"] == 60 for entry in checks.values())
+    teacher, ours, twin = (found["cost"][row]["image"] for row in ("teacher", "onnx", "onnx_int8"))
+    assert teacher["bytes"] > ours["bytes"] > twin["bytes"]
+    assert teacher["macs"] > ours["macs"] == twin["macs"] > 0
+    for cost in (teacher, ours, twin):
+        for threads in check.THREADS:
+            assert all(cost[threads][f"batch_{size}"]["p50_ms"] > 0 for size in check.BATCHES)
+
+
+def test_card__is_made_from_the_result(taken, run):
+    card = (taken / "README.md").read_text()
+    header = card.split("---\n")[1]
+    assert 'library_name: "kdlib"' in header and "license:" in header
+    low, high = run.interval()
+    assert f"| {run.score():.3f} [{low:.3f}, {high:.3f}] |" in card
+    for words in ("onnx_int8", "(32, 32)", "DINO".lower(), run.result["exposure"]["why"], "Licence"):
+        assert words in card
+
+
+def test_export__of_a_student_that_needs_its_teacher_is_refused_and_says_which_do_not(taken):
+    with pytest.raises(ExportError, match=r"image features.*resnet, densenet"):
+        export(choose(["dino", "projection"]))
+    with pytest.raises(ExportError, match=r"text features.*text_side"):
+        export(choose(["clip_coco resnet 2"]))
+
+
+@pytest.mark.parametrize("spoiled", ["embeddings", "pixels"])
+def test_export__leaves_nothing_where_a_file_is_not_the_student(taken, run, tmp_path, monkeypatch, spoiled):
+    """A graph of other weights than the result's, and images resized another way."""
+    if spoiled == "embeddings":
+        write = record.graph.write
+
+        def another(tower, side, example, path):
+            with torch.no_grad():
+                tower.student.trunk.conv1.weight.mul_(0.5)
+                write(tower, side, example, path)
+                tower.student.trunk.conv1.weight.mul_(2)
+
+        monkeypatch.setattr(record.graph, "write", another)
+    else:
+        monkeypatch.setattr(Standalone, "prepare", lambda self, images: np.zeros((len(images), 3, 32, 32), np.uint8))
+    before = read_json(run.run.exported_path(2))
+    with pytest.raises(ExportError, match="does not compute" if spoiled == "embeddings" else "not resized"):
+        export(run, tmp_path / "new")
+    assert list(tmp_path.iterdir()) == []
+    assert read_json(run.run.exported_path(2)) == before
+
+
+def test_export__does_not_write_over_a_folder_of_others(run, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter.txt").write_text("dear")
+    with pytest.raises(ExportError, match="another folder"):
+        export(run, tmp_path / "mine")
+    assert (tmp_path / "mine" / "letter.txt").read_text() == "dear"
+
+
+def test_write__refuses_a_frozen_batch(tmp_path):
+    class Frozen(torch.nn.Module):
+        def forward(self, pixels):
+            return pixels.float().mean(dim=(2, 3))[torch.arange(len(pixels))].reshape(2, 3)
+
+    with pytest.raises(Exception) as caught:
+        record.graph.write(Frozen(), "image", (torch.zeros(2, 3, 4, 4, dtype=torch.uint8),), tmp_path / "image.onnx")
+    assert "batch" in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_choose__takes_a_folder_a_result_or_words(run):
+    path = run.run.path
+    assert choose([str(path)]).run.path == path
+    assert choose([str(path / "result-0002.json")]).config.epochs == 2
+    assert choose(["small", "dino", "projection"]).config.epochs == 2  # of 1 and 2
+    assert choose(["dino", "projection", "1 epochs"]).config.epochs == 1
+
+
+def test_choose__says_what_is_meant_or_what_to_do(run, tmp_path):
+    with pytest.raises(ExportError, match=r"finished runs are meant by 'dino'(.|\n)*dino_tinyimagenet resnet"):
+        choose(["dino"])
+    with pytest.raises(ExportError, match="No finished run"):
+        choose(["beit"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(FileNotFoundError, match="holds no finished run"):
+        choose([str(tmp_path / "empty")])
+
+
+def test_from_pretrained__says_what_is_wrong_with_a_folder(taken, tmp_path):
+    shutil.copytree(taken, tmp_path / "copy")
+    (tmp_path / "copy" / "config.json").write_text(json.dumps({"model_type": "vit"}))
+    with pytest.raises(ExportError, match="kdlib export"):
+        Standalone.from_pretrained(tmp_path / "copy")
+    assert finished.studies() == ["small"] and runs_root().exists()
