@@ -28,8 +28,9 @@ images = student.encode_images(pil_images)  # (B, {width}), of length 1
 {texts}```
 
 Without kdlib and torch: `image.onnx`{and_text} in onnxruntime. The graph takes uint8 pixels (B, 3, {size}, {size}), red
-green blue, as `ImageOps.fit(image.convert("RGB"), ({size}, {size}), Image.Resampling.BICUBIC)` of Pillow makes them;
-mean and deviation are in the graph.{ids} Embeddings have length 1, so that a product is a cosine.
+green blue, as Pillow makes them of an upright image: `ImageOps.fit(image.convert("RGB"), ({size}, {size}),
+Image.Resampling.BICUBIC)`; mean and deviation are in the graph.{ids} Embeddings have length 1, so that a product is a
+cosine.
 """
 
 

@@ -11,13 +11,13 @@ import torch
 from safetensors.torch import save
 
 from kdlib import finished, students
-from kdlib.experiment import load_teacher
 from kdlib.export import card
 from kdlib.export.graph import ExportError
 from kdlib.export.record import RECORD, Inputs, examine, write_graphs
 from kdlib.export.standalone import CONFIG, TOKENIZER, WEIGHTS, Standalone
 from kdlib.files import sync, write_arrays, write_atomic, write_json
 from kdlib.finished import Finished
+from kdlib.sources import load_teacher
 
 PREPROCESSOR, CARD = "preprocessor_config.json", "README.md"
 LIBRARIES = ("onnx", "onnxruntime", "onnxscript", "tokenizers")
@@ -135,6 +135,7 @@ def _write_parts(folder: Path, student: Standalone, run: Finished) -> None:
 def preprocessing(size: int) -> dict:
     """What a graph is given of an image, to the pixel. Mean and deviation are in the graph."""
     return {
+        "upright": "PIL.ImageOps.exif_transpose(image)",
         "convert": "RGB",
         "resize": f"PIL.ImageOps.fit(image, ({size}, {size}), PIL.Image.Resampling.BICUBIC)",
         "size": {"height": size, "width": size},

@@ -20,11 +20,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 
 from kdlib.data.dataset import DataError, Dataset
 from kdlib.evaluate import zeroshot
 from kdlib.evaluate.exam import Exam, Scores
-from kdlib.experiment import load_data, pixel_store
 from kdlib.export import check, graph, yardstick
 from kdlib.export.graph import ExportError
 from kdlib.export.quantise import Feed, quantise
@@ -33,6 +33,7 @@ from kdlib.features.loader import Split
 from kdlib.files import file_digest
 from kdlib.finished import Finished
 from kdlib.machine import hardware, versions
+from kdlib.sources import load_data, pixel_store
 
 SCHEMA = 1
 RECORD = "parity.json"
@@ -169,8 +170,7 @@ def _parity(run: Finished, student: Standalone, inputs: Inputs, files: dict) -> 
     split = inputs.exam.scored
     rows = some(len(split), CHECKED)
     images = inputs.data[inputs.on].images
-    reduced = [images.at_least(row, 2 * student.image_size) for row in split.store.rows[rows]]
-    pixels = student.prepare(reduced)
+    pixels = student.prepare([_plain(images.at_least(row, 2 * student.image_size)) for row in split.store.rows[rows]])
     if not np.array_equal(pixels, split.pixels["pixels"][rows]):
         raise ExportError("Images are not resized as they were for training. Pillow may have changed; run it anew.")
     wanted = {"image": check.in_torch(student.towers["image"], check.image_feeds(pixels, 32))}
@@ -193,6 +193,11 @@ def _parity(run: Finished, student: Standalone, inputs: Inputs, files: dict) -> 
                 least = check.AGREE if row == "onnx" else -1.0  # int8 is judged by its scores
                 found[f"{side}: {name}"] = check.agreement(name, file.all(feeds[side](batch)), made, least)
     # JPEGs are decoded at a reduced size for training; a user decodes them whole.
-    whole = student.encode_images([images[row] for row in split.store.rows[rows]])
+    whole = student.encode_images([_plain(images[row]) for row in split.store.rows[rows]])
     found["image: decoded whole"] = check.agreement("images decoded whole", whole, wanted["image"], -1.0)
     return found
+
+
+def _plain(image: Image.Image) -> Image.Image:
+    """The pixels alone: what was decoded is upright, but still has the note that says how it was stored."""
+    return Image.fromarray(np.asarray(image))

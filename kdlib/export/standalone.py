@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 import kdlib
@@ -59,8 +59,12 @@ class Standalone(nn.Module):
         return found
 
     def prepare(self, images: list[Image.Image]) -> np.ndarray:
-        """Images of any size -> (B, 3, S, S) uint8: the largest centred square, bicubic."""
-        return np.stack([fitted(image.convert("RGB"), self.image_size) for image in images])
+        """Images of any size -> (B, 3, S, S) uint8: upright, RGB, the largest centred square, bicubic."""
+        if deep := sorted({image.mode for image in images if image.mode.startswith(("I", "F"))}):
+            raise ValueError(
+                f"Images of mode {', '.join(deep)} hold more than 8 bits a colour; convert them to RGB first."
+            )
+        return np.stack([fitted(ImageOps.exif_transpose(image).convert("RGB"), self.image_size) for image in images])
 
     def tokens(self, texts: list[str]) -> dict[str, np.ndarray]:
         """Texts -> ``input_ids`` and ``attention_mask``, (B, L) int64, cut at the teacher's longest text."""

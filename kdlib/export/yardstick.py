@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from kdlib.config import RunConfig
 from kdlib.evaluate.cost import CAPTION
-from kdlib.experiment import describe, load_teacher
 from kdlib.export import check
 from kdlib.export.graph import write
 from kdlib.export.quantise import Feed
 from kdlib.files import digest, read_json, runs_root, write_json
 from kdlib.machine import hardware
+from kdlib.sources import describe, load_teacher
 from kdlib.teachers import Teacher
 
 

@@ -73,6 +73,16 @@ def test_graph__takes_any_batch_of_uint8_pixels_and_gives_what_torch_gives(taken
     np.testing.assert_allclose(np.linalg.norm(made, axis=1), 1, atol=1e-5)
 
 
+def test_prepare__turns_images_upright_and_refuses_those_of_more_than_8_bits(taken, tmp_path):
+    student = Standalone.from_pretrained(taken)
+    turned, note = photo().transpose(Image.Transpose.ROTATE_90), Image.Exif()
+    note[0x112] = 6  # stored so that it must be turned by 270 degrees
+    turned.save(tmp_path / "turned.png", exif=note)
+    np.testing.assert_array_equal(student.prepare([Image.open(tmp_path / "turned.png")]), student.prepare([photo()]))
+    with pytest.raises(ValueError, match="8 bits"):
+        student.prepare([Image.fromarray(np.zeros((40, 40), dtype=np.uint16))])
+
+
 def test_graph__keeps_no_trace_of_the_machine_that_wrote_it(taken):
     for name in ("image.onnx", "image.int8.onnx"):
         content = (taken / name).read_bytes()
