@@ -110,9 +110,9 @@ def archives(name: str) -> tuple[Archive, ...]:
         return ARCHIVES[name]
     try:
         given = json.loads(Path(elsewhere).read_text())
-        if name not in given.keys():
+        if (entries := given.get(name)) is None:
             return ARCHIVES[name]
-        return tuple(Archive(**entry | {"urls": tuple(entry["urls"])}) for entry in given[name])
+        return tuple(Archive(**entry | {"urls": tuple(entry["urls"])}) for entry in entries)
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise DataError(
             f"{elsewhere} (${ELSEWHERE}) names no archives: {error}. It holds {{name: [{{urls, bytes, md5}}]}} as "

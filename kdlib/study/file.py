@@ -8,7 +8,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kdlib.config import RunConfig
-from kdlib.files import project_root, reports_root
+from kdlib.files import project_root, reports_root, runs_root
 
 METHODS = ("projection", "bottleneck", "attention", "cbam", "resnet", "densenet")
 
@@ -134,6 +134,12 @@ def _absolute(root: str) -> str:
     return root if root == "shapes" else str(Path(root).expanduser().resolve())
 
 
+def _placed(folder: str) -> Path:
+    """A relative folder is meant from the checkout; ./runs is the folder of runs, wherever KDLIB_RUNS has put it."""
+    first, *rest = Path(folder).parts or (".",)
+    return (runs_root().joinpath(*rest) if first == "runs" else project_root() / folder).resolve()
+
+
 def experiments(study: StudyConfig) -> list[ExperimentSpec]:
     """All experiments, in the order of the tables: notebook, method, seed, epochs.
 
@@ -159,10 +165,10 @@ def _experiments(
         if not dataset:
             raise StudyError(f"The notebook '{notebook}' is not named <teacher>_<dataset>.")
         parameters = study.parameters | given | study.by_method.get(method, {}) | own
-        for field in ("checkpoint", "data_root"):  # relative folders are meant from the checkout
+        for field in ("checkpoint", "data_root"):
             value = parameters.get(field, "")
             if isinstance(value, str) and value.startswith("."):
-                parameters[field] = str((project_root() / value).resolve())
+                parameters[field] = str(_placed(value))
         for epochs in sorted(study.epochs):
             config = RunConfig(
                 **parameters,

@@ -173,7 +173,7 @@ def test_cli__data_check_lists_unreadable_images(tmp_path, small_shapes):
     broken = next((copy / "coco" / "val2017").glob("*.jpg"))
     broken.write_bytes(broken.read_bytes()[:100])
     result = CliRunner().invoke(cli.app, ["data", "check", "coco", str(copy)])
-    assert result.exit_code == 1 and broken.name in result.output and "1 unreadable" in result.output
+    assert result.exit_code == 1 and broken.name in result.output and "1 found" in result.output
 
 
 def test_learning_rate__rises_to_the_peak_and_falls_as_the_root():
@@ -189,3 +189,11 @@ def test_results__are_written_whole(tmp_path):
     assert json.loads((tmp_path / "results.json").read_text())[1]["student"] is None
     with pytest.raises(FileNotFoundError, match="no results yet"):
         rows.read(tmp_path / "nowhere")
+
+
+def test_paper__reads_its_data_where_kdlib_data_get_puts_them(monkeypatch, tmp_path):
+    """Also where KDLIB_RUNS is another disk: the full study needs no edit."""
+    monkeypatch.setenv("KDLIB_RUNS", str(tmp_path / "elsewhere"))
+    paper = study.load(studies_folder() / "paper.yaml")
+    assert {spec.config.data_root for spec in study.experiments(paper)} == {str(tmp_path / "elsewhere" / "data")}
+    assert {spec.config.on_overlap for spec in study.experiments(paper)} == {"drop"}
