@@ -28,7 +28,12 @@ STAGES = {
         "features/build.py:encoded",
         "features/build.py:_decode",
     ),
-    "features": ("teachers/teacher.py", "teachers/{teacher}.py", "machine.py:autocast"),
+    "features": (
+        "features/vocabulary.py:token_ids",
+        "teachers/teacher.py",
+        "teachers/{teacher}.py",
+        "machine.py:autocast",
+    ),
     "training": (
         "seeding.py",
         "features/loader.py",

@@ -50,13 +50,33 @@ def open_split(config: RunConfig, name: str, dataset: datasets.Dataset) -> Split
     return Split(name, store, pixels, labels, relevant)
 
 
-def teacher_store(config: RunConfig, dataset: datasets.Dataset) -> features.FeatureStore:
-    """The teacher's features of one split, computed now if they never were."""
+def teacher_store(config: RunConfig, dataset: datasets.Dataset, tokens: bool | None = None) -> features.FeatureStore:
+    """The teacher's features of one split, computed now if they never were.
+
+    ``tokens``: with the features of each image's and text's tokens, which take most of the disk; by default where the
+    configuration's student reads them. A store that has them serves the other students too.
+    """
+    tokens = reads(config.method) == "tokens" if tokens is None else tokens
+    parts = _teacher_parts(config, dataset)
+    tokens = tokens or features.is_built(features.store_path(features.store_key(parts[True])))
     prompts = zeroshot.prompts(dataset.category_names)
-    kept = (config.feature_dtype, prompts, config.token_grid)
-    parts = features.teacher_parts(describe(config), dataset, *kept)
-    encoder = features.teacher_encoder(lambda: load_teacher(config), *kept)
-    return _complete(config, features.ensure(parts, dataset, encoder, config.on_bad_image))
+    encoder = features.teacher_encoder(
+        lambda: load_teacher(config), config.feature_dtype, prompts, config.token_grid, tokens
+    )
+    return _complete(config, features.ensure(parts[tokens], dataset, encoder, config.on_bad_image))
+
+
+def teacher_store_is_built(config: RunConfig, dataset: datasets.Dataset, tokens: bool) -> bool:
+    """Whether :func:`teacher_store` would find what it needs."""
+    stores = [parts for kind, parts in _teacher_parts(config, dataset).items() if kind or not tokens]
+    return any(features.is_built(features.store_path(features.store_key(parts))) for parts in stores)
+
+
+def _teacher_parts(config: RunConfig, dataset: datasets.Dataset) -> dict[bool, dict]:
+    """What the teacher's store with tokens (True) and that without them (False) depend on."""
+    kept = (config.feature_dtype, zeroshot.prompts(dataset.category_names), config.token_grid)
+    description = describe(config)
+    return {tokens: features.teacher_parts(description, dataset, *kept, tokens) for tokens in (True, False)}
 
 
 def _complete(config: RunConfig, store: features.FeatureStore) -> features.FeatureStore:

@@ -12,6 +12,7 @@ from torch import Tensor
 from kdlib import keys
 from kdlib.data.dataset import Dataset
 from kdlib.features.npy import StoreError
+from kdlib.features.vocabulary import token_ids
 
 CHUNK = 64  # images between two marks; an interrupted build goes on from the last one
 
@@ -34,7 +35,9 @@ class Encoder:
     chunk: int = CHUNK
 
 
-def teacher_parts(description: dict, dataset: Dataset, dtype: str, prompts: list[str], token_grid: int = 0) -> dict:
+def teacher_parts(
+    description: dict, dataset: Dataset, dtype: str, prompts: list[str], token_grid: int = 0, tokens: bool = True
+) -> dict:
     """What the features of a teacher depend on. ``description``: of the teacher, ``sources.describe(...)``."""
     return {
         "kind": "teacher",
@@ -42,17 +45,24 @@ def teacher_parts(description: dict, dataset: Dataset, dtype: str, prompts: list
         "dataset": dataset.fingerprint,
         "dtype": dtype,
         "token_grid": token_grid,
+        "tokens": tokens,
         "prompts": prompts,
         "code": [keys.digest_of("pixels"), keys.digest_of("features", teacher=description["family"])],
     }
 
 
-def teacher_encoder(load: Callable, dtype: str, prompts: list[str], token_grid: int = 0) -> Callable:
+def teacher_encoder(
+    load: Callable, dtype: str, prompts: list[str], token_grid: int = 0, tokens: bool = True
+) -> Callable:
     """Make ``load_encoder`` for :func:`ensure` from a function that loads the teacher.
 
     ``prompts`` are texts for zero-shot scores, encoded beside the split where the teacher reads text.
     ``token_grid``: tokens a side that are kept, each the mean of those it stands for; 0 keeps the teacher's.
+    ``tokens``: whether they are stored at all, which takes most of the disk.
     """
+
+    def stored(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {name: array for name, array in arrays.items() if tokens or not name.endswith("_tokens")}
 
     def load_encoder() -> Encoder:
         teacher = load()
@@ -71,9 +81,9 @@ def teacher_encoder(load: Callable, dtype: str, prompts: list[str], token_grid: 
         extras = encode_captions(teacher, prompts, dtype, "prompt") if prompts and teacher.has_text else {}
         return Encoder(
             prepare=lambda image, name: teacher.prepare([image]),
-            encode=lambda pixels, texts: encode_with(teacher, torch.cat(pixels), texts, dtype, token_grid),
+            encode=lambda pixels, texts: stored(encode_with(teacher, torch.cat(pixels), texts, dtype, token_grid)),
             facts=facts,
-            extras=extras,
+            extras=stored(extras),
         )
 
     return load_encoder
@@ -105,7 +115,10 @@ def reduced(tokens: Tensor, attention: Tensor, grid: tuple[int, int], side: int)
 
 
 def encode_captions(teacher, texts: list[str], dtype: str, kind: str) -> dict[str, np.ndarray]:
-    """Texts through the teacher, without padding: ``<kind>_pooled``, ``_tokens``, ``_attention``, ``_length``."""
+    """Texts through the teacher, without padding: ``<kind>_pooled``, ``_tokens``, ``_attention``, ``_length``.
+
+    Also what its tokenizer makes of them, ``<kind>_ids`` and ``_words``: :func:`~kdlib.features.vocabulary.token_ids`.
+    """
     read = teacher.encode_texts(texts)
     mask = read["mask"].bool()
     return {
@@ -113,7 +126,7 @@ def encode_captions(teacher, texts: list[str], dtype: str, kind: str) -> dict[st
         f"{kind}_tokens": read["tokens"][mask].numpy().astype(dtype),
         f"{kind}_attention": read["attention"][mask].numpy().astype(dtype),
         f"{kind}_length": mask.sum(dim=1).numpy().astype(np.int32),
-    }
+    } | {f"{kind}_{name}": values for name, values in token_ids(teacher, texts).items()}
 
 
 def pixel_parts(dataset: Dataset, size: int) -> dict:

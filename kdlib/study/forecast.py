@@ -17,12 +17,11 @@ import psutil
 from kdlib import study, teachers
 from kdlib.config import RunConfig
 from kdlib.data.dataset import DataError
-from kdlib.evaluate.zeroshot import prompts
-from kdlib.features.encoders import pixel_parts, teacher_parts
+from kdlib.features.encoders import pixel_parts
 from kdlib.features.store import is_built, store_key, store_path
 from kdlib.files import read_json, runs_root, write_json
 from kdlib.machine import WARM_UP_CALLS
-from kdlib.sources import describe, load_data, reads, split_names
+from kdlib.sources import load_data, reads, split_names, teacher_store_is_built
 from kdlib.study.file import ExperimentSpec, StudyConfig
 from kdlib.study.status import Inspector
 from kdlib.teachers.teacher import STANDIN
@@ -38,6 +37,7 @@ PUBLISHED = {"dino": (196, 768, 0), "beit": (196, 768, 0), "clip": (49, 512, 13)
 UNKNOWN = (196, 768, 13)  # of a teacher of one's own, until its checkpoint is here: a ViT-B/16
 BLIPMODEL_WIDTH = 512  # of its projections, where the checkpoint says nothing else
 BYTES = {"float16": 2, "float32": 4}
+ID_BYTES = 6  # of a token's id and the number of its word
 CONTROL_EXAMS = 6.0  # five encoders, the teacher as a student, another order; random and constant ones are quick
 DRAWN = "shapes"  # the embedded data, drawn by the first run
 STARTED = "start"  # the first warm process of a run
@@ -158,7 +158,8 @@ def plan(config: StudyConfig, measure: Measure | None = None, workers: int = 1) 
     for work in {(*work.spec.sources, work.config.data_root): work for work in works}.values():
         run, job = work.config, prediction and prediction["prepare"][prepare_name(work.spec.sources)]
         for split, (images, texts) in work.counts.items():
-            size = store_bytes(images, texts, work.tokens, work.width, work.text_tokens, BYTES[run.feature_dtype])
+            size = store_bytes(images, texts, work.tokens, work.width, work.text_tokens, BYTES[run.feature_dtype],
+                               stores_tokens(work, works))  # fmt: skip
             total += size
             name = f"{run.teacher}{' (untrained heads)' if run.untrained_heads else ''}"
             minutes = f" {job['seconds'] / 60 * images / work.images:>7.1f} min" if job and job["seconds"] else ""
@@ -431,12 +432,8 @@ def there(works: list[Work], missing: bool) -> frozenset[str]:
     done = {work.spec.name for work in works if inspector.state(work.spec).finished} | {DRAWN}
     for work in {(*work.spec.sources, work.keys.get("pixels")): work for work in works}.values():
         config, data = work.config, load_data(work.config).values()
-        teacher = describe(config)
-        parts = [
-            teacher_parts(teacher, split, config.feature_dtype, prompts(split.category_names), config.token_grid)
-            for split in data
-        ]
-        done |= {prepare_name(work.spec.sources)} if _built(parts) else set()
+        if all(teacher_store_is_built(config, split, stores_tokens(work, works)) for split in data):
+            done.add(prepare_name(work.spec.sources))
         if "pixels" in work.keys and _built([pixel_parts(split, config.image_size) for split in data]):
             done.add(work.keys["pixels"])
     return frozenset(done)
@@ -446,10 +443,20 @@ def _built(stores: list[dict]) -> bool:
     return all(is_built(store_path(store_key(parts))) for parts in stores)
 
 
-def store_bytes(images: int, texts: int, tokens: int, width: int, text_tokens: float, item: int) -> float:
-    """Bytes of a store: pooled, tokens and attention of each image, and of each caption's tokens."""
-    per_image = (width + tokens * width + tokens) * item
-    per_text = (width + text_tokens * width + text_tokens) * item
+def stores_tokens(work: Work, works: list[Work]) -> bool:
+    """Whether the stores of an experiment's teacher hold tokens: a student of the study reads them."""
+    return any(reads(other.config.method) == "tokens" for other in works if other.spec.sources == work.spec.sources)
+
+
+def store_bytes(
+    images: int, texts: int, tokens: int, width: int, text_tokens: float, item: int, stored: bool = True
+) -> float:
+    """Bytes of a store: pooled and attention of each image, attention and ids of each caption's tokens.
+
+    ``stored``: and the features of all tokens.
+    """
+    per_image = (width + tokens * (width * stored + 1)) * item
+    per_text = (width + text_tokens * (width * stored + 1)) * item + text_tokens * ID_BYTES
     return images * per_image + texts * per_text
 
 

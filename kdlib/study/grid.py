@@ -20,6 +20,7 @@ from kdlib.files import runs_root, write_json
 from kdlib.keys import SCHEMA
 from kdlib.notebook.worker import accept_jobs, end_all, run_job
 from kdlib.progress import clock
+from kdlib.sources import reads
 from kdlib.study import forecast, status
 from kdlib.study.file import ExperimentSpec, StudyConfig
 
@@ -67,8 +68,10 @@ class Queue:
         if self.unprepared:
             sources = self.unprepared.popleft()
             self.preparing.add(sources)
-            spec = next(chain[0].spec for chain in self.chains if chain[0].spec.sources == sources)
-            return self._job(spec, "kdlib.study.prepare", "prepare") | {"config": spec.config.model_dump()}
+            specs = [chain[0].spec for chain in self.chains if chain[0].spec.sources == sources]
+            tokens = any(reads(spec.config.method) == "tokens" for spec in specs)
+            job = {"config": specs[0].config.model_dump(), "tokens": tokens}
+            return self._job(specs[0], "kdlib.study.prepare", "prepare") | job
         for chain in self.chains:
             if chain and chain[0].spec.chain not in self.busy and chain[0].spec.sources not in self.preparing:
                 self.busy.add(chain[0].spec.chain)

@@ -21,7 +21,8 @@ def main() -> None:
     job = json.loads(Path(sys.argv[1]).read_text())
     config = RunConfig(**job["config"])
     try:
-        stores = [sources.teacher_store(config, dataset) for dataset in sources.load_data(config).values()]
+        data = sources.load_data(config).values()
+        stores = [sources.teacher_store(config, dataset, job["tokens"]) for dataset in data]
         sources.backbone_cost(config)
         built = not resumed and all((store.path / "manifest.json").stat().st_mtime >= began for store in stores)
         report = {"outcome": "ok", "built": built}

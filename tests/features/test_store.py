@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 import kdlib.features.build as build
-from kdlib import features
+from kdlib import features, sources
 from kdlib.data.dataset import BadImageError, Dataset
 from kdlib.data.tree import Tree
 from kdlib.features.encoders import CHUNK, Encoder, pixel_encoder, reduced
@@ -297,3 +297,30 @@ def test_reduced__tokens_are_means_of_their_places_and_attention_sums_to_one():
     assert result["tokens"].shape == (2, 4, 3)
     assert torch.allclose(result["attention"].sum(dim=1), torch.ones(2))
     assert torch.allclose(result["attention"][0, 0], attention[0, [0, 1, 4, 5]].sum())
+
+
+# ---------------------------------------------------------------- with and without tokens
+
+
+def test_teacher_store__tokens_are_kept_only_for_a_student_that_reads_them(small_run):
+    config = small_run("clip", method="projection")
+    data = sources.load_data(config)["fit"]
+    without = sources.teacher_store(config, data)
+    assert not {"image_tokens", "text_tokens", "prompt_tokens"} & set(without.manifest["arrays"])
+    with_tokens = sources.teacher_store(config.model_copy(update={"method": "attention"}), data)
+    assert {"image_tokens", "text_tokens", "prompt_tokens"} <= set(with_tokens.manifest["arrays"])
+    assert with_tokens.bytes > 10 * without.bytes
+    for name in without.manifest["arrays"]:
+        assert np.array_equal(without[name], with_tokens[name]), name
+
+
+def test_teacher_store__one_with_tokens_serves_a_student_that_reads_none(small_run, monkeypatch):
+    config = small_run("dino", method="cbam")
+    data = sources.load_data(config)["fit"]
+    assert not sources.teacher_store_is_built(config, data, tokens=False)
+    path = sources.teacher_store(config, data).path
+    monkeypatch.setattr(sources, "load_teacher", lambda config: pytest.fail("the teacher was run a second time"))
+    projection = config.model_copy(update={"method": "projection"})
+    assert sources.teacher_store(projection, data).path == path
+    assert sources.teacher_store_is_built(config, data, tokens=True)
+    assert sources.teacher_store_is_built(config, data, tokens=False)

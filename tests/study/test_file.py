@@ -122,8 +122,9 @@ def test_plan__predicts_a_stores_bytes(small_run):
 
     config = small_run("dino")
     dataset = load_data(config)["test"]
-    store = teacher_store(config, dataset)
-    assert forecast.store_bytes(len(dataset), 0, 64, 128, 0, 2) == pytest.approx(store.bytes, rel=0.01)
+    for tokens in (False, True):
+        store = teacher_store(config, dataset, tokens)
+        assert forecast.store_bytes(len(dataset), 0, 64, 128, 0, 2, tokens) == pytest.approx(store.bytes, rel=0.03)
 
 
 def row(**fields) -> dict:
