@@ -1,17 +1,20 @@
 """One experiment of a study, from its configuration to its result. A notebook shows; this computes."""
 
+import copy
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from kdlib import checkpoints, sources, students, teachers
+from kdlib import checkpoints, edits, sources, students, teachers
 from kdlib import data as datasets
 from kdlib.config import RunConfig
 from kdlib.data import splits as splitting
-from kdlib.distiller import OBJECTIVES, Distiller
+from kdlib.distiller import LOSSES, OBJECTIVES, Distiller
 from kdlib.evaluate import controls, reference
 from kdlib.evaluate.controls import wire
 from kdlib.evaluate.cost import minutes_from_nothing, sizes, student_cost, times
@@ -20,7 +23,7 @@ from kdlib.evaluate.exam import Exam, Scores
 from kdlib.evaluate.exposure import exposure
 from kdlib.features.loader import Split, TrainLoader
 from kdlib.files import RunDir, digest, file_digest, read_json, runs_root, write_arrays, write_json
-from kdlib.keys import SCHEMA, digest_of, experiment_keys
+from kdlib.keys import SCHEMA, digest_of, edited_keys, experiment_keys
 from kdlib.machine import choose, hardware, versions
 from kdlib.seeding import derive
 from kdlib.trainer import train
@@ -40,19 +43,50 @@ def run_dir(config: RunConfig) -> RunDir:
     return RunDir(teacher_folder(config) / config.folder / f"seed{config.seed}")
 
 
+def _with_own(config: RunConfig, student: Any, losses: Sequence, teacher: Any) -> RunConfig:
+    """The configuration with a user's own student, losses and teacher, by the names that they are registered under."""
+    given = {
+        "method": students.STUDENTS.name_of(student) if student else "",
+        "objective": "+".join(map(LOSSES.name_of, losses)),
+        "teacher": teachers.TEACHERS.name_of(teacher) if teacher else "",
+    }
+    return RunConfig(**config.model_dump() | {name: value for name, value in given.items() if value})
+
+
 @dataclass
 class Experiment:
-    """``Experiment.open(config)``, then ``train()``, ``evaluate()``, ``finish(...)``. Each can be repeated."""
+    """``Experiment.open(config)``, then ``train()``, ``evaluate()``, ``finish(...)``. Each can be repeated.
+
+    ``edited``: what was changed by hand in the distiller that was trained, in words; ``run`` and ``keys`` are then not
+    those of the configuration.
+    """
 
     config: RunConfig
     run: RunDir
     splits: dict[str, Split]
     data: dict[str, datasets.Dataset]
     keys: dict[str, str]
+    edited: list[str] = field(default_factory=list)
+
+    def __post_init__(self):
+        self._opened, self._began = (self.run, self.keys), None
 
     @classmethod
-    def open(cls, config: RunConfig, splits: tuple[str, ...] | None = None) -> "Experiment":
-        """Load the data, build or open the feature stores, claim the run's folder."""
+    def open(
+        cls,
+        config: RunConfig,
+        splits: tuple[str, ...] | None = None,
+        *,
+        student: type[students.Student] | None = None,
+        losses: Sequence[str | Callable] = (),
+        teacher: Any = None,
+    ) -> "Experiment":
+        """Load the data, build or open the feature stores, claim the run's folder.
+
+        ``student``, ``losses`` and ``teacher`` are a user's own, or names, in the place of the configuration's; they
+        are registered under the names that they were defined with.
+        """
+        config = _with_own(config, student, losses, teacher)
         torch.set_num_threads(config.threads)
         data = sources.load_data(config, splits)
         opened = {name: sources.open_split(config, name, dataset) for name, dataset in data.items()}
@@ -61,8 +95,8 @@ class Experiment:
                 f"The teacher {config.teacher} has no text side and {config.dataset} has captions but no labels: "
                 "there is nothing to score. Take a vision-language teacher, or a data set with labels."
             )
-        teacher = teachers.describe(config.teacher, sources.source(config), config.revision)
-        keys = experiment_keys(config, data, teacher)
+        described = teachers.describe(config.teacher, sources.source(config), config.revision)
+        keys = experiment_keys(config, data, described)
         run = run_dir(config)
         run.claim(config.model_dump(), keys["train"])
         return cls(config, run, opened, data, keys)
@@ -100,7 +134,9 @@ class Experiment:
         torch.manual_seed(derive(self.config.seed, "weights"))
         student = students.build(self.config.method, spec)
         classes = len(self.data["fit"].class_names)
-        return Distiller(student, self.objective, self.config, self.splits["fit"].teacher_scale, classes)
+        made = Distiller(student, self.objective, self.config, self.splits["fit"].teacher_scale, classes)
+        made.__dict__["_made_from"] = self.config
+        return made.eval()  # a batch that somebody looks at leaves the statistics of a batch norm as they are
 
     @cached_property
     def trained(self) -> Distiller:
@@ -108,20 +144,62 @@ class Experiment:
         folder = checkpoints.latest(self.run, self.keys["train"], up_to=self.config.epochs)
         if folder is None or not folder.name.endswith(f"{self.config.epochs:04d}"):
             raise FileNotFoundError(f"{self.run.path}: no checkpoint of epoch {self.config.epochs}; train() first.")
-        distiller = self.distiller()
+        distiller = self.untrained()
         checkpoints.restore(folder, distiller)
         return distiller
 
-    def train(self) -> list[dict]:
-        """Train, or go on from the last checkpoint; the history, one record an epoch."""
-        distiller = self.distiller()
-        config = self.config
-        loader = TrainLoader(
-            self.splits["fit"], distiller.student.reads, config.batch_size, config.seed, config.train_limit
-        )
-        history = train(distiller, loader, config, self.run, self.keys["train"])
-        self.__dict__.pop("trained", None)
+    def loader(self, distiller: Distiller) -> TrainLoader:
+        """The training batches: ``for batch in experiment.loader(distiller).epoch(1)``."""
+        config, reads = distiller.config, distiller.student.reads
+        return TrainLoader(self.splits["fit"], reads, config.batch_size, config.seed, config.train_limit)
+
+    def train(self, distiller: Distiller | None = None) -> list[dict]:
+        """Train, or go on from the last checkpoint; the history, one record an epoch.
+
+        ``distiller``: from :meth:`distiller`, trained as it is. If somebody has edited it (a layer, initial weights,
+        what is frozen, a loss or its settings), the training and its result get a folder and keys of their own, by
+        what was edited, and the result says so. The same edit goes on from its own checkpoints.
+        """
+        if distiller is not None:
+            self._check_made_here(distiller)
+        fresh = self.distiller()
+        self._take(fresh, fresh if distiller is None else edits.as_it_began(distiller))
+        if distiller is None:
+            distiller = fresh
+        else:
+            distiller.load_state_dict(self._began.state_dict())
+        # What a distiller was made with counts for its training, and the experiment's for all else.
+        config = self.config.model_copy(update=distiller.config.training())
+        try:
+            history = train(distiller, self.loader(distiller), config, self.run, self.keys["train"])
+        finally:
+            edits.mark(distiller, self._began)
         return history
+
+    def _check_made_here(self, distiller: Distiller) -> None:
+        """Refuse a distiller that a notebook still holds from before its parameters were changed."""
+        made, now = getattr(distiller, "_made_from", self.config).training(), self.config.training()
+        if other := [f"{name} was {made[name]!r} and is {now[name]!r}" for name in now if made[name] != now[name]]:
+            raise ValueError(
+                f"This distiller was made from another configuration: {', '.join(other)}. Make it again: "
+                "distiller = experiment.distiller()"
+            )
+
+    def _take(self, fresh: Distiller, began: Distiller) -> None:
+        """Take the folder and the keys of a training that begins with ``began``."""
+        changes = {} if began is fresh else edits.changes(fresh, began)
+        self.run, self.keys = self._opened
+        self.__dict__.pop("trained", None)
+        self._began, self.edited = copy.deepcopy(began), edits.in_words(changes)
+        if changes:
+            self.keys = edited_keys(self.keys, self.config, changes)
+            method, seed = self.run.path.parent, self.run.path.name
+            self.run = RunDir(method.with_name(f"{method.name}+edited-{self.keys['train'][:8]}") / seed)
+            self.run.claim(self.config.model_dump(), self.keys["train"])
+
+    def untrained(self) -> Distiller:
+        """What is trained, as it is before its first step."""
+        return self.distiller() if self._began is None else copy.deepcopy(self._began)
 
     def embeddings(self, student: students.Student) -> dict[str, dict[str, Tensor]]:
         """Per split that the scores need, what a student makes of it."""
@@ -141,7 +219,7 @@ class Experiment:
         key = digest([self.keys["train"], self.keys["exam"]])
         untrained = read_json(path)
         if untrained is None or untrained["key"] != key or not path.with_suffix(".npz").exists():
-            scores = self.score(self.distiller())
+            scores = self.score(self.untrained())
             write_arrays(path.with_suffix(".npz"), scores.arrays("untrained"))
             untrained = {"key": key, "scores": scores.values, "facts": scores.facts}
             write_json(path, untrained)
@@ -204,6 +282,7 @@ class Experiment:
             "outcome": "ok",
             "config": config.model_dump(),
             "keys": self.keys,
+            "edited": self.edited,
             "headline": self.exam.headline,
             "pairing": PAIRING if self.has_text else "",
             "objective": list(self.trained.objective),

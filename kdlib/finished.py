@@ -45,9 +45,9 @@ class Finished:
 
     @property
     def name(self) -> str:
-        """Method and variant: 'resnet', 'resnet, no teacher'."""
-        variant = self.config.variant.replace("_", " ")
-        return f"{self.config.method}, {variant}" if variant else self.config.method
+        """Method and variant: 'resnet', 'resnet, no teacher', 'resnet, edited by hand'."""
+        facts = self.config.variant.replace("_", " "), "edited by hand" if self.result["edited"] else ""
+        return ", ".join(filter(None, (self.config.method, *facts)))
 
     @property
     def headline(self) -> str:
@@ -145,13 +145,15 @@ class Finished:
         """
         try:
             described = self.split.store.manifest["key"]["teacher"]
-            for name in (self.config.method, *self.config.objective.split("+")):
-                own_code(name)
-        except (StoreError, ImportError, AttributeError):
+            own_code("student", self.config.method)
+            for name in filter(lambda name: ":" in name, self.config.objective.split("+")):
+                own_code("loss", name)
+        except (StoreError, ImportError, AttributeError, KeyError):
             return False
         teacher = {name: described[name] for name in ("family", "files")}
         prints = {name: SimpleNamespace(**facts) for name, facts in self.result["data"].items()}
-        return experiment_keys(self.config, prints, teacher)["experiment"] != self.result["keys"]["experiment"]
+        now, then = experiment_keys(self.config, prints, teacher), self.result["keys"]
+        return (now["train"], now["exam"]) != (then.get("configured", then["train"]), then["exam"])
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -218,17 +220,22 @@ class Finished:
     def student(self) -> Student:
         """The trained student, from its checkpoint, on the CPU.
 
-        Raises FileNotFoundError when the checkpoint is gone.
+        Raises FileNotFoundError when its checkpoint is gone, or its class or its layers are those of a notebook alone.
         """
         return self.trained.student.eval()
 
     @cached_property
     def trained(self) -> Distiller:
         """The student with its logit scale and the trained parts of its losses, likewise."""
+        if any(line.startswith("layer ") for line in self.result["edited"]):
+            raise FileNotFoundError(f"{self.run.path}: edited by hand in a notebook, which alone has its layers.")
         config = self.config.model_copy(update={"device": "cpu"})
         # All that a student's shape takes from 'fit' is the teacher's width and grid, which each split's store knows.
         experiment = Experiment(config, self.run, {"fit": self.split}, {"fit": self.data}, self.result["keys"])
-        return experiment.trained
+        try:
+            return experiment.trained
+        except (KeyError, ImportError) as error:
+            raise FileNotFoundError(f"{self.run.path}: student or loss are not known here: {error.args[0]}") from error
 
 
 def studies() -> list[str]:

@@ -7,13 +7,21 @@ word re-renders a report, it does not train again; a file that moves makes nothi
 import ast
 import hashlib
 import importlib.util
+import inspect
+import json
+import linecache
+import symtable
+import sys
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from kdlib.config import RunConfig
 from kdlib.files import digest
+from kdlib.registry import Registry
 
-SCHEMA = 3  # of the result record; raised when a field changes its meaning
+SCHEMA = 4  # of the result record; raised when a field changes its meaning
 
 PACKAGE = Path(__file__).parent
 # Stage -> the code below kdlib/ that can change its numbers, beyond that of the stages before it: files, or functions
@@ -108,12 +116,100 @@ def without_docstrings(source: str) -> str:
     return essence(ast.parse(source))
 
 
-def own_code(name: str) -> dict[str, str]:
-    """The digest of the file of a user's own entry, 'package.module:attribute'; nothing for a registered name."""
-    if ":" not in name:
-        return {}
-    path = importlib.util.find_spec(name.partition(":")[0]).origin
-    return {"own": digest(without_docstrings(Path(path).read_text()))}
+# ---------------------------------------------------------------- code of a user's own
+
+
+def own_code(noun: str, name: str) -> dict[str, str]:
+    """The digest of a user's own student, loss or teacher as ``{"own": ...}``; nothing for one of the package.
+
+    ``noun``: of its registry. ``name``: 'package.module:attribute', or one that was registered. Raises KeyError for a
+    name that nobody has registered.
+    """
+    registry, entry = Registry.known.get(noun), name
+    if registry and (name in registry or ":" not in name):
+        entry = registry[name]
+    if not isinstance(entry, str):
+        found = code_of(entry)
+    else:
+        module = entry.partition(":")[0] if ":" in entry else "kdlib"
+        found = "" if module.split(".")[0] == "kdlib" else _of_file(module)
+    return {"own": found} if found else {}
+
+
+LIBRARIES = ("kdlib", "torch", "torchvision", "transformers", "builtins")  # code of the first is followed by STAGES
+
+
+def code_of(thing: Any) -> str:
+    """The digest of a class, function or module: of its file, or in a notebook of its source; '' for a library's."""
+    module = thing.__name__ if inspect.ismodule(thing) else getattr(thing, "__module__", None) or "builtins"
+    if module.split(".")[0] in LIBRARIES:
+        return ""
+    return digest(dict(notebook_code(thing))) if module == "__main__" else _of_file(module)
+
+
+def _of_file(module: str) -> str:
+    loaded = getattr(sys.modules.get(module), "__file__", None)
+    return digest(without_docstrings(Path(loaded or importlib.util.find_spec(module).origin).read_text()))
+
+
+def notebook_code(thing: Any, seen: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
+    """(name, code) of a class or function that was written in a notebook, and of all of the notebook that it uses.
+
+    Helpers and base classes by their code, constants by their value. Raises ValueError where the source is not known.
+    """
+    name, node, variables = thing.__qualname__, *_definition(thing)
+    yield name, essence(ast.parse(ast.unparse(node)))
+    used = {symbol for table in _scopes(symtable.symtable(ast.unparse(node), name, "exec")) for symbol in table}
+    for other in sorted(used & set(variables) - {name, *seen}):
+        value = variables[other]
+        if getattr(value, "__module__", None) == "__main__" and (inspect.isclass(value) or inspect.isfunction(value)):
+            yield from notebook_code(value, (*seen, name))
+        elif _is_plain(value):
+            yield other, value
+
+
+def _definition(thing: Any) -> tuple[ast.AST, dict]:
+    """The syntax tree of a definition, as the interpreter kept it, and the variables that it sees."""
+    functions = vars(thing).values() if inspect.isclass(thing) else [inspect.unwrap(thing)]
+    for function in filter(inspect.isfunction, functions):
+        line, file = function.__code__.co_firstlineno, function.__code__.co_filename
+        for node in ast.walk(_tree(file)):
+            if getattr(node, "name", None) == thing.__name__ and _first_line(node) <= line <= node.end_lineno:
+                return node, function.__globals__
+    raise ValueError(
+        f"The source of '{thing.__name__}' cannot be read, so that an edit of it would go unnoticed. Define it in a "
+        "notebook's cell of its own, without a %%magic, or in a file."
+    )
+
+
+def _tree(file: str) -> ast.AST:
+    try:
+        return ast.parse("".join(linecache.getlines(file)))
+    except SyntaxError:  # no Python, or a cell with a %%magic
+        return ast.Module([], [])
+
+
+def _first_line(node: ast.AST) -> int:
+    return min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+
+
+def _scopes(table: symtable.SymbolTable) -> Iterator[list[str]]:
+    """Names that a piece of code takes from outside, scope by scope."""
+    top = table.get_type() == "module"
+    yield [one.get_name() for one in table.get_symbols() if one.is_referenced() and (top or one.is_global())]
+    for child in table.get_children():
+        yield from _scopes(child)
+
+
+def _is_plain(value: Any) -> bool:
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+# ---------------------------------------------------------------- the keys of an experiment
 
 
 def experiment_keys(config: RunConfig, data: dict, teacher: dict) -> dict[str, str]:
@@ -131,13 +227,16 @@ def experiment_keys(config: RunConfig, data: dict, teacher: dict) -> dict[str, s
         "bad": config.on_bad_image,
         "untrained": [config.allow_untrained, config.untrained_heads],
         "code": [digest_of("pixels"), digest_of("features", teacher=config.teacher)],
-    } | own_code(config.teacher)
+    } | own_code("teacher", config.teacher)
     stored = digest(common | {"data": prints["fit"]})
-    training = {"config": config.training(), "code": digest_of("training", method=config.method)} | own_code(
-        config.method
+    losses = (
+        config.objective.split("+") if config.objective else Registry.known.get("objective", {}).get(config.method, ())
     )
-    if losses := {name: own_code(name) for name in config.objective.split("+") if ":" in name}:
-        training["losses"] = losses
+    training = {
+        "config": config.training(),
+        "code": digest_of("training", method=config.method),
+        "losses": {name: own_code("loss", name) for name in losses if name != "no_teacher"},
+    } | own_code("student", config.method)
     trained = digest({"features": stored} | training)
     exam = {"data": prints, "on": config.score_on, "width": config.width, "tau": config.tau}
     examined = digest(common | exam | {"code": digest_of("evaluation")})
@@ -146,5 +245,19 @@ def experiment_keys(config: RunConfig, data: dict, teacher: dict) -> dict[str, s
         "train": trained,
         "exam": examined,
         "images": digest([prints[config.score_on], config.on_bad_image]),
-        "experiment": digest({"train": trained, "epochs": config.epochs, "exam": examined}),
+        "experiment": _experiment_key(trained, config, examined),
     }
+
+
+def edited_keys(keys: dict[str, str], config: RunConfig, changes: dict) -> dict[str, str]:
+    """The keys of an experiment whose distiller was edited by hand; ``changes``: :func:`kdlib.edits.changes`.
+
+    ``configured`` is the key of the training that the configuration asks for.
+    """
+    trained = digest({"train": keys["train"], "edited": changes})
+    own = {"train": trained, "experiment": _experiment_key(trained, config, keys["exam"])}
+    return keys | own | {"configured": keys["train"]}
+
+
+def _experiment_key(train: str, config: RunConfig, exam: str) -> str:
+    return digest({"train": train, "epochs": config.epochs, "exam": exam})

@@ -1,14 +1,18 @@
 """Names to things: a literal dict whose unknown names are an error that lists the known ones."""
 
 import importlib
+from typing import Any, ClassVar
 
 
 class Registry(dict):
     """``REGISTRY[name]``; another entry by ``register`` or, without it, as 'package.module:attribute'."""
 
+    known: ClassVar[dict[str, "Registry"]] = {}  # all registries, by their noun
+
     def __init__(self, noun: str, entries: dict):
         super().__init__(entries)
         self.noun = noun
+        Registry.known[noun] = self
 
     def __missing__(self, name: str):
         if ":" in name:
@@ -19,8 +23,31 @@ class Registry(dict):
             "your own goes in by register() or as 'package.module:attribute'."
         )
 
-    def register(self, name: str, entry) -> None:
-        """Add an entry; a name never changes its meaning, so a taken one is refused."""
-        if name in self and self[name] is not entry:
+    def register(self, name: str, entry: Any) -> None:
+        """Add an entry. Raises ValueError for a name that is taken, since a name never changes its meaning.
+
+        The same class or function, defined again (a notebook's cell was run again), takes the place of the old one.
+        """
+        if name in self and not _same(self[name], entry):
             raise ValueError(f"The {self.noun} '{name}' exists already; choose another name.")
         self[name] = entry
+
+    def name_of(self, entry: Any) -> str:
+        """The name of an entry; a new one is registered by the name that it was defined with. A string is a name."""
+        if isinstance(entry, str):
+            return entry
+        found = next((name for name, known in self.items() if known is entry), "") or getattr(entry, "__name__", "")
+        if not found.replace(".", "").isidentifier():
+            raise ValueError(
+                f"This {self.noun} has no name of its own; define it by 'class' or 'def', or register() it."
+            )
+        self.register(found, entry)
+        return found
+
+
+def _same(old: Any, new: Any) -> bool:
+    """Whether ``new`` is ``old``, or a user's class or function that was defined again at the same place."""
+    if old is new:
+        return True
+    places = [(getattr(thing, "__module__", None), getattr(thing, "__qualname__", None)) for thing in (old, new)]
+    return places[0] == places[1] and None not in places[0] and not places[0][0].startswith("kdlib.")

@@ -9,6 +9,7 @@ from kdlib.data import splits as splitting
 from kdlib.evaluate import zeroshot
 from kdlib.features.loader import Split
 from kdlib.files import digest, read_json, runs_root, write_json
+from kdlib.keys import own_code
 from kdlib.machine import choose, hardware
 
 
@@ -93,11 +94,15 @@ def _complete(config: RunConfig, store: features.FeatureStore) -> features.Featu
 def describe(config: RunConfig) -> dict:
     """What identifies the teacher, without loading it."""
     description = teachers.describe(config.teacher, source(config), config.revision)
-    return description | {
-        "allow_untrained": config.allow_untrained,
-        "untrained_heads": config.untrained_heads,
-        "precision": config.teacher_precision,
-    }
+    return (
+        description
+        | own_code("teacher", config.teacher)
+        | {
+            "allow_untrained": config.allow_untrained,
+            "untrained_heads": config.untrained_heads,
+            "precision": config.teacher_precision,
+        }
+    )
 
 
 def load_teacher(config: RunConfig) -> teachers.Teacher:

@@ -16,6 +16,7 @@ SCIENCE = [
     "students",
     "losses",
     "distiller",
+    "edits",
     "checkpoints",
     "trainer",
     "evaluate",

@@ -66,7 +66,7 @@ def working_seconds(notebook: str) -> float:
     spent = 0.0
     for cell in cells:
         source, clock = "".join(cell["source"]), cell["metadata"].get("papermill", {})
-        if "experiment.train()" in source or "experiment.evaluate()" in source:
+        if "experiment.train(" in source or "experiment.evaluate()" in source:
             times = [datetime.fromisoformat(clock[name]) for name in ("start_time", "end_time")]
             spent += (times[1] - times[0]).total_seconds()
     return spent

@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 
 from kdlib import sources, students, teachers
 from kdlib.config import RunConfig
+from kdlib.distiller import Distiller
 from kdlib.evaluate.cost import backbones
 from kdlib.evaluate.exposure import exposure
 from kdlib.evaluate.uncertainty import interval
@@ -22,7 +23,13 @@ from kdlib.finished import Finished
 from kdlib.machine import choose, hardware, versions
 from kdlib.report import anatomy, experiment_figures, gallery
 from kdlib.report.display import figure, notice, table, words
+from kdlib.report.science import losses, module
 from kdlib.report.style import score_name
+
+__all__ = [
+    "attention", "changes", "cost", "curves", "examples", "given_by_hand", "losses", "module", "reproduce", "result",
+    "samples", "score_by_epochs", "sentence", "setup", "student",
+]  # fmt: skip
 
 SHORT = {"mean_recall": "Mean recall", "knn@20_top1": "k-NN top-1"}
 THUMBNAIL = 128  # pixels a side: as large as a picture is drawn
@@ -135,9 +142,9 @@ def _described(experiment: Experiment, row: int, split: str = "") -> str:
 # ---------------------------------------------------------------- the student and its training
 
 
-def student(experiment: Experiment) -> None:
+def student(experiment: Experiment, distiller: Distiller | None = None) -> None:
     """The student as a diagram: its parts in the order in which they run, and what of the teacher it needs."""
-    built, split = experiment.distiller().student.eval(), experiment.exam.scored
+    built, split = (distiller or experiment.distiller()).student.eval(), experiment.exam.scored
     reader, rows = Reader(split, built.reads), np.arange(1)
     batches = {"image": reader.images(rows)} | ({"text": reader.texts(rows)} if built.spec.text else {})
     needed = backbones(sources.backbone_cost(experiment.config), batches, built.reads)
@@ -220,6 +227,8 @@ def result(experiment: Experiment, record: dict) -> None:
         for wire in tripped:
             notice(f"Tripped: {wire['wire']} ({wire['found']}). The scores are not shown.")
         return
+    if record["edited"]:
+        notice(f"Edited by hand, so that this is no result of the configuration: {'; '.join(record['edited'])}.")
     headline, method = record["headline"], record["config"]["method"]
     low, high = _interval(experiment, record)
     display(HTML(f'<p class="headline"><strong>{html.escape(sentence(record, low, high))}</strong></p>'))
