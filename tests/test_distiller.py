@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from pydantic import ValidationError
-from test_students import SMALL, batch
+from students.test_students import SMALL, batch
 
 from kdlib import losses, students
 from kdlib.config import RunConfig

@@ -89,7 +89,7 @@ def test_rerun__an_interrupted_training_goes_on_and_ends_as_if_nothing_had_been(
 
     async def go():
         async with in_hand("dino_tinyimagenet", config) as hand:
-            await hand.run("parameters", "setup")
+            await hand.run("parameters", "setup", "module")
             await hand.type(SLOW)
             second = Experiment.open(config).run.checkpoints / "epoch-0002"
             outputs = await hand.interrupted("train", second.is_dir)
@@ -114,7 +114,7 @@ def test_rerun__cells_in_any_sensible_order(small_run):
 
     async def go():
         async with in_hand("dino_tinyimagenet", config) as hand:
-            await hand.run("parameters", "setup", "train", "scores", "scores", "curves")
+            await hand.run("parameters", "setup", "module", "terms", "train", "scores", "scores", "curves")
             first = weights(Experiment.open(config), 2)
             (line,) = lines(await hand.run("train"))  # all is done: nothing is trained again
             assert line.endswith("done before")
@@ -124,6 +124,9 @@ def test_rerun__cells_in_any_sensible_order(small_run):
             assert (await hand.type("print([record['epoch'] for record in history])")).strip() == "[1, 2, 3]"
             assert weights(Experiment.open(config), 2) == first
             hand.fields["method"] = "resnet"  # no attention map: said, not an error
-            await hand.run("parameters", "setup", "train", "maps")
+            await hand.run("parameters", "setup")
+            with pytest.raises(CellExecutionError, match="method was 'projection' and is 'resnet'"):
+                await hand.run("train")  # the student of before is still there
+            await hand.run("module", "train", "maps")
 
     asyncio.run(go())
