@@ -89,3 +89,86 @@ def combined(
     """The study's loss for pixel students: contrastive + KL to the teacher's logits, weighted."""
     matching = logit_matching(student, teacher, tau=tau)
     return contrastive_weight * contrastive(student, positives) + kl_weight * matching
+
+
+def feature_regression(student: Tensor, teacher: Tensor) -> Tensor:
+    """2 - 2 cos(student, teacher), (B, T) each; dimensionless, between 0 and 4.
+
+    ``student``: its embeddings through a projector; ``teacher``: features less the mean of fit's, since what all
+    features share says nothing about an image. It is the squared distance of the vectors at length 1. SimReg,
+    Navaneet et al., BMVC 2021.
+    """
+    return 2 - 2 * F.cosine_similarity(student.float(), teacher.detach().float(), dim=-1).mean()
+
+
+def anchor_kl(student: Tensor, teacher: Tensor, anchors: Tensor, *, tau: float) -> Tensor:
+    """KL(softmax(teacher A' / tau) || softmax(student A' / tau)), all vectors at length 1; mean over the batch.
+
+    ``student`` and ``teacher`` (B, T), ``anchors`` (A, T): the teacher's features of other images (or texts), less
+    the same mean. Where the student's answer lies among many images, and not only among those of its batch. SEED,
+    Fang et al., arXiv:2101.04731; CompRess, arXiv:2010.14713. Without SEED's queue: the anchors are stored.
+    """
+    target = similarity_logits(teacher.detach(), anchors.detach(), 1 / tau)
+    return _kl(similarity_logits(student, anchors.detach(), 1 / tau), target)
+
+
+def relational(student: Tensor, teacher: Tensor, *, distance_weight: float = 1.0, angle_weight: float = 2.0) -> Tensor:
+    """Distances of pairs and angles of triplets as the teacher has them, (B, D) and (B, T); dimensionless.
+
+    distance: Huber loss of ||x_i - x_j|| / their mean, over pairs; angle: Huber loss of cos(x_i - x_j, x_k - x_j),
+    over triplets of different images. Neither sees a rotation, a shift or the scale. RKD, Park et al.,
+    arXiv:1904.05068, eqs. 5 to 9, and its weights for embeddings.
+    """
+    if len(student) < 3:
+        raise ValueError("Angles need at least 3 images in the batch.")
+    (near, bent), (near_there, bent_there) = _relations(student.float()), _relations(teacher.detach().float())
+    return distance_weight * F.smooth_l1_loss(near, near_there) + angle_weight * F.smooth_l1_loss(bent, bent_there)
+
+
+def _relations(vectors: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, B - 1) distances over their mean; (B (B - 1) (B - 2),) cosines of the angles at each image."""
+    size = len(vectors)
+    off = ~torch.eye(size, dtype=torch.bool, device=vectors.device)
+    away = (vectors[None] - vectors[:, None])[off].view(size, size - 1, -1)  # at j: x_i - x_j, (B, B - 1, D)
+    distance = away.norm(dim=-1)
+    towards = F.normalize(away, dim=-1)
+    angles = towards @ towards.transpose(1, 2)  # (B, B - 1, B - 1)
+    return distance / distance.mean().clamp_min(1e-12), angles[:, off[1:, 1:]]
+
+
+def dist(student: Tensor, teacher: Tensor, *, tau: float, leave_out_diagonal: bool = False) -> Tensor:
+    """tau^2 * (1 - Pearson correlation of softmax(student / tau) and softmax(teacher / tau)), rows plus columns.
+
+    On (B, B) similarity logits: a row is how one image sees the others, a column how it is seen. Between 0 and
+    4 tau^2; zero already where the probabilities agree but for scale and shift. Huang et al., arXiv:2205.10536,
+    whose classes are here the images (or texts) of the batch.
+    """
+    size = len(student)
+    ours, theirs = student.float() / tau, teacher.detach().float() / tau
+    if not leave_out_diagonal:
+        ours, theirs = ours.softmax(-1), theirs.softmax(-1)
+        return tau**2 * (2 - _pearson(ours, theirs) - _pearson(ours.T, theirs.T))
+    if size < 3:
+        raise ValueError("Correlations without the diagonal need at least 3 images in the batch.")
+    off = ~torch.eye(size, dtype=torch.bool, device=student.device)
+    ours, theirs = (logits.masked_fill(~off, -torch.inf).softmax(-1) for logits in (ours, theirs))
+    ways = ((ours, theirs), (ours.T, theirs.T))
+    rows, columns = (_pearson(*(matrix[off].view(size, size - 1) for matrix in way)) for way in ways)
+    return tau**2 * (2 - rows - columns)
+
+
+def _pearson(first: Tensor, second: Tensor) -> Tensor:
+    """Correlation of each row with its row, mean over rows."""
+    first, second = (rows - rows.mean(dim=-1, keepdim=True) for rows in (first, second))
+    return F.cosine_similarity(first, second, dim=-1).mean()
+
+
+def orthogonal_projection(student: Tensor, teacher: Tensor) -> Tensor:
+    """Squared distance to the layer-normed teacher, (B, T) each, mean over the T channels; dimensionless.
+
+    ``student``: embeddings of length sqrt(T) through an orthogonal projector, which keeps their cosines, so that
+    what is learned sits in the student. The layer norm has no affine part. VkD, Miles et al., CVPR 2024,
+    arXiv:2403.06213.
+    """
+    target = F.layer_norm(teacher.detach().float(), teacher.shape[-1:])
+    return (student.float() - target).square().mean()

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import scipy.special
+import scipy.stats
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -129,12 +130,21 @@ def test_combined__is_the_weighted_sum():
     assert torch.allclose(got, expected)
 
 
+ANCHORS = torch.randn(9, 8, generator=torch.Generator().manual_seed(1))
+OF_FEATURES = {
+    "feature_regression": losses.feature_regression,
+    "anchor_kl": lambda s, t: losses.anchor_kl(s, t, ANCHORS[:, : s.shape[1]], tau=0.1),
+    "relational": losses.relational,
+    "dist": lambda s, t: losses.dist(s, t, tau=2.0),
+    "dist without diagonal": lambda s, t: losses.dist(s, t, tau=2.0, leave_out_diagonal=True),
+    "orthogonal_projection": losses.orthogonal_projection,
+}
 CALLS = {
     "logit_matching": lambda s, t: losses.logit_matching(s, t, tau=2.0),
     "without diagonal": lambda s, t: losses.logit_matching(s, t, tau=2.0, leave_out_diagonal=True),
     "attention_transfer": lambda s, t: losses.attention_transfer(s.abs(), t.abs()),
     "combined": lambda s, t: losses.combined(s, t, torch.eye(len(s), dtype=torch.bool), tau=2.0),
-}
+} | OF_FEATURES
 
 
 @pytest.mark.parametrize("name", CALLS)
@@ -288,3 +298,151 @@ def test_combined__lies_above_its_contrastive_floor(seed, contrastive_weight, kl
     weights = {"contrastive_weight": contrastive_weight, "kl_weight": kl_weight}
     floor = contrastive_weight * (3 * np.log(3) + 2 * np.log(2)) / 6
     assert losses.combined(student, teacher, positives, tau=2.0, **weights).item() >= floor - 1e-5
+
+
+# ---------------------------------------------------------------- losses of students that stand alone
+
+
+def cosine(a: np.ndarray, b: np.ndarray) -> float:
+    return float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
+
+
+VECTORS = np.random.default_rng(4).normal(size=(2, 6, 5))
+
+
+def test_feature_regression__by_hand_and_by_numpy():
+    """(3, 4) and (4, 3): cosine 24 / 25, so 2 - 48 / 25; opposite vectors: 4; the length does not matter."""
+    student, teacher = torch.tensor([[3.0, 4.0]]), torch.tensor([[4.0, 3.0]])
+    assert losses.feature_regression(student, teacher).item() == pytest.approx(0.08, abs=1e-6)
+    assert losses.feature_regression(7 * student, 0.1 * teacher).item() == pytest.approx(0.08, abs=1e-6)
+    assert losses.feature_regression(student, -student).item() == pytest.approx(4)
+    ours, theirs = VECTORS
+    unit = [rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (ours, theirs)]
+    expected = np.square(unit[0] - unit[1]).sum(axis=1).mean()
+    got = losses.feature_regression(torch.tensor(ours), torch.tensor(theirs)).item()
+    assert got == pytest.approx(expected, rel=1e-5)
+
+
+def anchor_kl_by_scipy(student, teacher, anchors, tau) -> float:
+    rows = []
+    for s, t in zip(student, teacher, strict=True):
+        p = scipy.special.softmax([cosine(t, a) / tau for a in anchors])
+        q = scipy.special.softmax([cosine(s, a) / tau for a in anchors])
+        rows.append(scipy.special.rel_entr(p, q).sum())
+    return float(np.mean(rows))
+
+
+@pytest.mark.parametrize("tau", [0.07, 0.5])
+def test_anchor_kl__is_scipys_kl_over_the_anchors(tau):
+    anchors = np.random.default_rng(5).normal(size=(11, 5))
+    got = losses.anchor_kl(*map(torch.tensor, (*VECTORS, anchors)), tau=tau).item()
+    assert got == pytest.approx(anchor_kl_by_scipy(*VECTORS, anchors, tau), rel=1e-4)
+
+
+def test_anchor_kl__by_hand():
+    """Anchors (1, 0) and (0, 1), tau 1: the teacher on the first has p = e / (e + 1), the diagonal student 1 / 2."""
+    student, teacher = torch.tensor([[1.0, 1.0]]), torch.tensor([[2.0, 0.0]])
+    p = np.e / (np.e + 1)
+    expected = p * np.log(2 * p) + (1 - p) * np.log(2 * (1 - p))
+    assert losses.anchor_kl(student, teacher, torch.eye(2), tau=1.0).item() == pytest.approx(expected, abs=1e-6)
+
+
+def relational_by_numpy(student, teacher, distance_weight=1.0, angle_weight=2.0) -> float:
+    def huber(difference: float) -> float:
+        return 0.5 * difference**2 if abs(difference) < 1 else abs(difference) - 0.5
+
+    def relations(rows):
+        size = len(rows)
+        pairs = {(i, j): np.linalg.norm(rows[i] - rows[j]) for i in range(size) for j in range(size) if i != j}
+        mean = np.mean(list(pairs.values()))
+        angles = {
+            (i, j, k): cosine(rows[i] - rows[j], rows[k] - rows[j])
+            for i in range(size)
+            for j in range(size)
+            for k in range(size)
+            if len({i, j, k}) == 3
+        }
+        return {key: value / mean for key, value in pairs.items()}, angles
+
+    (d, a), (d_there, a_there) = relations(student), relations(teacher)
+    distance = np.mean([huber(d[key] - d_there[key]) for key in d])
+    return distance_weight * distance + angle_weight * np.mean([huber(a[key] - a_there[key]) for key in a])
+
+
+def test_relational__is_the_sum_over_pairs_and_triplets_written_out():
+    got = losses.relational(*map(torch.tensor, VECTORS)).item()
+    assert got == pytest.approx(relational_by_numpy(*VECTORS), rel=1e-4)
+    weighted = losses.relational(*map(torch.tensor, VECTORS), distance_weight=25.0, angle_weight=50.0).item()
+    assert weighted == pytest.approx(relational_by_numpy(*VECTORS, 25.0, 50.0), rel=1e-4)
+
+
+def test_relational__by_hand():
+    """Points 0, 1, 3 on a line against an equilateral triangle: distances 1, 2, 3 over their mean 2 against 1."""
+    line = torch.tensor([[0.0, 0.0], [1.0, 0.0], [3.0, 0.0]])
+    triangle = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.5, 3**0.5 / 2]])
+    distance = (0.5 * 0.5**2 + 0 + 0.5 * 0.5**2) / 3
+    # cosines on the line are 1, -1, 1 at the three points, in the triangle 1 / 2
+    angle = (0.5 * 0.5**2 * 2 + (1.5 - 0.5)) / 3
+    got = losses.relational(line, triangle, distance_weight=1.0, angle_weight=0.0).item()
+    assert got == pytest.approx(distance, abs=1e-6)
+    got = losses.relational(line, triangle, distance_weight=0.0, angle_weight=1.0).item()
+    assert got == pytest.approx(angle, abs=1e-6)
+
+
+def test_relational__does_not_see_rotation_shift_and_scale():
+    torch.manual_seed(0)
+    teacher = torch.randn(6, 5)
+    rotation = torch.linalg.qr(torch.randn(5, 5))[0]
+    assert losses.relational(3 * teacher @ rotation + 1, teacher).item() == pytest.approx(0, abs=1e-6)
+    with pytest.raises(ValueError, match="at least 3 images"):
+        losses.relational(teacher[:2], teacher[:2])
+
+
+def dist_by_scipy(student, teacher, tau, diagonal=True) -> float:
+    def softmaxed(logits):
+        logits = logits / tau if diagonal else np.where(np.eye(len(logits), dtype=bool), -np.inf, logits / tau)
+        return scipy.special.softmax(logits, axis=1)
+
+    def way(p, q):
+        rows = zip(p, q, strict=True) if diagonal else zip(without_diagonal(p), without_diagonal(q), strict=True)
+        return np.mean([1 - scipy.stats.pearsonr(a, b).statistic for a, b in rows])
+
+    p, q = softmaxed(student), softmaxed(teacher)
+    return tau**2 * (way(p, q) + way(p.T, q.T))
+
+
+@pytest.mark.parametrize("diagonal", [True, False])
+@pytest.mark.parametrize("tau", [1.0, 2.0])
+def test_dist__is_scipys_correlation(tau, diagonal):
+    student, teacher = np.random.default_rng(6).normal(size=(2, 7, 7))
+    got = losses.dist(torch.tensor(student), torch.tensor(teacher), tau=tau, leave_out_diagonal=not diagonal).item()
+    assert got == pytest.approx(dist_by_scipy(student, teacher, tau, diagonal), rel=1e-4)
+
+
+def test_dist__opposite_rows_of_two_are_as_far_as_can_be():
+    """Of two probabilities the correlation is 1 or -1: rows and columns 2 each."""
+    logits = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    assert losses.dist(logits, logits.flip(1), tau=1.0).item() == pytest.approx(4, abs=1e-5)
+    with pytest.raises(ValueError, match="at least 3 images"):
+        losses.dist(logits, logits, tau=1.0, leave_out_diagonal=True)
+
+
+def test_orthogonal_projection__by_hand():
+    """(0, 2) is layer-normed to (-1, 1); against (1, 1) that is (4 + 0) / 2; shift and scale do not matter."""
+    student, teacher = torch.tensor([[1.0, 1.0]]), torch.tensor([[0.0, 2.0]])
+    assert losses.orthogonal_projection(student, teacher).item() == pytest.approx(2, abs=1e-4)
+    assert losses.orthogonal_projection(student, 10 * teacher + 3).item() == pytest.approx(2, abs=1e-4)
+    ours, theirs = VECTORS
+    normed = (theirs - theirs.mean(axis=1, keepdims=True)) / theirs.std(axis=1, keepdims=True)
+    got = losses.orthogonal_projection(torch.tensor(ours), torch.tensor(theirs)).item()
+    assert got == pytest.approx(np.square(ours - normed).mean(), rel=1e-3)
+
+
+@pytest.mark.parametrize("name", OF_FEATURES)
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 1000))
+def test_losses_of_features__are_zero_for_the_teacher_and_never_negative(name, seed):
+    student, teacher = torch.randn(2, 4, 4, generator=torch.Generator().manual_seed(seed))
+    same = torch.nn.functional.layer_norm(teacher, (4,)) if name == "orthogonal_projection" else teacher
+    assert OF_FEATURES[name](same, teacher).item() == pytest.approx(0, abs=2e-5)
+    assert OF_FEATURES[name](student, teacher).item() > -1e-6
