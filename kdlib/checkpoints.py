@@ -2,7 +2,7 @@
 
 checkpoints/epoch-0005/ holds model.safetensors (the distiller: student and all trained parts of the losses),
 optimizer.safetensors, and state.json with epoch, step, history, configuration, versions and the digests of
-the other two files and of itself.
+the other two files and of itself. cooldown-0005/ is a leaf: what a cooldown from epoch 5 made of it.
 """
 
 import os
@@ -21,9 +21,12 @@ from kdlib.files import RunDir, digest, file_digest, read_json, sync, write_json
 FILES = ("model.safetensors", "optimizer.safetensors")
 
 
-def save(run: RunDir, distiller: nn.Module, optimizer: torch.optim.Optimizer, state: dict) -> Path:
-    """Write the checkpoint of ``state['epoch']`` to a new name, flush it, rename it into place."""
-    folder = run.checkpoints / f"epoch-{state['epoch']:04d}"
+def save(run: RunDir, distiller: nn.Module, optimizer: torch.optim.Optimizer, state: dict, name: str = "") -> Path:
+    """Write the checkpoint of ``state['epoch']`` to a new name, flush it, rename it into place.
+
+    ``name``: of the folder, where it is not the epoch's.
+    """
+    folder = run.checkpoints / (name or f"epoch-{state['epoch']:04d}")
     scratch = run.checkpoints / f".{folder.name}.{os.getpid()}"
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
@@ -99,3 +102,34 @@ def latest(run: RunDir, train_key: str, up_to: int) -> Path | None:
             return folder
         warnings.warn(f"Checkpoint {folder} is passed over: {found}. Going back to the one before.", stacklevel=2)
     return None
+
+
+def leaf_name(epoch: int) -> str:
+    """The folder of the cooldown from an epoch."""
+    return f"cooldown-{epoch:04d}"
+
+
+def leaf(run: RunDir, train_key: str, epoch: int, cooldown: int) -> Path | None:
+    """The good checkpoint of a cooldown of ``cooldown`` epochs from ``epoch``, finished or not; None without one."""
+    folder = run.checkpoints / leaf_name(epoch)
+    state = read_json(folder / "state.json")
+    if state is None or state.get("train_key") != train_key or state.get("cooldown") != cooldown:
+        return None
+    found = problem(folder)
+    if found is not None:
+        warnings.warn(f"Checkpoint {folder} is passed over: {found}. The cooldown starts again.", stacklevel=2)
+        return None
+    return folder
+
+
+def scored(run: RunDir, train_key: str, epochs: int, cooldown: int) -> Path | None:
+    """The checkpoint that is scored after ``epochs``: the finished cooldown where there is to be one, else the epoch's.
+
+    None where it is not there or not whole.
+    """
+    if cooldown:
+        folder = leaf(run, train_key, epochs, cooldown)
+        done = folder is not None and read_json(folder / "state.json")["epoch"] == epochs + cooldown
+        return folder if done else None
+    folder = latest(run, train_key, up_to=epochs)
+    return folder if folder is not None and int(folder.name.split("-")[1]) == epochs else None

@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 NOT_TRAINING = {
     "study", "variant", "epochs", "score_on", "checkpoint", "revision", "data_root", "on_overlap", "device",
-    "feature_dtype", "teacher_precision", "token_grid", "timed_calls",
+    "feature_dtype", "teacher_precision", "token_grid", "timed_calls", "cooldown",
 }  # fmt: skip
 
 
@@ -45,6 +45,9 @@ class RunConfig(BaseModel):
     convnet: Literal["full", "narrow"] = Field("narrow", description="full is ResNet-18 and DenseNet-121")
     pretrained: bool = Field(False, description="start ResNet and DenseNet from torchvision's ImageNet weights")
     image_size: int = Field(48, ge=16, description="side in pixels of what ResNet and DenseNet read")
+    text_side: Literal["teacher", "bag", "transformer"] = Field(
+        "teacher", description="of students that read pixels: a projection of the teacher's text, or one of their own"
+    )
 
     objective: str = Field("", description="losses joined by +, or no_teacher; empty takes the method's own")
     diagonal: bool = Field(False, description="keep each image's match with itself in logit matching")
@@ -57,6 +60,13 @@ class RunConfig(BaseModel):
     attention_weight: float = Field(1.0, ge=0, description="weight of the attention transfer term")
     contrastive_weight: float = Field(1.0, ge=0, description="weight of the contrastive term")
     kl_weight: float = Field(1.0, ge=0, description="weight of the KL term beside the contrastive one")
+    anchor_weight: float = Field(0.1, ge=0, description="weight of the KL over anchors")
+    anchors: int = Field(1024, ge=2, description="stored features of the teacher that the KL over anchors looks at")
+    anchor_tau: float = Field(0.07, gt=0, description="temperature of the KL over anchors")
+    clip_norm: float = Field(0.0, ge=0, description="largest norm of the gradient; 0 never clips")
+    cooldown: float = Field(0.0, ge=0, le=1, description="epochs of cooldown before scoring, as a share of epochs")
+    crop: float = Field(1.0, gt=0, le=1, description="least share of the area that random crops keep; 1 never crops")
+    flip: bool = Field(False, description="mirror half of the training images; captions with left and right forbid it")
 
     feature_dtype: Literal["float16", "float32"] = Field("float16", description="of the feature store on disk")
     teacher_precision: Literal["float32", "bfloat16"] = Field("float32", description="of the teacher's forward pass")

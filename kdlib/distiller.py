@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdlib import losses
+from kdlib import losses, projectors
 from kdlib.config import RunConfig
 from kdlib.registry import Registry
 from kdlib.students import Student
@@ -24,8 +24,12 @@ OBJECTIVES = Registry(
         "cbam": ("logit_matching", "attention_transfer"),
         "resnet": ("combined",),
         "densenet": ("combined",),
+        "mobilenet": ("feature_regression", "anchor_kl"),
+        "vit": ("feature_regression", "anchor_kl"),
     },
 )
+# Losses in the teacher's own space: they see the student's embedding through a projector.
+IN_ITS_SPACE = {"feature_regression", "anchor_kl", "teacher_contrastive"}
 
 
 class Distiller(nn.Module):
@@ -43,6 +47,7 @@ class Distiller(nn.Module):
         config: RunConfig,
         teacher_scale: float,
         classes: int = 0,
+        means: dict[str, Tensor] | None = None,
     ):
         super().__init__()
         self.student, self.config, self.teacher_scale = student, config, teacher_scale
@@ -54,6 +59,15 @@ class Distiller(nn.Module):
         self._check(student, classes)
         if "labels" in objective:
             self.classifier = nn.Linear(student.spec.width, classes, bias=False)
+        widths = student.spec.width, student.spec.teacher_width
+        self.projector = self.orthogonal = None
+        if IN_ITS_SPACE & set(objective):
+            self.projector = projectors.shared(*widths) if text else projectors.two_layers(*widths)
+            for side in ("image", "text") if text else ("image",):
+                mean = torch.zeros(student.spec.teacher_width) if means is None else means[side].clone()
+                self.register_buffer(f"{side}_mean", mean)
+        if "orthogonal_projection" in objective:
+            self.orthogonal = projectors.orthogonal(*widths)
 
     def _check(self, student: Student, classes: int) -> None:
         """A loss that lacks what it compares fails before training, with the remedy."""
@@ -62,9 +76,9 @@ class Distiller(nn.Module):
             raise ValueError("The objectives contrastive and kl need captions; on labelled images take logit_matching.")
         if "labels" in wanted and not classes:
             raise ValueError("The objective labels needs a data set with labels; with captions take contrastive.")
-        if "attention_transfer" in wanted and student.reads != "tokens":
+        if "attention_transfer" in wanted and not student.attends:
             raise ValueError(
-                f"{type(student).__name__} has no attention map; attention_transfer is for students that read tokens."
+                f"{type(student).__name__} has no attention map; attention_transfer is for attention, cbam and vit."
             )
 
     @property
@@ -79,6 +93,8 @@ class Distiller(nn.Module):
             # never come down again. float32's ln(100) rounds above the limit, hence the margin.
             self.log_scale.clamp_(max=math.log(LARGEST_SCALE) - 1e-6)
         outputs = self.student(batch)
+        if self.projector is not None:
+            outputs |= {f"{side}_projected": self.projector(outputs[side]) for side in _sides(outputs)}
         other = "text" if self.student.spec.text else "image"
         logits = losses.similarity_logits(outputs["image"], outputs[other], self.scale)
         with torch.no_grad():
@@ -88,6 +104,14 @@ class Distiller(nn.Module):
             terms |= make_terms(self, batch, outputs, logits, target)
         loss = torch.stack(list(terms.values())).sum()
         return loss, {name: term.detach() for name, term in terms.items()}
+
+    def centred(self, side: str, features: Tensor) -> Tensor:
+        """The teacher's features less fit's mean of that side."""
+        return features - getattr(self, f"{side}_mean")
+
+
+def _sides(outputs: dict[str, Tensor]) -> list[str]:
+    return [side for side in ("image", "text") if side in outputs]
 
 
 def _logit_matching(distiller: Distiller, batch, outputs, logits, target) -> dict[str, Tensor]:
@@ -124,6 +148,60 @@ def _labels(distiller: Distiller, batch, outputs, logits, target) -> dict[str, T
     return {"labels": F.cross_entropy(scores, batch["label"])}
 
 
+def _feature_regression(distiller: Distiller, batch, outputs, logits, target) -> dict[str, Tensor]:
+    return {
+        f"{side}_regression": losses.feature_regression(
+            outputs[f"{side}_projected"], distiller.centred(side, batch[side])
+        )
+        for side in _sides(outputs)
+    }
+
+
+def _anchor_kl(distiller: Distiller, batch, outputs, logits, target) -> dict[str, Tensor]:
+    config = distiller.config
+    terms = {}
+    for side in _sides(outputs):
+        teacher, anchors = (distiller.centred(side, batch[name]) for name in (side, f"{side}_anchors"))
+        term = losses.anchor_kl(outputs[f"{side}_projected"], teacher, anchors, tau=config.anchor_tau)
+        terms[f"{side}_anchor_kl"] = config.anchor_weight * term
+    return terms
+
+
+def _teacher_contrastive(distiller: Distiller, batch, outputs, logits, target) -> dict[str, Tensor]:
+    """The student's image among the teacher's texts and the other way round; without texts among its images.
+
+    Yang et al., arXiv:2307.12732 (there: interactive contrastive learning); Tian et al., arXiv:1910.10699.
+    """
+    positives = batch["row"][:, None] == batch["row"][None]
+    weight, terms = distiller.config.contrastive_weight, {}
+    for side in _sides(outputs):
+        other = {"image": "text", "text": "image"}[side] if distiller.student.spec.text else side
+        teacher = distiller.centred(other, batch[other]).detach()
+        scores = losses.similarity_logits(outputs[f"{side}_projected"], teacher, distiller.scale)
+        terms[f"{side}_teacher_contrastive"] = weight * losses.contrastive(scores, positives)
+    return terms
+
+
+def _relational(distiller: Distiller, batch, outputs, logits, target) -> dict[str, Tensor]:
+    return {
+        f"{side}_relational": losses.relational(outputs[side], F.normalize(batch[side], dim=-1))
+        for side in _sides(outputs)
+    }
+
+
+def _dist(distiller: Distiller, batch, outputs, logits, target) -> dict[str, Tensor]:
+    alone = not distiller.student.spec.text and not distiller.config.diagonal
+    return {"dist": losses.dist(logits, target, tau=distiller.config.tau, leave_out_diagonal=alone)}
+
+
+def _orthogonal_projection(distiller: Distiller, batch, outputs, logits, target) -> dict[str, Tensor]:
+    length = distiller.student.spec.teacher_width**0.5  # of a layer-normed feature
+    return {
+        f"{side}_orthogonal": losses.orthogonal_projection(length * distiller.orthogonal(outputs[side]), batch[side])
+        for side in _sides(outputs)
+    }
+
+
 # Name of a loss, as objectives use it -> what makes its named terms from a batch and the student's outputs.
 LOSSES = Registry(
     "loss",
@@ -134,5 +212,11 @@ LOSSES = Registry(
         "kl": _kl,
         "combined": _combined,
         "labels": _labels,
+        "feature_regression": _feature_regression,
+        "anchor_kl": _anchor_kl,
+        "teacher_contrastive": _teacher_contrastive,
+        "relational": _relational,
+        "dist": _dist,
+        "orthogonal_projection": _orthogonal_projection,
     },
 )

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,19 +15,19 @@ from kdlib import checkpoints, edits, sources, students, teachers
 from kdlib import data as datasets
 from kdlib.config import RunConfig
 from kdlib.data import splits as splitting
-from kdlib.distiller import LOSSES, OBJECTIVES, Distiller
+from kdlib.distiller import IN_ITS_SPACE, LOSSES, OBJECTIVES, Distiller
 from kdlib.evaluate import controls, reference
 from kdlib.evaluate.controls import wire
 from kdlib.evaluate.cost import minutes_from_nothing, sizes, student_cost, times
 from kdlib.evaluate.embed import embed
 from kdlib.evaluate.exam import Exam, Scores
 from kdlib.evaluate.exposure import exposure
-from kdlib.features.loader import Split, TrainLoader
+from kdlib.features.loader import Split, TrainLoader, means
 from kdlib.files import RunDir, digest, file_digest, read_json, runs_root, write_arrays, write_json
 from kdlib.keys import SCHEMA, digest_of, edited_keys, experiment_keys
 from kdlib.machine import choose, hardware, versions
 from kdlib.seeding import derive
-from kdlib.trainer import train
+from kdlib.trainer import cooldown_epochs, train
 
 DEFAULT_OBJECTIVE = ("logit_matching",)
 PAIRING = "student image x student text"
@@ -130,19 +131,28 @@ class Experiment:
             heads=self.config.heads,
             convnet=self.config.convnet,
             pretrained=self.config.pretrained,
+            image_size=self.config.image_size,
+            text_side=self.config.text_side if self.has_text else "teacher",
+            vocabulary=store.manifest["facts"].get("vocabulary_size", 0),
         )
         torch.manual_seed(derive(self.config.seed, "weights"))
         student = students.build(self.config.method, spec)
         classes = len(self.data["fit"].class_names)
-        made = Distiller(student, self.objective, self.config, self.splits["fit"].teacher_scale, classes)
+        given = student, self.objective, self.config, self.splits["fit"].teacher_scale, classes
+        made = Distiller(*given, means=means(store) if IN_ITS_SPACE & set(self.objective) else None)
         made.__dict__["_made_from"] = self.config
         return made.eval()  # a batch that somebody looks at leaves the statistics of a batch norm as they are
+
+    @property
+    def checkpoint(self) -> Path | None:
+        """The folder of the checkpoint that is scored; None before training."""
+        return checkpoints.scored(self.run, self.keys["train"], self.config.epochs, cooldown_epochs(self.config))
 
     @cached_property
     def trained(self) -> Distiller:
         """The distiller as of ``config.epochs``, from its checkpoint. Raises FileNotFoundError before training."""
-        folder = checkpoints.latest(self.run, self.keys["train"], up_to=self.config.epochs)
-        if folder is None or not folder.name.endswith(f"{self.config.epochs:04d}"):
+        folder = self.checkpoint
+        if folder is None:
             raise FileNotFoundError(f"{self.run.path}: no checkpoint of epoch {self.config.epochs}; train() first.")
         distiller = self.untrained()
         checkpoints.restore(folder, distiller)
@@ -150,8 +160,19 @@ class Experiment:
 
     def loader(self, distiller: Distiller) -> TrainLoader:
         """The training batches: ``for batch in experiment.loader(distiller).epoch(1)``."""
-        config, reads = distiller.config, distiller.student.reads
-        return TrainLoader(self.splits["fit"], reads, config.batch_size, config.seed, config.train_limit)
+        config, student = distiller.config, distiller.student
+        return TrainLoader(
+            self.splits["fit"],
+            student.reads,
+            config.batch_size,
+            config.seed,
+            config.train_limit,
+            text_reads=student.text_reads,
+            attention=student.attends,
+            anchors=config.anchors if "anchor_kl" in distiller.objective else 0,
+            crop=config.crop,
+            flip=config.flip,
+        )
 
     def train(self, distiller: Distiller | None = None) -> list[dict]:
         """Train, or go on from the last checkpoint; the history, one record an epoch.
@@ -276,7 +297,7 @@ class Experiment:
         facts = self.splits["fit"].store.manifest["facts"]
         pretrained = config.pretrained and student.reads == "pixels"
         cost, backbone = self._cost(), sources.backbone_cost(config)
-        checkpoint = self.run.checkpoints / f"epoch-{config.epochs:04d}"
+        checkpoint = self.checkpoint
         result = {
             "schema": SCHEMA,
             "outcome": "ok",
@@ -287,8 +308,8 @@ class Experiment:
             "pairing": PAIRING if self.has_text else "",
             "objective": list(self.trained.objective),
             **evaluation,
-            "size": sizes(cost, backbone, student.reads, checkpoint / checkpoints.FILES[0]),
-            "time": times(cost, backbone, student.reads, history)
+            "size": sizes(cost, backbone, student, checkpoint / checkpoints.FILES[0]),
+            "time": times(cost, backbone, student, history)
             | {"minutes_from_nothing": minutes_from_nothing(self.splits["fit"], history)},
             "history": history,
             "teacher": {name: facts[name] for name in ("family", "source", "revision", "untrained", "grid")}

@@ -3,6 +3,7 @@
 import json
 import math
 import time
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,12 @@ from kdlib.features.loader import TrainLoader
 from kdlib.files import RunDir, write_atomic
 from kdlib.machine import autocast, choose, now, to_device
 from kdlib.progress import Progress
+
+# What a record of the history holds beside the mean loss and its terms.
+FACTS = {
+    "epoch", "logit_scale", "learning_rate", "gradient_norm", "images_seen", "seconds", "data_share",
+    "images_per_second", "cooldown",
+}  # fmt: skip
 
 
 def learning_rate(step: int, peak: float, warmup_steps: int) -> float:
@@ -35,68 +42,120 @@ def make_optimizer(distiller: nn.Module, config: RunConfig) -> torch.optim.AdamW
     return torch.optim.AdamW(groups, lr=config.lr_peak)
 
 
+def cooled(step: int, steps: int) -> float:
+    """The share of the learning rate that a cooldown of ``steps`` steps keeps at ``step`` (from 1): 1 - sqrt(i / c).
+
+    Haegele et al., arXiv:2405.18392, section 3. The first step has all of it, the step after the last would have none.
+    """
+    return 1 - ((step - 1) / steps) ** 0.5
+
+
+def cooldown_epochs(config: RunConfig) -> int:
+    """Epochs of the cooldown that follows ``config.epochs``: its share of them, at least one; 0 without one."""
+    return max(1, round(config.cooldown * config.epochs)) if config.cooldown else 0
+
+
 def train(distiller: Distiller, loader: TrainLoader, config: RunConfig, run: RunDir, train_key: str) -> list[dict]:
     """Train to ``config.epochs`` epochs, from the last good checkpoint of this training; one checkpoint an epoch.
 
-    Returns the history, a record an epoch: mean loss and terms, learning rate, seconds, and the share of
+    With ``config.cooldown`` a leaf follows: from the last checkpoint some epochs more on the data that would come
+    next, the learning rate going to zero. It has a checkpoint of its own, and the trunk goes on without it.
+
+    Returns the history, a record an epoch: mean loss and terms, learning rate, images seen, seconds, and the share of
     them spent waiting for data. Raises FloatingPointError when the loss is not finite.
     """
     device = choose(config.device)
     distiller.to(device, memory_format=torch.channels_last)  # of convolutions; other weights have no such order
     optimizer = make_optimizer(distiller, config)
     history, step, first = [], 0, 1
-    exact = torch.float32 if device.type == "mps" else torch.float64  # which MPS does not have
     folder = checkpoints.latest(run, train_key, up_to=config.epochs)
     if folder is not None:
         state = checkpoints.restore(folder, distiller, optimizer)
         history, step, first = state["history"], state["step"], state["epoch"] + 1
-
-    with Progress(f"{config.method}, steps", config.epochs * len(loader)) as progress:
+    cooling = cooldown_epochs(config)
+    with Progress(f"{config.method}, steps", (config.epochs + cooling) * len(loader)) as progress:
         progress.start_at(step)
+
+        def rate(step: int) -> float:
+            return learning_rate(step, config.lr_peak, config.warmup_steps)
+
         for epoch in range(first, config.epochs + 1):
-            distiller.train()
-            sums: dict[str, Tensor] = {}
-            waited, started = 0.0, now(device)
-            batches = iter(loader.epoch(epoch))
-            for done in range(1, len(loader) + 1):
-                asked = time.perf_counter()
-                batch = to_device(next(batches), device)
-                waited += time.perf_counter() - asked
-
-                step += 1
-                for group in optimizer.param_groups:
-                    group["lr"] = learning_rate(step, config.lr_peak, config.warmup_steps)
-                with autocast(device, config.precision):
-                    loss, terms = distiller(batch)
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                optimizer.step()
-
-                for name, value in {"loss": loss.detach(), **terms}.items():
-                    sums[name] = sums.get(name, 0.0) + value.to(exact)  # stays on the device: no step waits
-                if progress.due or done == len(loader):
-                    mean = sums["loss"].item() / done
-                    if not math.isfinite(mean):
-                        raise FloatingPointError(
-                            f"The loss is {mean} in epoch {epoch}, by step {step}. Lower lr_peak or raise "
-                            "warmup_steps; the checkpoints up to the epoch before are good."
-                        )
-                    speed = done * loader.batch_size / (now(device) - started)
-                    progress.update(step, f"epoch {epoch}, loss {mean:.3f}, {speed:.0f} images/s")
-
-            seconds = now(device) - started
-            history.append(
-                {
-                    "epoch": epoch,
-                    **{name: value.item() / len(loader) for name, value in sums.items()},
-                    "logit_scale": distiller.scale.item(),
-                    "learning_rate": optimizer.param_groups[0]["lr"],
-                    "seconds": seconds,
-                    "data_share": waited / seconds,
-                    "images_per_second": len(loader) * loader.batch_size / seconds,
-                }
-            )
+            history.append(_epoch(distiller, optimizer, loader, config, epoch, step, rate, progress))
+            step += len(loader)
             state = {"train_key": train_key, "epoch": epoch, "step": step, "history": history}
             checkpoints.save(run, distiller, optimizer, state | {"config": config.training()})
             write_atomic(run.metrics, "".join(json.dumps(record) + "\n" for record in history))
+        if cooling:
+            history = _cool_down(distiller, optimizer, loader, config, run, train_key, history, rate, progress)
     return history
+
+
+def _cool_down(distiller, optimizer, loader, config, run, train_key, history, rate, progress) -> list[dict]:
+    """The leaf from the trunk's epoch ``config.epochs``; goes on within it after an interruption."""
+    trunk, cooling = config.epochs * len(loader), cooldown_epochs(config)
+    leaf, first = checkpoints.leaf(run, train_key, config.epochs, cooling), config.epochs + 1
+    if leaf is not None:
+        state = checkpoints.restore(leaf, distiller, optimizer)
+        history, first = state["history"], state["epoch"] + 1
+        progress.start_at(state["step"])
+
+    def falling(step: int) -> float:
+        return rate(trunk) * cooled(step - trunk, cooling * len(loader))
+
+    for epoch in range(first, config.epochs + cooling + 1):
+        step = (epoch - 1) * len(loader)
+        record = _epoch(distiller, optimizer, loader, config, epoch, step, falling, progress)
+        history = [*history, record | {"cooldown": True}]
+        state = {"train_key": train_key, "epoch": epoch, "step": step + len(loader), "history": history}
+        state |= {"cooldown": cooling, "of_epoch": config.epochs, "config": config.training()}
+        checkpoints.save(run, distiller, optimizer, state, checkpoints.leaf_name(config.epochs))
+    return history
+
+
+def _epoch(distiller, optimizer, loader, config, epoch: int, step: int, rate: Callable, progress: Progress) -> dict:
+    """One pass over the loader's epoch, from ``step`` steps on; its record."""
+    device = choose(config.device)
+    exact = torch.float32 if device.type == "mps" else torch.float64  # which MPS does not have
+    distiller.train()
+    sums: dict[str, Tensor] = {}
+    waited, started = 0.0, now(device)
+    batches = iter(loader.epoch(epoch))
+    for done in range(1, len(loader) + 1):
+        asked = time.perf_counter()
+        batch = to_device(next(batches), device)
+        waited += time.perf_counter() - asked
+
+        step += 1
+        for group in optimizer.param_groups:
+            group["lr"] = rate(step)
+        with autocast(device, config.precision):
+            loss, terms = distiller(batch)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        if config.clip_norm:
+            terms["gradient_norm"] = nn.utils.clip_grad_norm_(distiller.parameters(), config.clip_norm)
+        optimizer.step()
+
+        for name, value in {"loss": loss.detach(), **terms}.items():
+            sums[name] = sums.get(name, 0.0) + value.to(exact)  # stays on the device: no step waits
+        if progress.due or done == len(loader):
+            mean = sums["loss"].item() / done
+            if not math.isfinite(mean):
+                raise FloatingPointError(
+                    f"The loss is {mean} in epoch {epoch}, by step {step}. Lower lr_peak or raise "
+                    "warmup_steps; the checkpoints up to the epoch before are good."
+                )
+            speed = done * loader.batch_size / (now(device) - started)
+            progress.update(step, f"epoch {epoch}, loss {mean:.3f}, {speed:.0f} images/s")
+
+    seconds = now(device) - started
+    return {
+        "epoch": epoch,
+        **{name: value.item() / len(loader) for name, value in sums.items()},
+        "logit_scale": distiller.scale.item(),
+        "learning_rate": optimizer.param_groups[0]["lr"],
+        "images_seen": step * loader.batch_size,
+        "seconds": seconds,
+        "data_share": waited / seconds,
+        "images_per_second": len(loader) * loader.batch_size / seconds,
+    }

@@ -11,6 +11,7 @@ CLIP = {"teacher": "clip", "dataset": "coco"}
 # Fields that name where things are or for how long; the content they lead to enters by digest.
 ELSEWHERE = {"study", "epochs", "checkpoint", "revision", "data_root", "device", "feature_dtype"}
 ELSEWHERE |= {"teacher_precision", "token_grid"}  # in the key of the features
+ELSEWHERE |= {"cooldown"}  # a leaf, of which the trunk knows nothing
 ELSEWHERE |= {"variant", "score_on", "on_overlap", "timed_calls"}  # a name, what is scored, how often it is timed
 
 
@@ -56,6 +57,11 @@ def test_config__no_field_can_be_set_afterwards(field):
         ("on_bad_image", "ignore"),
         ("epochs", "many"),
         ("epochs", 2.5),
+        ("cooldown", 1.5),
+        ("crop", 0.0),
+        ("clip_norm", -1.0),
+        ("anchor_tau", 0.0),
+        ("text_side", "words"),
     ],
 )
 def test_config__a_value_out_of_range_is_an_error_that_names_the_field(field, value):

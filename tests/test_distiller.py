@@ -6,7 +6,7 @@ from students.test_students import SMALL, batch
 
 from kdlib import losses, students
 from kdlib.config import RunConfig
-from kdlib.distiller import OBJECTIVES, Distiller
+from kdlib.distiller import LOSSES, OBJECTIVES, Distiller
 from kdlib.students import StudentSpec
 
 FULL_BATCH = {"image_attention": torch.rand(3, 16), "text_attention": torch.rand(3, 5), "row": torch.arange(3)}
@@ -194,7 +194,7 @@ def test_scale__comes_back_from_its_limit_when_the_loss_wants_it_lower():
 def test_distiller__an_unknown_loss_is_an_error_that_lists_the_known_ones():
     config = RunConfig(teacher="clip", dataset="coco", width=32)
     with pytest.raises(
-        KeyError, match=r"no loss 'mse'\. Known: attention_transfer, combined, contrastive, kl, labels, logit_matching"
+        KeyError, match=r"no loss 'mse'\. Known: anchor_kl, attention_transfer, combined, contrastive, dist, feature"
     ):
         Distiller(identity_student(), ("mse",), config, teacher_scale=1.0)
 
@@ -256,3 +256,116 @@ def test_classifier__is_part_of_the_checkpoint_and_not_of_the_student():
     made = Distiller(student, ("labels",), config, teacher_scale=1.0, classes=5)
     assert made.state_dict()["classifier.weight"].shape == (5, 24)
     assert not any("classifier" in name for name in student.state_dict())
+
+
+# ---------------------------------------------------------------- losses in the teacher's space
+
+MEANS = {side: torch.randn(32, generator=torch.Generator().manual_seed(k)) for k, side in enumerate(("image", "text"))}
+ANCHORS = {
+    f"{side}_anchors": torch.randn(7, 32, generator=torch.Generator().manual_seed(k))
+    for k, side in enumerate(("image", "text"))
+}
+ALONE = batch() | FULL_BATCH | ANCHORS
+METHODS = (  # of the study of methods: objective, its terms on an image alone, and on both sides
+    ("feature_regression", {"image_regression"}, {"image_regression", "text_regression"}),
+    ("anchor_kl", {"image_anchor_kl"}, {"image_anchor_kl", "text_anchor_kl"}),
+    ("relational", {"image_relational"}, {"image_relational", "text_relational"}),
+    ("dist", {"dist"}, {"dist"}),
+    ("orthogonal_projection", {"image_orthogonal"}, {"image_orthogonal", "text_orthogonal"}),
+    ("teacher_contrastive", {"image_teacher_contrastive"}, {"image_teacher_contrastive", "text_teacher_contrastive"}),
+)
+
+
+def of(objective: str, text: bool, method: str = "resnet", width: int = 24, **fields) -> Distiller:
+    config = RunConfig(teacher="clip", dataset="coco", method=method, **fields)
+    torch.manual_seed(0)
+    student = students.build(method, StudentSpec(**SMALL | {"width": width, "image_size": 32}, text=text))
+    return Distiller(student, tuple(objective.split("+")), config, teacher_scale=20.0, means=MEANS)
+
+
+@pytest.mark.parametrize("text", [False, True])
+@pytest.mark.parametrize(("objective", "alone", "both"), METHODS)
+def test_method__has_a_term_for_each_side_and_trains_all_that_it_has(objective, alone, both, text):
+    made = of(objective, text)
+    loss, terms = made(ALONE)
+    assert set(terms) == (both if text else alone)
+    loss.backward()
+    still = {name for name, parameter in made.named_parameters() if parameter.grad is None}
+    assert still <= {"log_scale"}
+
+
+@pytest.mark.parametrize("objective", sorted(LOSSES))
+def test_losses__work_for_a_head_a_map_and_a_network(objective):
+    for method in ("projection", "attention", "resnet", "vit"):
+        if objective == "attention_transfer" and method in ("projection", "resnet"):
+            continue
+        given = {"classes": 7} if objective == "labels" else {"means": MEANS}
+        config = RunConfig(teacher="clip", dataset="coco", method=method)
+        student = students.build(method, StudentSpec(**SMALL | {"image_size": 32}, text=objective != "labels"))
+        made = Distiller(student, (objective,), config, teacher_scale=20.0, **given)
+        loss, _ = made(ALONE | {"label": torch.arange(3)})
+        assert torch.isfinite(loss)
+
+
+def test_regression__is_of_the_projected_embedding_and_the_centred_feature():
+    made = of("feature_regression+anchor_kl", True, anchor_weight=0.3, anchor_tau=0.2).eval()
+    terms, out = made(ALONE)[1], made.student(ALONE)
+    for side in ("image", "text"):
+        projected = out[side] @ made.projector.weight.T
+        centred, anchors = ALONE[side] - MEANS[side], ANCHORS[f"{side}_anchors"] - MEANS[side]
+        expected = (2 - 2 * F.cosine_similarity(projected, centred)).mean()
+        assert terms[f"{side}_regression"].item() == pytest.approx(expected.item(), rel=1e-4)
+        expected = 0.3 * losses.anchor_kl(projected, centred, anchors, tau=0.2)
+        assert terms[f"{side}_anchor_kl"].item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_teacher_contrastive__pairs_a_side_with_the_teachers_other_side():
+    made = of("teacher_contrastive", True).eval()
+    terms, out = made(ALONE)[1], made.student(ALONE)
+    logits = made.scale * similarities(out["image"] @ made.projector.weight.T, ALONE["text"] - MEANS["text"])
+    expected = losses.contrastive(logits, torch.eye(3, dtype=torch.bool))
+    assert terms["image_teacher_contrastive"].item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_projector__is_in_the_checkpoint_and_not_in_the_student():
+    made = of("feature_regression", False)
+    state = made.state_dict()
+    assert state["image_mean"].equal(MEANS["image"]) and "projector.2.running_mean" in state
+    assert not any("projector" in name for name in made.student.state_dict())
+    assert not any("projector" in name or "mean" in name for name in of("logit_matching", False).state_dict()
+                   if not name.startswith("student"))  # fmt: skip
+
+
+def test_projector__of_image_and_text_is_nothing_where_the_widths_agree():
+    """So that the cosines between the two, which inference takes, are those that were trained."""
+    assert isinstance(of("feature_regression", True, width=32).projector, torch.nn.Identity)
+    assert of("feature_regression", True).projector.weight.shape == (32, 24)
+
+
+def test_orthogonal__keeps_the_cosines_while_it_trains():
+    made = of("orthogonal_projection", False)
+    optimizer = torch.optim.SGD(made.parameters(), lr=0.1)
+    for _ in range(3):
+        optimizer.zero_grad()
+        made(ALONE)[0].backward()
+        optimizer.step()
+    vectors = F.normalize(torch.randn(5, 24), dim=-1)
+    assert torch.allclose(similarities(vectors, vectors), similarities(*2 * [made.orthogonal(vectors)]), atol=1e-4)
+
+
+@pytest.mark.parametrize("objective", ["feature_regression+anchor_kl", "orthogonal_projection", "teacher_contrastive"])
+def test_teacher_space__the_teacher_gets_no_gradient(objective):
+    data = ALONE | {name: ALONE[name].clone().requires_grad_(True) for name in ("image", *ANCHORS)}
+    made = of(objective, False)
+    made(data)[0].backward()
+    assert all(data[name].grad is None for name in ("image", *ANCHORS))
+
+
+def test_state__of_a_distiller_with_projectors_makes_the_same_losses():
+    first = of("feature_regression+orthogonal_projection", False)
+    with torch.no_grad():
+        for parameter in first.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape))
+    second = of("feature_regression+orthogonal_projection", False)
+    second.load_state_dict(first.state_dict())
+    assert torch.equal(second.eval()(ALONE)[0], first.eval()(ALONE)[0])

@@ -25,7 +25,7 @@ def student_cost(student: Student, split: Split, image: Image.Image, device: str
     """
     target = choose(device)
     student = student.to(target).eval()
-    reader = Reader(split, student.reads)
+    reader = Reader(split, student.reads, student.text_reads)
     cost: dict = {"student_mb": megabytes(student), "text_mb": _text_megabytes(student)}
     sides = {"image": (student.see, reader.images, len(split))}
     if student.spec.text:
@@ -86,14 +86,14 @@ def teacher_cost(teacher: Teacher, calls: int = 200) -> dict:
     return cost
 
 
-def sizes(cost: dict, teacher: dict, reads: str, file: Path) -> dict[str, float]:
+def sizes(cost: dict, teacher: dict, student: Student, file: Path) -> dict[str, float]:
     """MB of 2^20 bytes and multiply-accumulates of one input.
 
     ``student_mb`` all that is trained, ``image_mb`` without its text side, ``deployed_mb`` all that inference runs,
     ``safetensors_bytes`` of the checkpoint's weights; ``image_macs`` and ``text_macs`` of the student alone and
     ``deployed_..._macs`` from pixels and from text.
     """
-    needed = backbones(teacher, cost, reads)
+    needed = backbones(teacher, cost, student)
     record = {
         "student_mb": cost["student_mb"],
         "image_mb": cost["student_mb"] - cost["text_mb"],
@@ -107,16 +107,13 @@ def sizes(cost: dict, teacher: dict, reads: str, file: Path) -> dict[str, float]
     return record
 
 
-def backbones(teacher: dict, cost: dict, reads: str) -> dict[str, dict]:
-    """The sides of the teacher that the student needs at inference: pixel students read no image features."""
-    return {
-        side: teacher[side]
-        for side in ("image", "text")
-        if side in cost and not (side == "image" and reads == "pixels")
-    }
+def backbones(teacher: dict, cost: dict, student: Student) -> dict[str, dict]:
+    """The sides of the teacher that the student needs at inference: none where it reads pixels, none for ids."""
+    own = {"image": student.reads == "pixels", "text": student.text_reads == "ids"}
+    return {side: teacher[side] for side in ("image", "text") if side in cost and not own[side]}
 
 
-def times(cost: dict, teacher: dict, reads: str, history: list[dict]) -> dict:
+def times(cost: dict, teacher: dict, student: Student, history: list[dict]) -> dict:
     """Seconds an epoch (the first apart, median of the rest), milliseconds from pixels or text to embedding.
 
     A student that reads the teacher's features is timed with the backbone below it, the two measured apart.
@@ -129,7 +126,7 @@ def times(cost: dict, teacher: dict, reads: str, history: list[dict]) -> dict:
         "data_share": float(np.mean([record["data_share"] for record in history])),
         "teacher": "cached",
     }
-    needed = backbones(teacher, cost, reads)
+    needed = backbones(teacher, cost, student)
     for side in ("image", "text"):
         if side not in cost:
             continue

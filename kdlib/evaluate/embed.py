@@ -22,7 +22,7 @@ def embed(
     """
     target = choose(device)
     student = student.to(target, memory_format=torch.channels_last).eval()
-    reader = Reader(split, student.reads)
+    reader = Reader(split, student.reads, student.text_reads)
     parts: dict[str, list[Tensor]] = {}
     for rows in _chunks(len(split), batch, limit):
         seen = student.see(to_device(reader.images(rows), target))

@@ -14,6 +14,7 @@ from PIL import Image, ImageOps
 
 from kdlib.finished import Finished
 from kdlib.report import style
+from kdlib.trainer import FACTS
 
 SIDE = 112  # pixels of a picture in a row
 LARGE = 192
@@ -159,8 +160,7 @@ def result(run: Finished) -> str:
 def curves(run: Finished) -> str:
     """Loss and its terms by epoch, as SVG: a figure would take most of the time of an answer."""
     history = run.result["history"]
-    facts = {"epoch", "logit_scale", "learning_rate", "seconds", "data_share", "images_per_second"}
-    terms = {name: [line[name] for line in history] for name in history[0] if name not in facts}
+    terms = {name: [line[name] for line in history] for name in history[0] if name not in FACTS}
     if len(terms) == 2:  # the loss and its only term are the same line
         terms = {"loss": terms["loss"]}
     high, last = max(map(max, terms.values())) or 1.0, max(len(history) - 1, 1)

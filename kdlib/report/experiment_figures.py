@@ -15,12 +15,12 @@ from PIL import Image
 
 from kdlib.report.anatomy import Part
 from kdlib.report.style import GREY, colour, score_name
+from kdlib.trainer import FACTS
 
 PALE = "#dfe3e8"
 FRAME = INK = "#1f2328"  # of what is right: no method has this colour
 LINES = (("-", "o"), ("--", "s"), (":", "^"), ("-.", "D"))  # of loss terms, which have no colours: methods have
 CONTROL_LINES = ("--", "-.", ":")
-FACTS = {"epoch", "loss", "logit_scale", "learning_rate", "seconds", "data_share", "images_per_second"}
 CONTROLS = {"untrained": "student, untrained", "pca": "PCA of the teacher", "teacher": "teacher", "constant": "chance"}
 
 
@@ -47,7 +47,7 @@ def _picture(axes, image: Image.Image, framed: bool = False) -> None:
 def curves(history: list[dict]) -> Figure:
     """Loss terms and images a second by epoch."""
     frame = pd.DataFrame(history)
-    terms = [name for name in frame if name == "loss" or name not in FACTS]
+    terms = [name for name in frame if name not in FACTS]
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
     for name, (line, marker) in zip(terms, itertools.cycle(LINES), strict=False):
         style = {"color": INK, "lw": 2.2} if name == "loss" else {"color": GREY, "lw": 1.3, "mfc": "white"}

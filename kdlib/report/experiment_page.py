@@ -145,9 +145,9 @@ def _described(experiment: Experiment, row: int, split: str = "") -> str:
 def student(experiment: Experiment, distiller: Distiller | None = None) -> None:
     """The student as a diagram: its parts in the order in which they run, and what of the teacher it needs."""
     built, split = (distiller or experiment.distiller()).student.eval(), experiment.exam.scored
-    reader, rows = Reader(split, built.reads), np.arange(1)
+    reader, rows = Reader(split, built.reads, built.text_reads), np.arange(1)
     batches = {"image": reader.images(rows)} | ({"text": reader.texts(rows)} if built.spec.text else {})
-    needed = backbones(sources.backbone_cost(experiment.config), batches, built.reads)
+    needed = backbones(sources.backbone_cost(experiment.config), batches, built)
     lanes, said = [], []
     for side, batch in batches.items():
         parts, size = anatomy.parts(built, side, batch)

@@ -1,4 +1,4 @@
-"""The six ways to build a student. Another one: a Student in a file of its own, and a line below."""
+"""The paper's six students and two more networks. Another one: a Student in a file of its own, and a line below."""
 
 from kdlib.registry import Registry
 from kdlib.students.student import Student, StudentSpec, megabytes, standardised, unit
@@ -11,6 +11,8 @@ _PATHS = {
     "cbam": "kdlib.students.cbam:CBAM",
     "resnet": "kdlib.students.resnet:ResNetStudent",
     "densenet": "kdlib.students.densenet:DenseNetStudent",
+    "mobilenet": "kdlib.students.mobilenet:MobileNetStudent",
+    "vit": "kdlib.students.vit:ViTStudent",
 }
 STUDENTS = Registry("student", _PATHS)
 

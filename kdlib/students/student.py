@@ -9,7 +9,10 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class StudentSpec:
-    """What a student is built for and from. T ``teacher_width``, D ``width``, ``grid`` rows x columns of tokens."""
+    """What a student is built for and from. T ``teacher_width``, D ``width``, ``grid`` rows x columns of tokens.
+
+    ``text_side``: teacher, bag or transformer; the last two read ids of a ``vocabulary`` of so many tokens.
+    """
 
     teacher_width: int
     width: int = 256
@@ -19,20 +22,46 @@ class StudentSpec:
     heads: int = 8
     convnet: str = "full"
     pretrained: bool = False
+    image_size: int = 48
+    text_side: str = "teacher"
+    vocabulary: int = 0
 
 
 class Student(nn.Module):
     """``forward(batch) -> {"image": (B, D), "text": (B, D)?, "image_attention": (B, N)?, "text_attention": (B, L)?}``.
 
-    ``reads`` says what of the images it needs: the teacher's pooled features, its tokens, or pixels. A student
-    of a vision-only teacher has no text side.
+    ``reads`` says what of the images it needs: the teacher's pooled features, its tokens, or pixels; ``text_reads``
+    what of the texts: features, tokens, or ids. A student of a vision-only teacher has no text side.
     """
 
     reads: ClassVar[str]
+    own_text: ClassVar[bool] = False  # whether it can have a text side that reads ids
 
     def __init__(self, spec: StudentSpec):
         super().__init__()
         self.spec = spec
+        if spec.text_side != "teacher" and not self.own_text:
+            raise ValueError(
+                f"{type(self).__name__} reads the teacher's features and has no text side of its own; set 'text_side' "
+                "to 'teacher', or take a student that reads pixels."
+            )
+
+    @property
+    def text_reads(self) -> str:
+        """What of the texts it needs: features, tokens, or ids."""
+        if self.spec.text_side != "teacher":
+            return "ids"
+        return "tokens" if self.reads == "tokens" else "features"
+
+    @property
+    def attends(self) -> bool:
+        """Whether it says where it looked: 'image_attention' in its outputs."""
+        return self.reads == "tokens"
+
+    @property
+    def stands_alone(self) -> bool:
+        """Whether it needs no teacher at inference."""
+        return self.reads == "pixels" and (not self.spec.text or self.text_reads == "ids")
 
     def see(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """The image side."""
@@ -40,6 +69,8 @@ class Student(nn.Module):
 
     def read(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """The text side."""
+        if self.text_reads == "ids":
+            return {"text": unit(self.text(batch["text_ids"], batch["text_mask"]))}
         return {"text": unit(self.text(standardised(batch["text"])))}
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:

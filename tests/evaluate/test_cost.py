@@ -1,5 +1,7 @@
 """Sizes and times of a result, by hand."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -18,6 +20,12 @@ STUDENT = {
     "text": {"macs": 4, "batch_1_ms": [0.5] * 20, "batch_32_ms": [12.0] * 20},
 }
 VISION = {name: value for name, value in STUDENT.items() if name != "text"} | {"text_mb": 0.0}
+READS = {  # what a student reads of an image and of a text
+    "features": SimpleNamespace(reads="features", text_reads="features"),
+    "tokens": SimpleNamespace(reads="tokens", text_reads="tokens"),
+    "pixels": SimpleNamespace(reads="pixels", text_reads="features"),
+    "alone": SimpleNamespace(reads="pixels", text_reads="ids"),
+}
 HISTORY = [{"seconds": 9.0, "data_share": 0.5}, *({"seconds": s, "data_share": 0.1} for s in (2.0, 4.0, 3.0))]
 
 
@@ -29,7 +37,7 @@ def weights(tmp_path):
 
 
 def test_sizes__a_head_needs_both_sides_of_its_teacher(weights):
-    made = cost.sizes(STUDENT, TEACHER, "features", weights)
+    made = cost.sizes(STUDENT, TEACHER, READS["features"], weights)
     assert (made["student_mb"], made["image_mb"], made["deployed_mb"]) == (3.0, 2.0, 143.0)
     assert (made["image_macs"], made["deployed_image_macs"]) == (10, 1010)
     assert (made["text_macs"], made["deployed_text_macs"]) == (4, 204)
@@ -37,22 +45,29 @@ def test_sizes__a_head_needs_both_sides_of_its_teacher(weights):
 
 
 def test_sizes__a_network_needs_the_text_side_only_and_alone_nothing(weights):
-    assert cost.sizes(STUDENT, TEACHER, "pixels", weights)["deployed_mb"] == 43.0
-    alone = cost.sizes(VISION, TEACHER, "pixels", weights)
+    assert cost.sizes(STUDENT, TEACHER, READS["pixels"], weights)["deployed_mb"] == 43.0
+    alone = cost.sizes(VISION, TEACHER, READS["pixels"], weights)
     assert alone["deployed_mb"] == 3.0 and alone["deployed_image_macs"] == 10 and "text_macs" not in alone
 
 
+def test_sizes__a_student_that_reads_pixels_and_ids_needs_no_teacher(weights):
+    made = cost.sizes(STUDENT, TEACHER, READS["alone"], weights)
+    assert made["deployed_mb"] == made["student_mb"] == 3.0
+    assert (made["deployed_image_macs"], made["deployed_text_macs"]) == (10, 4)
+    assert cost.times(STUDENT, TEACHER, READS["alone"], HISTORY)["text_batch_1"]["p50_ms"] == 0.5
+
+
 def test_times__the_first_epoch_is_apart_and_the_backbone_is_timed_with_the_student():
-    made = cost.times(STUDENT, TEACHER, "tokens", HISTORY)
+    made = cost.times(STUDENT, TEACHER, READS["tokens"], HISTORY)
     assert (made["first_epoch_seconds"], made["seconds_per_epoch"]) == (9.0, 3.0)
     assert made["data_share"] == pytest.approx(0.2) and made["teacher"] == "cached"
     assert made["image_batch_1"]["p50_ms"] == 11.0 and made["image_batch_1"]["student_p50_ms"] == 1.0
     assert made["image_per_second"] == pytest.approx(32 / 0.128) and made["text_per_second"] == 1000
-    assert cost.times(STUDENT, TEACHER, "pixels", HISTORY)["image_batch_1"]["p50_ms"] == 1.0
+    assert cost.times(STUDENT, TEACHER, READS["pixels"], HISTORY)["image_batch_1"]["p50_ms"] == 1.0
 
 
 def test_times__one_epoch_is_its_own_median():
-    assert cost.times(VISION, TEACHER, "features", HISTORY[:1])["seconds_per_epoch"] == 9.0
+    assert cost.times(VISION, TEACHER, READS["features"], HISTORY[:1])["seconds_per_epoch"] == 9.0
 
 
 def test_latency__any_call_of_one_part_can_meet_any_of_the_other():

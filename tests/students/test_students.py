@@ -4,10 +4,11 @@ from torch import nn
 
 from kdlib import students
 from kdlib.students import STUDENTS, Student, StudentSpec, megabytes, unit
-from kdlib.study.file import METHODS
 
 B, N, L = 3, 16, 5
 SMALL = {"teacher_width": 32, "width": 24, "grid": (4, 4), "bottleneck": 8, "heads": 4, "convnet": "narrow"}
+SMALL |= {"image_size": 32}
+PIXELS = ("resnet", "densenet", "mobilenet", "vit")
 
 
 def batch(seed: int = 0) -> dict:
@@ -19,11 +20,12 @@ def batch(seed: int = 0) -> dict:
         "text": torch.randn(B, 32, generator=generator),
         "text_tokens": torch.randn(B, L, 32, generator=generator) * mask[..., None],
         "text_mask": mask,
+        "text_ids": torch.randint(1, 9, (B, L), generator=generator) * mask,
         "pixels": torch.rand(B, 3, 32, 32, generator=generator),
     }
 
 
-@pytest.fixture(params=METHODS)
+@pytest.fixture(params=STUDENTS)
 def method(request):
     return request.param
 
@@ -37,7 +39,7 @@ def test_student__gives_unit_embeddings_and_maps_that_sum_to_one(method, text):
         if side in out:
             assert out[side].shape == (B, 24)
             assert torch.allclose(out[side].norm(dim=-1), torch.ones(B), atol=1e-5)
-    if method in ("attention", "cbam"):
+    if method in ("attention", "cbam", "vit"):
         assert out["image_attention"].shape == (B, N) and (out["image_attention"] >= 0).all()
         assert torch.allclose(out["image_attention"].sum(dim=-1), torch.ones(B), atol=1e-5)
     assert ("text_attention" in out) == (text and method == "attention")
@@ -236,7 +238,7 @@ def test_unit_and_standardised__by_hand():
 def test_pixels__are_normalised_as_torchvisions_weights_want_them():
     from torchvision.transforms import functional
 
-    from kdlib.students.torchvision_input import normalised
+    from kdlib.students.pixels import normalised
 
     pixels = batch()["pixels"]
     expected = functional.normalize(pixels, mean=[0.485, 0.456, 0.406], std=[0.229, 0.224, 0.225])
@@ -282,3 +284,125 @@ def test_errors__a_student_that_cannot_see_is_named():
 def test_errors__an_unknown_name_lists_every_known_one(name):
     with pytest.raises(KeyError, match=name):
         students.build("unknown", StudentSpec(**SMALL))
+
+
+# ---------------------------------------------------------------- students that stand alone
+
+
+def alone(method: str, text_side: str, **fields) -> Student:
+    torch.manual_seed(0)
+    spec = StudentSpec(**SMALL | {"image_size": 32} | fields, text=True, text_side=text_side, vocabulary=9)
+    return students.build(method, spec).eval()
+
+
+@pytest.mark.parametrize("text_side", ["bag", "transformer"])
+@pytest.mark.parametrize("method", PIXELS)
+def test_alone__needs_nothing_of_the_teacher(method, text_side):
+    student, data = alone(method, text_side), batch()
+    own = {name: data[name] for name in ("pixels", "text_ids", "text_mask")}
+    out = student(own)
+    assert student.stands_alone and student.text_reads == "ids"
+    assert out["image"].shape == out["text"].shape == (B, 24)
+    assert torch.allclose(out["text"].norm(dim=-1), torch.ones(B), atol=1e-5)
+
+
+def test_stands_alone__is_said_of_those_that_do():
+    assert not students.build("resnet", StudentSpec(**SMALL, text=True)).stands_alone
+    assert students.build("resnet", StudentSpec(**SMALL)).stands_alone
+    assert not students.build("projection", StudentSpec(**SMALL)).stands_alone
+
+
+@pytest.mark.parametrize("text_side", ["bag", "transformer"])
+def test_text_side__does_not_see_the_padding(text_side):
+    """Neither what stands in it nor how much of it there is."""
+    student, data = alone("resnet", text_side), batch()
+    dirty = data | {"text_ids": torch.where(data["text_mask"], data["text_ids"], 5)}
+    short = {name: data[name][2:, :2] for name in ("text_ids", "text_mask")}
+    assert torch.allclose(student.read(data)["text"], student.read(dirty)["text"], atol=1e-6)
+    assert torch.allclose(student.read(data)["text"][2:], student.read(short)["text"], atol=1e-6)
+
+
+def test_bag__does_not_know_the_order_of_words_and_the_transformer_does():
+    data = batch()
+    turned = data | {"text_ids": data["text_ids"][:1].flip(1), "text_mask": data["text_mask"][:1]}
+    for text_side, same in (("bag", True), ("transformer", False)):
+        student = alone("resnet", text_side)
+        first, second = student.read(data)["text"][:1], student.read(turned)["text"]
+        assert torch.allclose(first, second, atol=1e-5) == same
+
+
+def test_bag__is_the_mean_of_its_words_written_out():
+    student, data = alone("resnet", "bag"), batch()
+    table, layers = student.text.tokens.weight, student.text.layers
+    for row, count in enumerate((5, 3, 2)):
+        mean = torch.stack([table[data["text_ids"][row, place]] for place in range(count)]).mean(dim=0)
+        expected = unit(layers(mean))
+        assert torch.allclose(student.read(data)["text"][row], expected, atol=1e-5)
+
+
+def test_transformer__a_text_of_nothing_and_one_too_long_have_an_embedding():
+    student = alone("resnet", "transformer")
+    nothing = {"text_ids": torch.zeros(1, 3, dtype=torch.long), "text_mask": torch.zeros(1, 3, dtype=torch.bool)}
+    long = {"text_ids": torch.ones(1, 200, dtype=torch.long), "text_mask": torch.ones(1, 200, dtype=torch.bool)}
+    for text in (nothing, long):
+        assert torch.isfinite(student.read(text)["text"]).all()
+
+
+def test_block__is_torchs_encoder_layer():
+    """The same weights in torch's own pre-norm layer make the same numbers."""
+    from kdlib.students.transformer import Block
+
+    torch.manual_seed(0)
+    block, data = Block(24, 4), batch()
+    theirs = nn.TransformerEncoderLayer(24, 4, 96, 0.0, "gelu", batch_first=True, norm_first=True)
+    places = {
+        "self_attn.in_proj_": block.queries_keys_values, "self_attn.out_proj.": block.mix, "linear1.": block.hidden[0],
+        "linear2.": block.hidden[2], "norm1.": block.before_attention, "norm2.": block.before_hidden,
+    }  # fmt: skip
+    theirs.load_state_dict(
+        {f"{name}{end}": getattr(own, end) for name, own in places.items() for end in ("weight", "bias")}
+    )
+    tokens, mask = torch.randn(B, L, 24), data["text_mask"]
+    ours, expected = block(tokens, mask), theirs(tokens, src_key_padding_mask=~mask)
+    assert torch.allclose(ours[mask], expected[mask], atol=1e-5)
+
+
+def test_vit__looks_where_torchs_attention_says():
+    from kdlib.students.transformer import Block
+
+    torch.manual_seed(0)
+    block, tokens = Block(24, 4), torch.randn(B, N + 1, 24)
+    theirs = nn.MultiheadAttention(24, 4, batch_first=True)
+    theirs.load_state_dict({
+        "in_proj_weight": block.queries_keys_values.weight, "in_proj_bias": block.queries_keys_values.bias,
+        "out_proj.weight": block.mix.weight, "out_proj.bias": block.mix.bias,
+    })  # fmt: skip
+    normed = block.before_attention(tokens)
+    weights = theirs(normed, normed, normed)[1][:, 0, 1:]
+    assert torch.allclose(block.attention_of_first(tokens), weights / weights.sum(-1, keepdim=True), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"method": "projection", "text_side": "bag"}, "no text side of its own"),
+        ({"method": "resnet", "text_side": "bag", "vocabulary": 0}, "holds none"),
+        ({"method": "vit", "image_size": 30}, "do not fill 30"),
+        ({"method": "resnet", "text_side": "transformer", "heads": 5}, "5 heads do not divide"),
+    ],
+)
+def test_alone__what_cannot_be_says_why(given, words):
+    spec = SMALL | {"text": True, "vocabulary": 9} | {name: value for name, value in given.items() if name != "method"}
+    with pytest.raises(ValueError, match=words):
+        students.build(given["method"], StudentSpec(**spec))
+
+
+def test_mobilenet__small_images_keep_their_resolution_in_the_stem():
+    for size, stride in ((64, (1, 1)), (224, (2, 2))):
+        student = students.build("mobilenet", StudentSpec(**SMALL | {"image_size": size}))
+        assert student.trunk.features[0][0].stride == stride
+
+
+def test_mobilenet__is_at_most_six_megabytes():
+    spec = StudentSpec(teacher_width=192, width=192, image_size=64, convnet="full")
+    assert megabytes(students.build("mobilenet", spec)) < 6
