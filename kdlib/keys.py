@@ -263,4 +263,7 @@ def edited_keys(keys: dict[str, str], config: RunConfig, changes: dict) -> dict[
 
 
 def _experiment_key(train: str, config: RunConfig, exam: str) -> str:
-    return digest({"train": train, "epochs": config.epochs, "exam": exam})
+    whole = {"train": train, "epochs": config.epochs, "exam": exam}
+    if config.cooldown:  # a leaf of the same training
+        whole["cooldown"] = config.cooldown
+    return digest(whole)

@@ -26,7 +26,7 @@ def slowly(self, epoch):
     for batch in whole(self, epoch):
         yield batch
         print("step of epoch", epoch, flush=True)
-        time.sleep(0.3 if epoch == 3 else 0)
+        time.sleep(0.3 if epoch == int(sys.argv[2]) else 0)
 TrainLoader.epoch = slowly
 Experiment.open(RunConfig.model_validate_json(sys.argv[1])).train()
 """
@@ -50,6 +50,17 @@ def in_new_process(config) -> None:
     subprocess.run([sys.executable, "-c", code, config.model_dump_json()], check=True, capture_output=True)
 
 
+def killed_in(epoch: int, config) -> None:
+    """Train in a new process, and kill it after a step of ``epoch``."""
+    arguments = [sys.executable, "-c", SLOW, config.model_dump_json(), str(epoch)]
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if line.startswith(f"step of epoch {epoch}"):
+            os.kill(process.pid, signal.SIGKILL)
+            break
+    assert process.wait() == -signal.SIGKILL
+
+
 @pytest.mark.parametrize(("teacher", "method"), [("clip", "attention"), ("blip", "resnet"), ("dino", "cbam")])
 def test_resume__ten_epochs_are_five_and_five_more_in_a_new_process(small_run, teacher, method):
     at_once = train(small_run(teacher, method=method, epochs=10, study="at_once"))
@@ -62,14 +73,7 @@ def test_resume__ten_epochs_are_five_and_five_more_in_a_new_process(small_run, t
 
 def test_resume__a_run_killed_in_the_middle_of_an_epoch_ends_the_same(small_run):
     config = small_run("clip", method="projection", epochs=5, study="killed", batch_size=8)
-    process = subprocess.Popen(
-        [sys.executable, "-c", SLOW, config.model_dump_json()], stdout=subprocess.PIPE, text=True
-    )
-    for line in process.stdout:
-        if line.startswith("step of epoch 3"):
-            os.kill(process.pid, signal.SIGKILL)
-            break
-    assert process.wait() == -signal.SIGKILL
+    killed_in(3, config)
     killed = Experiment.open(config)
     assert sorted(path.name for path in killed.run.checkpoints.glob("epoch-*")) == [
         "epoch-0001",
@@ -78,6 +82,51 @@ def test_resume__a_run_killed_in_the_middle_of_an_epoch_ends_the_same(small_run)
     killed.train()
     whole = train(config.model_copy(update={"study": "whole"}))
     assert weights(killed, 5) == weights(whole, 5)
+
+
+# A student in its teacher's space: anchors, crops, a projector with batch norm, clipped gradients, a cooldown.
+ALONE = {"method": "resnet", "objective": "feature_regression+anchor_kl", "anchors": 20, "crop": 0.8, "flip": True}
+ALONE |= {"clip_norm": 1.0, "batch_size": 8}
+
+
+def leaf(experiment: Experiment, epoch: int) -> dict[str, str]:
+    """Digests of what a cooldown from an epoch ended with."""
+    folder = experiment.run.checkpoints / f"cooldown-{epoch:04d}"
+    return {name: file_digest(folder / name) for name in checkpoints.FILES}
+
+
+@pytest.mark.parametrize("teacher", ["clip", "dino"])
+def test_resume__a_student_that_stands_alone_in_two_with_leaves_is_the_one_at_once(small_run, teacher):
+    at_once = train(small_run(teacher, epochs=4, cooldown=0.5, study="at_once", **ALONE))
+    train(small_run(teacher, epochs=2, cooldown=0.5, study="in_two", **ALONE))
+    in_new_process(small_run(teacher, epochs=4, cooldown=0.5, study="in_two", **ALONE))
+    in_two = Experiment.open(small_run(teacher, epochs=4, cooldown=0.5, study="in_two", **ALONE))
+    assert weights(at_once, 4) == weights(in_two, 4)
+    assert leaf(at_once, 4) == leaf(in_two, 4)
+
+
+@pytest.mark.parametrize("epoch", [3, 4])
+def test_resume__a_run_killed_in_its_cooldown_ends_the_same(small_run, epoch):
+    """In the first of its two epochs it starts again from the trunk, in the second from the first."""
+    config = small_run("dino", epochs=2, cooldown=1.0, study="killed", **ALONE)
+    killed_in(epoch, config)
+    killed = Experiment.open(config)
+    assert killed.checkpoint is None
+    history = killed.train()
+    whole = Experiment.open(config.model_copy(update={"study": "whole"}))
+    expected = whole.train()
+    assert leaf(killed, 2) == leaf(whole, 2) and weights(killed, 2) == weights(whole, 2)
+    assert [record["loss"] for record in history] == [record["loss"] for record in expected]
+
+
+def test_resume__a_damaged_leaf_is_named_and_made_again(small_run):
+    config = small_run("dino", method="projection", epochs=2, cooldown=0.5)
+    experiment = train(config)
+    good, path = leaf(experiment, 2), experiment.checkpoint / checkpoints.FILES[0]
+    path.write_bytes(path.read_bytes()[:-7])
+    with pytest.warns(UserWarning, match="cooldown-0002 is passed over"):
+        again = train(config)
+    assert leaf(again, 2) == good
 
 
 def test_resume__from_epoch_three_by_hand(small_run):

@@ -3,9 +3,11 @@
 import pytest
 import torch
 
+from kdlib import checkpoints
 from kdlib.experiment import Experiment
 from kdlib.features.loader import TrainLoader
-from kdlib.trainer import learning_rate
+from kdlib.files import file_digest
+from kdlib.trainer import cooldown_epochs, cooled, learning_rate
 
 
 def plain(experiment: Experiment) -> tuple[dict[str, torch.Tensor], list[float]]:
@@ -52,3 +54,68 @@ def test_train__of_convolutions_is_the_plain_loop_but_for_the_order_of_sums(smal
     experiment = Experiment.open(small_run(teacher, method=method, epochs=1))
     history = experiment.train()
     assert [record["loss"] for record in history] == pytest.approx(plain(experiment)[1], rel=1e-3)
+
+
+def test_cooled__falls_from_all_of_the_rate_by_the_root():
+    """1 - sqrt(i / 4) for i = 0, 1, 2, 3: 1, 1/2, 1 - 0.7071, 1 - 0.8660; the fifth step would have none."""
+    assert [cooled(step, 4) for step in range(1, 5)] == pytest.approx([1, 0.5, 0.292893, 0.133975], abs=1e-6)
+    assert cooled(5, 4) == 0
+
+
+@pytest.mark.parametrize(("share", "epochs", "expected"), [(0.0, 10, 0), (0.2, 5, 1), (0.2, 10, 2), (0.2, 1, 1)])
+def test_cooldown__is_a_share_of_the_epochs_and_at_least_one(small_run, share, epochs, expected):
+    assert cooldown_epochs(small_run(cooldown=share, epochs=epochs)) == expected
+
+
+ALONE = {"method": "resnet", "objective": "feature_regression+anchor_kl", "anchors": 20, "crop": 0.8, "flip": True}
+
+
+def test_cooldown__never_changes_the_trunk_and_ends_without_a_rate(small_run):
+    leaf = Experiment.open(small_run("dino", epochs=2, cooldown=0.5, **ALONE, study="leaf"))
+    history = leaf.train()
+    trunk = Experiment.open(small_run("dino", epochs=2, **ALONE, study="trunk"))
+    trunk.train()
+    for file in checkpoints.FILES:
+        assert file_digest(leaf.run.checkpoints / "epoch-0002" / file) == file_digest(trunk.checkpoint / file)
+    assert leaf.checkpoint.name == "cooldown-0002"
+    assert [record.get("cooldown") for record in history] == [None, None, True]
+    steps = history[1]["images_seen"] // 16 // 2
+    assert history[2]["learning_rate"] == pytest.approx(history[1]["learning_rate"] * cooled(steps, steps))
+    assert history[2]["images_seen"] == 3 * steps * 16
+    assert any(
+        not torch.equal(value, trunk.trained.state_dict()[name]) for name, value in leaf.trained.state_dict().items()
+    )
+
+
+def test_cooldown__of_more_epochs_starts_from_the_trunk_and_not_from_the_leaf(small_run):
+    """4 epochs with a leaf after 2 are the 4 epochs without."""
+    for epochs in (2, 4):
+        leaf = Experiment.open(small_run("dino", method="projection", epochs=epochs, cooldown=0.5, study="leaf"))
+        leaf.train()
+    trunk = Experiment.open(small_run("dino", method="projection", epochs=4, study="trunk"))
+    trunk.train()
+    assert file_digest(leaf.run.checkpoints / "epoch-0004" / checkpoints.FILES[0]) == file_digest(
+        trunk.checkpoint / checkpoints.FILES[0]
+    )
+    assert {path.name for path in leaf.run.checkpoints.glob("cooldown-*")} == {"cooldown-0002", "cooldown-0004"}
+
+
+def test_cooldown__of_another_length_is_another_leaf_and_another_experiment(small_run):
+    first = Experiment.open(small_run("dino", method="projection", epochs=4, cooldown=0.25))
+    first.train()
+    second = Experiment.open(small_run("dino", method="projection", epochs=4, cooldown=0.5))
+    assert second.keys["train"] == first.keys["train"] and second.keys["experiment"] != first.keys["experiment"]
+    assert second.checkpoint is None
+    with pytest.raises(FileNotFoundError, match=r"train\(\) first"):
+        _ = second.trained
+    assert len(second.train()) == 6
+
+
+def test_clip_norm__bounds_the_step_and_is_in_the_history(small_run):
+    """Plain gradient descent on clipped gradients would move by at most lr x clip_norm; here their norm is recorded."""
+    free = Experiment.open(small_run("dino", method="projection", epochs=1, study="free")).train()
+    held = Experiment.open(small_run("dino", method="projection", epochs=1, study="held", clip_norm=1e-3)).train()
+    loose = Experiment.open(small_run("dino", method="projection", epochs=1, study="loose", clip_norm=1e9)).train()
+    assert "gradient_norm" not in free[0] and held[0]["gradient_norm"] > 1e-3
+    assert loose[0]["loss"] == free[0]["loss"] and loose[0]["gradient_norm"] > 0
+    assert held[0]["loss"] != free[0]["loss"]
