@@ -1,8 +1,8 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from batches import SMALL, batch
 from pydantic import ValidationError
-from students.test_students import SMALL, batch
 
 from kdlib import losses, students
 from kdlib.config import RunConfig
