@@ -15,6 +15,7 @@ SCIENCE = [
     "features",
     "students",
     "losses",
+    "projectors",
     "distiller",
     "edits",
     "checkpoints",
