@@ -165,7 +165,8 @@ def notebook_code(thing: Any, seen: tuple[str, ...] = ()) -> Iterator[tuple[str,
     used = {symbol for table in _scopes(symtable.symtable(ast.unparse(node), name, "exec")) for symbol in table}
     for other in sorted(used & set(variables) - {name, *seen}):
         value = variables[other]
-        if getattr(value, "__module__", None) == "__main__" and (inspect.isclass(value) or inspect.isfunction(value)):
+        defined = inspect.isclass(value) or inspect.isfunction(inspect.unwrap(value))
+        if defined and value.__module__ == "__main__":
             yield from notebook_code(value, (*seen, name))
         elif _is_plain(value):
             yield other, value

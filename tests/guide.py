@@ -4,6 +4,7 @@ Its blocks, in order: one that begins with a comment that is a file's name is sa
 blocks are one session, as in a notebook; ``sh`` blocks are given to bash. What is not one of these is an error.
 """
 
+import linecache
 import re
 import subprocess
 import sys
@@ -31,8 +32,10 @@ def run(path: Path) -> None:
         if name := FILE.match(content):
             Path(name[1]).write_text(content)
         elif language == "python":
-            # Line numbers of a traceback are the guide's.
-            exec(compile("\n" * (line - 1) + content, str(path), "exec"), session)
+            # Line numbers of a traceback are the guide's. As in a notebook, the source of a cell can be looked up.
+            source = "\n" * (line - 1) + content
+            linecache.cache[where] = (len(source), None, source.splitlines(keepends=True), where)
+            exec(compile(source, where, "exec"), session)
         elif language in SHELLS:
             done = subprocess.run(["bash", "-eo", "pipefail", "-c", content], stdin=subprocess.DEVNULL)
             if done.returncode:
