@@ -31,6 +31,30 @@ ENDED = f"""codes => document.querySelector("{ERROR}") || codes ==
     .filter(node => /\\[\\d+\\]/.test(node.innerText)).length
 """
 
+# The numbers of the run before are gone.
+BEGUN = """() =>
+  [...document.querySelectorAll('.jp-Notebook .jp-CodeCell .jp-InputPrompt')]
+    .some(node => /\\[[ *]\\]/.test(node.innerText))
+"""
+# What a reader types below the student: another network, and a part of it frozen.
+EDIT = """from kdlib.students import Student, standardised, unit
+from torch import nn
+
+class Wide(Student):
+    reads = "features"
+
+    def __init__(self, spec):
+        super().__init__(spec)
+        self.image = nn.Sequential(nn.Linear(spec.teacher_width, 200), nn.GELU(), nn.Linear(200, spec.width))
+
+    def see(self, batch):
+        return {"image": unit(self.image(standardised(batch["image"])))}
+
+experiment = Experiment.open(config, student=Wide)
+distiller = experiment.distiller()
+distiller.student.image[0].bias.requires_grad_(False)
+"""
+
 
 @pytest.fixture
 def workshop(tmp_path, small_shapes):
@@ -60,18 +84,9 @@ def home(tmp_path):
 
 def test_lab__restart_and_run_all_is_live_and_leaves_a_readable_notebook(workshop, home):
     with browser_page() as page, lab(workshop, home, **makefile_environment()) as url:
-        page.set_default_timeout(60_000)
-        page.goto(url.format(path=f"lab/tree/{NAME}"))
-        page.wait_for_selector(".jp-Notebook .jp-CodeCell")
-        page.get_by_text(
-            "Python 3 (ipykernel) | Idle"
-        ).wait_for()  # before it is connected, there is nothing to restart
+        opened(page, url)
         page.evaluate(WATCH)
-        page.get_by_role("menuitem", name="Run", exact=True).click()
-        page.get_by_text("Restart Kernel and Run All Cells").click()
-        page.locator(".jp-Dialog .jp-mod-accept").click()
-        codes = sum(cell.cell_type == "code" for cell in nbformat.read(workshop / NAME, 4).cells)
-        page.wait_for_function(ENDED, arg=codes, timeout=180_000)
+        restart_and_run_all(page, sum(cell.cell_type == "code" for cell in nbformat.read(workshop / NAME, 4).cells))
         assert page.locator(ERROR).all_inner_texts() == []
         page.get_by_role("table").filter(has_text="Scores on test").wait_for()
         assert page.locator("[data-mime-type='application/vnd.jupyter.stderr']").all_inner_texts() == []
@@ -87,6 +102,28 @@ def test_lab__restart_and_run_all_is_live_and_leaves_a_readable_notebook(worksho
     outputs = [output for cell in book.cells for output in cell.get("outputs", [])]
     assert not [output for output in outputs if output.output_type == "error" or output.get("name") == "stderr"]
     assert not [kind for output in outputs for kind in output.get("data", {}) if "widget" in kind]
+
+
+def test_lab__an_edit_that_is_typed_into_the_notebook_is_trained_and_marked(workshop, home):
+    """A class in a cell, and a frozen part: trained by the cell below, gone on with after the kernel's restart."""
+    with browser_page() as page, lab(workshop, home, **makefile_environment()) as url:
+        opened(page, url)
+        page.locator(".jp-CodeCell").filter(has_text="distiller = experiment.distiller()").locator(
+            ".cm-line"
+        ).last.click()
+        page.keyboard.press("Escape")
+        page.keyboard.press("b")
+        page.keyboard.press("Enter")
+        page.keyboard.insert_text(EDIT)
+        codes = 1 + sum(cell.cell_type == "code" for cell in nbformat.read(workshop / NAME, 4).cells)
+        lines = []
+        for _ in range(2):
+            restart_and_run_all(page, codes)
+            assert page.locator(ERROR).all_inner_texts() == []
+            page.get_by_text("Edited by hand").filter(has_text="student.image.0.bias: trained → frozen").wait_for()
+            lines.append(page.locator(".jp-OutputArea-output").filter(has_text="Wide, steps:").inner_text())
+    assert re.fullmatch(r"Wide, steps: (\d+)/\1 - epoch 40, .* - done", lines[0].strip())
+    assert re.fullmatch(r"Wide, steps: (\d+)/\1 done before", lines[1].strip())
 
 
 def test_lab__the_explorer_answers_there_as_on_its_page(finished_study, tmp_path, home):
@@ -108,6 +145,23 @@ def test_lab__the_explorer_answers_there_as_on_its_page(finished_study, tmp_path
         page.get_by_role("heading", name="The student finds nearest to 'a large white star'").wait_for()
         assert page.locator(ERROR).all_inner_texts() == []
         assert "Error displaying widget" not in page.inner_text("body")
+
+
+def opened(page, url: str) -> None:
+    """Open the notebook and wait until its kernel is there: before that there is nothing to restart."""
+    page.set_default_timeout(60_000)
+    page.goto(url.format(path=f"lab/tree/{NAME}"))
+    page.wait_for_selector(".jp-Notebook .jp-CodeCell")
+    page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()
+
+
+def restart_and_run_all(page, codes: int) -> None:
+    """By the menu, and wait until all ``codes`` cells of code have run or one has failed."""
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_text("Restart Kernel and Run All Cells").click()
+    page.locator(".jp-Dialog .jp-mod-accept").click()
+    page.wait_for_function(BEGUN, timeout=60_000)
+    page.wait_for_function(ENDED, arg=codes, timeout=180_000)
 
 
 def makefile_environment() -> dict[str, str]:
