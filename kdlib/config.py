@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 NOT_TRAINING = {
     "study", "variant", "epochs", "score_on", "checkpoint", "revision", "data_root", "on_overlap", "device",
-    "feature_dtype", "teacher_precision", "token_grid", "timed_calls", "cooldown",
+    "feature_dtype", "teacher_precision", "token_grid", "linear_probe", "timed_calls", "cooldown",
 }  # fmt: skip
 
 
@@ -74,6 +74,7 @@ class RunConfig(BaseModel):
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
     precision: Literal["float32", "bfloat16"] = Field("float32", description="of the forward pass in training")
     threads: int = Field(1, ge=1, description="CPU threads; part of the run, since sums depend on it")
+    linear_probe: bool = Field(True, description="score a logistic regression too; ridge is always there")
     timed_calls: int = Field(200, ge=5, description="calls that a latency is taken from")
 
     @classmethod

@@ -110,7 +110,7 @@ class Experiment:
     @cached_property
     def exam(self) -> Exam:
         """All scores of this experiment's data and split; see :class:`kdlib.evaluate.exam.Exam`."""
-        return Exam(self.splits, self.config.score_on, self.config.tau)
+        return Exam(self.splits, self.config.score_on, self.config.linear_probe)
 
     @property
     def objective(self) -> tuple[str, ...]:
@@ -228,7 +228,7 @@ class Experiment:
 
     def score(self, distiller: Distiller, embedded: dict[str, dict[str, Tensor]] | None = None) -> Scores:
         """Every score of a student, trained or not."""
-        return self.exam.score(embedded or self.embeddings(distiller.student), distiller.scale.item())
+        return self.exam.score(embedded or self.embeddings(distiller.student))
 
     def controls(self) -> dict:
         """What this student is held against: the controls of its teacher, and itself before training.

@@ -242,7 +242,7 @@ def experiment_keys(config: RunConfig, data: dict, teacher: dict) -> dict[str, s
         "losses": {name: own_code("loss", name) for name in losses if name != "no_teacher"},
     } | own_code("student", config.method)
     trained = digest({"features": stored} | training)
-    exam = {"data": prints, "on": config.score_on, "width": config.width, "tau": config.tau}
+    exam = {"data": prints, "on": config.score_on, "width": config.width, "probe": config.linear_probe}
     examined = digest(common | exam | {"code": digest_of("evaluation")})
     return {
         "features": stored,

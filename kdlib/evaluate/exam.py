@@ -1,5 +1,6 @@
 """What every encoder of an experiment is scored on: the same images, scores and resamples."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -9,10 +10,14 @@ from torch import Tensor
 
 from kdlib.evaluate import fidelity, knn, linear, retrieval, zeroshot
 from kdlib.evaluate.embed import teacher_features
-from kdlib.evaluate.uncertainty import linear_replicates, replicate_means, replicate_medians, resamples
+from kdlib.evaluate.uncertainty import (
+    linear_replicates,
+    replicate_means,
+    replicate_medians,
+    resamples,
+    share_replicates,
+)
 from kdlib.features.loader import Split
-
-HEADLINES = {True: retrieval.HEADLINE, False: f"knn@{knn.HEADLINE}_top1"}  # with text, without
 
 
 @dataclass
@@ -30,7 +35,10 @@ class Scores:
     facts: dict = field(default_factory=dict)
 
     def add(self, credits: dict[str, np.ndarray], weights: np.ndarray, owner: np.ndarray | None = None) -> None:
-        """Scores that are means over queries; ``owner``: the image of each query, where queries are captions."""
+        """Scores that are means over queries; ``owner``: the image of each query, where queries are captions.
+
+        Values in [0, 1] are taken for shares, whose replicates hold near 0 and 1 too; ranks and nats are not.
+        """
         for name, values in credits.items():
             self.queries[name] = values
             if name.endswith("_rank"):
@@ -39,7 +47,10 @@ class Scores:
                 self.replicates[name] = replicate_medians(values, weights, owner)
             else:
                 self.values[name] = float(values.mean())
-                self.replicates[name] = replicate_means(values, weights, owner)
+                drawn = replicate_means(values, weights, owner)
+                share = not name.startswith("similarity")
+                images = weights.shape[1]
+                self.replicates[name] = share_replicates(self.values[name], drawn, images) if share else drawn
 
     def arrays(self, row: str) -> dict[str, np.ndarray]:
         """For a .npz file: '<row>/replicates/<score>' and '<row>/queries/<score>'."""
@@ -49,15 +60,15 @@ class Scores:
 
 @dataclass(frozen=True)
 class Exam:
-    """``Exam(splits, 'test', tau).score(embedded, scale)``; 'dev' where something is to be chosen by the scores.
+    """``Exam(splits, 'test').score(embedded)``; 'dev' where something is to be chosen by the scores.
 
-    ``embedded``: split -> what :func:`kdlib.evaluate.embed.embed` gives; ``scale`` turns the encoder's cosines
-    into logits.
+    ``embedded``: split -> what :func:`kdlib.evaluate.embed.embed` gives. ``probe``: whether the linear probe's logistic
+    regression is fitted, which on wide features takes longer than all else; ridge is always there.
     """
 
     splits: dict[str, Split]
     on: str
-    tau: float
+    probe: bool = True
 
     @property
     def scored(self) -> Split:
@@ -72,7 +83,9 @@ class Exam:
     @property
     def headline(self) -> str:
         """The one score that stands for an encoder."""
-        return HEADLINES[self.has_text]
+        if self.has_text:
+            return retrieval.HEADLINE
+        return knn.headline(sum(len(self.splits[name]) for name in self.bank))
 
     @property
     def needed(self) -> tuple[str, ...]:
@@ -94,53 +107,77 @@ class Exam:
         """(R, N) resamples of the scored images."""
         return resamples(len(self.scored))
 
-    def score(self, embedded: dict[str, dict[str, Tensor]], scale: float) -> Scores:
+    def score(self, embedded: dict[str, dict[str, Tensor]]) -> Scores:
         """Every score of the protocol that this data allows."""
-        scores = Scores()
-        query = embedded[self.on]
-        if self.has_text:
-            self._retrieval(scores, query)
-            if "prompt" in query and self.scored.relevant is not None and self.scored.relevant.any():
-                self._zeroshot(scores, query)
-        else:
-            self._classification(scores, embedded)
-        reference = self.teacher[self.on]
-        kept = fidelity.credits(query, reference, scale, self.scored.teacher_scale, self.tau)
-        scores.add(kept, self.weights)
-        scores.values["cka"], influence = fidelity.cka_influence(query["image"], reference["image"])
-        scores.replicates["cka"] = linear_replicates(scores.values["cka"], influence, self.weights).clip(0, 1)
+        scores = self.counts(embedded)
+        if not self.has_text and self.on == "test":  # the probe's penalty is chosen on dev: dev is not scored by it
+            self._probe(scores, embedded)
+        self._fidelity(scores, embedded[self.on])
         return scores
 
-    def _retrieval(self, scores: Scores, query: dict[str, Tensor]) -> None:
-        owner = self.scored.owner
-        credits = retrieval.credits(query["image"], query["text"], owner)
-        by_caption = {name: values for name, values in credits.items() if name.startswith("t2i")}
-        scores.add({name: values for name, values in credits.items() if name not in by_caption}, self.weights)
-        scores.add(by_caption, self.weights, owner)
-        names = [f"{way}_r@{depth}" for way in ("i2t", "t2i") for depth in retrieval.DEPTHS]
-        scores.values[retrieval.HEADLINE] = float(np.mean([scores.values[name] for name in names]))
-        scores.replicates[retrieval.HEADLINE] = np.mean([scores.replicates[name] for name in names], axis=0)
+    def counts(self, embedded: dict[str, dict[str, Tensor]]) -> Scores:
+        """The scores that are counted and not fitted: retrieval, zero-shot, k-NN, in_batch."""
+        scores = Scores()
+        self._add(scores, self._credits(embedded))
+        if self._has_categories(embedded):
+            self._zeroshot(scores, [embedded[self.on]])
+        return scores
 
-    def _zeroshot(self, scores: Scores, query: dict[str, Tensor]) -> None:
-        similar = zeroshot.similarities(query["image"], query["prompt"])
+    def chance(self, draws: Sequence[dict[str, dict[str, Tensor]]]) -> Scores:
+        """The mean of :meth:`counts` over encoders that guess, each a draw; ranks are left out."""
+        credits = [self._credits(embedded) for embedded in draws]
+        means = {name: np.mean([one[name] for one in credits], axis=0) for name in credits[0]}
+        scores = Scores()
+        self._add(scores, {name: values for name, values in means.items() if not name.endswith("_rank")})
+        if self._has_categories(draws[0]):
+            self._zeroshot(scores, [embedded[self.on] for embedded in draws])
+        return scores
+
+    def _has_categories(self, embedded: dict[str, dict[str, Tensor]]) -> bool:
         relevant = self.scored.relevant
-        value = float(zeroshot.mean_average_precision(similar, relevant))
-        drawn = zeroshot.mean_average_precision(similar, relevant, self.weights)
-        scores.values["zeroshot_map"] = value
-        # An image drawn twice stands beside itself in the ranking and lifts its precision, as no new image would:
-        # the spread of the resamples is wanted, not where they lie.
-        scores.replicates["zeroshot_map"] = (drawn - drawn.mean() + value).clip(0, 1)
+        return "prompt" in embedded[self.on] and relevant is not None and bool(relevant.any())
 
-    def _classification(self, scores: Scores, embedded: dict[str, dict[str, Tensor]]) -> None:
-        query, labels = embedded[self.on]["image"], self.scored.labels
+    def _fidelity(self, scores: Scores, query: dict[str, Tensor]) -> None:
+        reference = self.teacher[self.on]
+        scores.add(fidelity.credits(query, reference, self.scored.teacher_scale), self.weights)
+        scores.values["cka"], influence = fidelity.cka_influence(query["image"], reference["image"])
+        scores.replicates["cka"] = linear_replicates(scores.values["cka"], influence, self.weights).clip(0, 1)
+
+    def _credits(self, embedded: dict[str, dict[str, Tensor]]) -> dict[str, np.ndarray]:
+        """Name -> one value a query: retrieval's, or k-NN's and in_batch's."""
+        query = embedded[self.on]
+        if self.has_text:
+            return retrieval.credits(query["image"], query["text"], self.scored.owner)
         bank = torch.cat([embedded[name]["image"] for name in self.bank])
         bank_labels = np.concatenate([self.splits[name].labels for name in self.bank])
-        scores.add(knn.credits(bank, bank_labels, query, labels), self.weights)
-        del bank  # the probe needs room of its own
-        if self.on == "test":  # the probe's penalty is chosen on dev, so dev itself cannot be scored by it
-            given = [part for name in ("fit", "dev") for part in (embedded[name]["image"], self.splits[name].labels)]
-            credits, facts = linear.credits(*given, query, labels)
-            scores.add(credits, self.weights)
-            scores.facts |= facts
-        # The study's figure for this data: each image looks for itself. Degenerate, and shown as that.
-        scores.add(retrieval.in_batch(query, query), self.weights)
+        found = knn.credits(bank, bank_labels, query["image"], self.scored.labels)
+        # The paper's figure for this data: each image looks for itself. Degenerate, and shown as that.
+        return found | retrieval.in_batch(query["image"], query["image"])
+
+    def _add(self, scores: Scores, credits: dict[str, np.ndarray]) -> None:
+        by_caption = {name: values for name, values in credits.items() if name.startswith("t2i")}
+        scores.add({name: values for name, values in credits.items() if name not in by_caption}, self.weights)
+        if by_caption:
+            scores.add(by_caption, self.weights, self.scored.owner)
+            names = [f"{way}_r@{depth}" for way in ("i2t", "t2i") for depth in retrieval.DEPTHS]
+            value = float(np.mean([scores.values[name] for name in names]))
+            drawn = np.mean([scores.replicates[name] for name in names], axis=0)
+            scores.values[retrieval.HEADLINE] = value
+            scores.replicates[retrieval.HEADLINE] = share_replicates(value, drawn, len(self.scored))
+
+    def _zeroshot(self, scores: Scores, queries: list[dict[str, Tensor]]) -> None:
+        """The mean over ``queries``, which are several where chance is drawn; their spread is that of the first."""
+        relevant = self.scored.relevant
+        similar = [zeroshot.similarities(query["image"], query["prompt"]) for query in queries]
+        value = float(np.mean([zeroshot.mean_average_precision(one, relevant) for one in similar]))
+        drawn = zeroshot.mean_average_precision(similar[0], relevant, self.weights)
+        scores.values["zeroshot_map"] = value
+        # A resample holds some images twice. Two copies of a relevant image rank side by side and lift the precision,
+        # as a new image would not. So the resamples give the spread, and the score itself the centre.
+        scores.replicates["zeroshot_map"] = (drawn - drawn.mean() + value).clip(0, 1)
+
+    def _probe(self, scores: Scores, embedded: dict[str, dict[str, Tensor]]) -> None:
+        given = [part for name in ("fit", "dev") for part in (embedded[name]["image"], self.splits[name].labels)]
+        credits, facts = linear.credits(*given, embedded[self.on]["image"], self.scored.labels, self.probe)
+        scores.add(credits, self.weights)
+        scores.facts |= facts

@@ -13,9 +13,7 @@ ROWS = 8192  # of features at a time in CKA
 NO_VARIANCE = 1e-12  # of the sum of squares: below it is the rounding of float32, not a feature
 
 
-def credits(
-    student: dict[str, Tensor], teacher: dict[str, Tensor], student_scale: float, teacher_scale: float, tau: float
-) -> dict[str, np.ndarray]:
+def credits(student: dict[str, Tensor], teacher: dict[str, Tensor], scale: float) -> dict[str, np.ndarray]:
     """One value an image (N,): ``similarity_cosine``, ``neighbour_agreement`` and ``similarity_kl``.
 
     Both hold "image" (N, D) and, for vision-language, "text" (M, D); other keys are not read, and the widths of
@@ -25,8 +23,8 @@ def credits(
     ``similarity_cosine``: cosine of the student's and the teacher's row, in [-1, 1]; 0 where a row is all 0.
     ``neighbour_agreement``: probability that both name the same nearest other image when each breaks its ties at
     random: |S and T| / (|S| |T|) for the images tied at the top, S the student's and T the teacher's.
-    ``similarity_kl``: KL(softmax(teacher_scale row / tau) || softmax(student_scale row / tau)) in nats, not
-    multiplied by tau^2: the scales are the logit scales of training (Hinton et al., arXiv:1503.02531).
+    ``similarity_kl``: KL(softmax(scale x teacher's row) || softmax(scale x student's row)) in nats. ``scale`` is the
+    teacher's own logit scale for every student, whatever temperature trained it, so that rows can be compared.
 
     Raises ValueError when the two do not hold the same images and texts, there are fewer than two images, or a
     value is not finite.
@@ -50,7 +48,7 @@ def credits(
         result["similarity_cosine"].append(F.cosine_similarity(*rows, dim=1).clamp(-1, 1))
         both = (tops[0] * tops[1]).sum(dim=1)
         result["neighbour_agreement"].append(both / (tops[0].sum(dim=1) * tops[1].sum(dim=1)))
-        result["similarity_kl"].append(_divergence(student_scale / tau * rows[0], teacher_scale / tau * rows[1]))
+        result["similarity_kl"].append(_divergence(scale * rows[0], scale * rows[1]))
     return {name: torch.cat(parts).numpy() for name, parts in result.items()}
 
 

@@ -12,6 +12,16 @@ TAU = 0.07
 CHUNK = 256  # queries at a time: 256 x 100,000 float64 cosines are 205 MB
 
 
+def ks(bank: int) -> list[int]:
+    """The k that are scored on a bank of so many images: those of NEIGHBOURS, and all of a bank that is smaller."""
+    return sorted({min(k, bank) for k in NEIGHBOURS})
+
+
+def headline(bank: int) -> str:
+    """The name of the headline score, which says what was done: k is 20, or a smaller bank's size."""
+    return f"knn@{min(HEADLINE, bank)}_top1"
+
+
 def evaluate(bank: Tensor, bank_labels: np.ndarray, query: Tensor, query_labels: np.ndarray) -> dict[str, float]:
     """Top-1 and top-5 shares for each k, as ``knn@20_top1`` and so on."""
     return {name: float(values.mean()) for name, values in credits(bank, bank_labels, query, query_labels).items()}
@@ -21,25 +31,23 @@ def credits(bank: Tensor, bank_labels: np.ndarray, query: Tensor, query_labels: 
     """One credit in [0, 1] per query, k and top-1/top-5.
 
     ``bank`` (M, D) with labels (M,), ``query`` (Q, D) with labels (Q,). Cosine similarity; a neighbour weighs
-    exp((sim - 1) / 0.07); a class scores the sum of its neighbours; k is capped at the smallest class.
+    exp((sim - 1) / 0.07); a class scores the sum of its neighbours. k is as its name says, see :func:`ks`.
     Neighbours tied at the k-th similarity share the places that are left.
     """
     bank, query = unit_rows(bank), unit_rows(query)
     classes = int(max(bank_labels.max(), query_labels.max())) + 1
-    smallest = int(np.bincount(bank_labels)[np.unique(bank_labels)].min())
     labels = torch.as_tensor(bank_labels).long()
-    credits: dict[str, list[np.ndarray]] = {f"knn@{k}_top{n}": [] for k in NEIGHBOURS for n in (1, 5)}
-    widest = min(min(max(NEIGHBOURS), smallest) + 1, len(bank))  # one more, to see ties at the border
+    credits: dict[str, list[np.ndarray]] = {f"knn@{k}_top{n}": [] for k in ks(len(bank)) for n in (1, 5)}
+    widest = min(max(NEIGHBOURS) + 1, len(bank))  # one more, to see ties at the border
     for start in range(0, len(query), CHUNK):
         similarity = cosines(query[start : start + CHUNK], bank)  # (B, M)
         best, index = similarity.topk(widest, dim=1)
         rows = query_labels[start : start + CHUNK]
-        for k in NEIGHBOURS:
-            capped = min(k, smallest)
-            scores = _class_scores(similarity, best, index, labels, capped, classes)
+        for k in ks(len(bank)):
+            scores = _class_scores(similarity, best, index, labels, k, classes)
             for n in (1, 5):
                 credits[f"knn@{k}_top{n}"].append(top_class_credit(scores, rows, n))
-        del similarity  # or it stays until the next one is complete, and there are two
+        del similarity  # before the next one is made: two would take twice the memory
     return {name: np.concatenate(parts) for name, parts in credits.items()}
 
 

@@ -1,4 +1,4 @@
-"""Arrays in, numbers out: the counting rules of every score. Protocol: README, 'How it is measured'.
+"""Arrays in, numbers out: the counting rules of every score. The README says what each score is, in 'How to read it'.
 
 In k-NN and recall, ties get the credit that a random order among the tied would earn on average: a constant
 encoder scores exactly chance and no score depends on the order of the samples. In-batch accuracy counts a tie
@@ -18,8 +18,7 @@ ROWS = 4096  # at a time through the steps of unit_rows: of 100,000 rows there i
 def unit_rows(embeddings: Tensor) -> Tensor:
     """Rows at length 1, (N, D) -> (N, D) float64, ready for :func:`cosines`; the argument is left as it is.
 
-    Raises ValueError when a value is not finite: every comparison with NaN is False, so that a broken encoder
-    would be above reproach.
+    Raises ValueError when a value is not finite: NaN compares False, so a broken encoder would win.
     """
     units = torch.empty(embeddings.shape, dtype=torch.float64, device=embeddings.device)
     for rows, out in zip(embeddings.detach().split(ROWS), units.split(ROWS), strict=True):
@@ -75,8 +74,8 @@ def expected_rank(above: np.ndarray, tied_wrong: np.ndarray, tied_right: np.ndar
 def in_batch_accuracy(at_or_above: np.ndarray, candidates: int, batch: int) -> np.ndarray:
     """Probability that the match beats ``batch - 1`` other candidates drawn at random, one value a query.
 
-    ``at_or_above``: how many of the ``candidates - 1`` others reach the match's score. The study's accuracy,
-    freed of the drawing of its batches: C(N - 1 - g, B - 1) / C(N - 1, B - 1).
+    ``at_or_above``: how many of the ``candidates - 1`` others reach the match's score. The paper's accuracy,
+    without the chance of which batch was drawn: C(N - 1 - g, B - 1) / C(N - 1, B - 1).
     """
     if batch > candidates:
         raise ValueError(f"A batch of {batch} cannot be drawn from {candidates} candidates.")

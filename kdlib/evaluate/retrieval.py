@@ -28,8 +28,14 @@ def evaluate(images: Tensor, texts: Tensor, owner: np.ndarray) -> dict[str, floa
 def credits(images: Tensor, texts: Tensor, owner: np.ndarray) -> dict[str, np.ndarray]:
     """One value a query: ``i2t_r@K`` and ``i2t_rank`` per image, ``t2i_*`` per caption, ``in_batch@B`` per image.
 
-    Image to text hits when any of the image's captions is in the top K of all captions.
+    Image to text hits when any of the image's captions is in the top K of all captions. Raises ValueError for an image
+    without a caption, which nothing could match.
     """
+    if bare := np.flatnonzero(np.bincount(owner, minlength=len(images))[: len(images)] == 0).tolist():
+        raise ValueError(
+            f"{len(bare)} of {len(images)} images have no caption, as image {bare[0]}: retrieval needs at least one an "
+            "image. Leave such images out of the data set."
+        )
     images, texts = unit_rows(images), unit_rows(texts)
     owner = torch.as_tensor(owner).long()
     result: dict[str, np.ndarray] = {}
@@ -37,12 +43,12 @@ def credits(images: Tensor, texts: Tensor, owner: np.ndarray) -> dict[str, np.nd
         for k in DEPTHS:
             result[f"{way}_r@{k}"] = recall_credit(above, wrong, right, k)
         result[f"{way}_rank"] = expected_rank(above, wrong, right)
-    first = np.unique(owner.numpy(), return_index=True)[1]  # one caption an image, as the study's batches have
+    first = np.unique(owner.numpy(), return_index=True)[1]  # one caption an image, as the paper's batches have
     return result | in_batch(images, texts[first])
 
 
 def in_batch(queries: Tensor, candidates: Tensor) -> dict[str, np.ndarray]:
-    """The study's accuracy, ``in_batch@B`` per query; candidate i is the match of query i.
+    """The paper's accuracy, ``in_batch@B`` per query; candidate i is the match of query i.
 
     Batches larger than the number of candidates are left out.
     """
@@ -81,7 +87,7 @@ def _counts(images: Tensor, texts: Tensor, owner: Tensor) -> dict[str, tuple[np.
         rows.append(torch.stack([_row_counts(similarity > limit), _row_counts(similarity == limit)]))
         columns[0] += _column_counts(similarity > right)
         columns[1] += _column_counts(similarity == right)
-        del similarity  # or it stays until the next one is complete, and there are two
+        del similarity  # before the next one is made: two would take twice the memory
     above, tied = torch.cat(rows, dim=1)
     return {
         "i2t": (above.numpy(), (tied - best_ones).numpy(), best_ones.numpy()),

@@ -6,17 +6,17 @@ import torch
 
 from kdlib import sources as module
 from kdlib.evaluate.exam import Scores
-from kdlib.evaluate.uncertainty import interval
+from kdlib.evaluate.uncertainty import interval, resamples, share_replicates
 from kdlib.experiment import Experiment
 
 COCO = {"i2t_r@1", "t2i_r@10", "mean_recall", "i2t_median_rank", "zeroshot_map", "similarity_kl", "cka"}
-TINY = {"knn@20_top1", "knn@200_top5", "linear_top1", "ridge_top1", "neighbour_agreement", "cka"}
+TINY = {"knn@20_top1", "knn@160_top5", "linear_top1", "ridge_top1", "neighbour_agreement", "cka"}
 
 
 @pytest.mark.parametrize(("teacher", "names"), [("clip", COCO), ("beit", TINY)])
 def test_score__has_every_score_of_the_protocol(small_run, teacher, names):
     exam = Experiment.open(small_run(teacher)).exam
-    scores = exam.score(exam.teacher, exam.scored.teacher_scale)
+    scores = exam.score(exam.teacher)
     assert names <= set(scores.values)
     assert set(scores.values) == set(scores.replicates)
     for name, value in scores.values.items():
@@ -29,18 +29,39 @@ def test_score__has_every_score_of_the_protocol(small_run, teacher, names):
 
 def test_mean_recall__is_the_mean_of_the_six_on_every_resample(small_run):
     exam = Experiment.open(small_run("clip")).exam
-    scores = exam.score(exam.teacher, 1.0)
+    scores = exam.score(exam.teacher)
     six = [f"{way}_r@{depth}" for way in ("i2t", "t2i") for depth in (1, 5, 10)]
     assert scores.values["mean_recall"] == pytest.approx(np.mean([scores.values[name] for name in six]))
-    assert np.allclose(scores.replicates["mean_recall"], np.mean([scores.replicates[name] for name in six], axis=0))
+    drawn = np.mean([scores.replicates[name] for name in six], axis=0)
+    expected = share_replicates(scores.values["mean_recall"], drawn, len(exam.scored))
+    assert np.array_equal(scores.replicates["mean_recall"], expected)
 
 
 def test_add__ranks_are_medians_and_captions_go_with_their_image():
     scores, weights, owner = Scores(), np.array([[1, 1, 1], [2, 0, 1]]), np.array([0, 0, 2])
-    scores.add({"t2i_rank": np.array([1.0, 2.0, 9.0]), "t2i_r@1": np.array([1.0, 0.0, 0.0])}, weights, owner)
-    assert scores.values == {"t2i_median_rank": 2.0, "t2i_r@1": pytest.approx(1 / 3)}
+    credits = {"t2i_rank": np.array([1.0, 2.0, 9.0]), "similarity_cosine": np.array([1.0, 0.0, 0.0])}
+    scores.add(credits, weights, owner)
+    assert scores.values == {"t2i_median_rank": 2.0, "similarity_cosine": pytest.approx(1 / 3)}
     first = weights[1].astype(float)
-    assert scores.replicates["t2i_r@1"][1] == pytest.approx(first[0] / (2 * first[0] + first[2]))
+    assert scores.replicates["similarity_cosine"][1] == pytest.approx(first[0] / (2 * first[0] + first[2]))
+
+
+def test_add__a_share_of_few_hits_is_as_unsure_as_it_is():
+    """None of 500 right: the percentile interval would be [0, 0], Wilson's ends at 0.0076."""
+    scores = Scores()
+    scores.add({"i2t_r@1": np.zeros(500), "similarity_cosine": np.zeros(500)}, resamples(500))
+    assert interval(scores.replicates["i2t_r@1"])[1] == pytest.approx(0.0076, abs=2e-4)
+    assert interval(scores.replicates["similarity_cosine"]) == (0, 0)
+
+
+def test_chance__is_the_mean_over_draws(small_run):
+    exam = Experiment.open(small_run("clip")).exam
+    draws = [exam.teacher, {"test": {name: rows.flip(0) for name, rows in exam.teacher["test"].items()}}]
+    found, alone = exam.chance(draws), [exam.counts(draw) for draw in draws]
+    assert set(found.values) == {name for name in alone[0].values if not name.endswith("rank")}
+    for name, value in found.values.items():
+        assert value == pytest.approx(np.mean([one.values[name] for one in alone])), name
+    assert "linear_top1" not in found.values and "cka" not in found.values
 
 
 @pytest.mark.parametrize("teacher", ["clip", "dino"])

@@ -80,25 +80,32 @@ def test_knn__by_hand():
     near = math.exp(-0.04 / 0.07) + math.exp(-0.2 / 0.07)
     assert near < 1  # so class 0 wins
     scores = knn.evaluate(bank, labels, torch.tensor([[5.0, 0.0]]), np.array([0]))
-    assert scores["knn@10_top1"] == 1
-    assert knn.evaluate(bank, labels, torch.tensor([[5.0, 0.0]]), np.array([1]))["knn@10_top1"] == 0
+    assert scores["knn@6_top1"] == 1
+    assert knn.evaluate(bank, labels, torch.tensor([[5.0, 0.0]]), np.array([1]))["knn@6_top1"] == 0
 
 
-def test_knn__k_is_capped_at_the_smallest_class_of_a_bank_out_of_balance():
-    """The smallest class has 3: its own three nearest decide, and the crowd of the other does not."""
+def test_knn__k_is_not_capped_by_a_small_class():
+    """Three neighbours at cosine 1 and fifty of the other class at 0.874: 3 against 7 x 0.166, then 50 x 0.166."""
     crowd, few = torch.tensor([[0.9, 0.5]]).repeat(50, 1), torch.tensor([[1.0, 0.0]]).repeat(3, 1)
     bank, labels = torch.cat([crowd, few]), np.array([0] * 50 + [1] * 3)
     scores = knn.evaluate(bank, labels, torch.tensor([[1.0, 0.0]]), np.array([1]))
-    assert scores["knn@200_top1"] == 1
+    assert scores["knn@10_top1"] == 1 and scores["knn@53_top1"] == 0
 
 
-def test_knn__tied_neighbours_share_the_last_place_by_hand():
+def test_knn__a_bank_smaller_than_k_is_taken_whole_and_named_so():
+    assert knn.ks(53) == [10, 20, 53] and knn.headline(53) == "knn@20_top1"
+    assert knn.ks(7) == [7] and knn.headline(7) == "knn@7_top1"
+    assert knn.ks(10**5) == [10, 20, 100, 200]
+
+
+def test_knn__tied_neighbours_share_the_last_place_by_hand(monkeypatch):
     """k = 2: one of class 0 at cosine 1; for the other place one of class 0 and three of class 1, 1/4 each."""
+    monkeypatch.setattr(knn, "NEIGHBOURS", (2,))
     bank = torch.tensor([[1.0, 0.0]] + 4 * [[24.0, 7.0]])
     weight = math.exp((24 / 25 - 1) / 0.07)
     assert 3 / 4 * weight < 1 + weight / 4 and 3 * weight > 1 + weight  # class 1 would win with whole places
     scores = knn.evaluate(bank, np.array([0, 0, 1, 1, 1]), torch.tensor([[2.0, 0.0]]), np.array([0]))
-    assert scores["knn@20_top1"] == 1
+    assert scores["knn@2_top1"] == 1
 
 
 def test_knn__length_of_a_feature_does_not_matter():
@@ -138,8 +145,8 @@ def test_knn__a_constant_encoder_scores_exactly_chance_whatever_the_rounding(wid
             labels = np.arange(size - size % classes) % classes
             bank, rows = vector.repeat(len(labels), 1), np.arange(queries) % len(labels)
             scores = knn.evaluate(bank, labels, bank[rows], labels[rows])
-            tops = [scores[f"knn@{k}_top1"] for k in (10, 20, 100, 200)]
-            assert tops == pytest.approx([1 / classes] * 4), f"{len(labels)} in the bank, {classes} classes"
+            tops = [scores[f"knn@{k}_top1"] for k in knn.ks(len(labels))]
+            assert tops == pytest.approx([1 / classes] * len(tops)), f"{len(labels)} in the bank, {classes} classes"
 
 
 def test_knn__the_order_of_a_bank_with_duplicates_changes_nothing():
@@ -155,7 +162,7 @@ def test_knn__the_order_of_a_bank_with_duplicates_changes_nothing():
 
 
 def test_knn__credits_are_one_a_query_across_the_chunks_and_evaluate_is_their_mean():
-    bank, bank_labels = clouds(100, 5, 1)
+    bank, bank_labels = clouds(250, 5, 1)
     query, labels = clouds(knn.CHUNK + 1, 5, 2)
     rows = knn.credits(bank, bank_labels, query, labels)
     assert set(rows) == {f"knn@{k}_top{top}" for k in (10, 20, 100, 200) for top in (1, 5)}

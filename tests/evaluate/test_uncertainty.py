@@ -18,6 +18,7 @@ from kdlib.evaluate.uncertainty import (
     replicate_means,
     replicate_medians,
     resamples,
+    share_replicates,
     summarise,
 )
 
@@ -357,6 +358,30 @@ def test_compare__sides_that_were_not_resampled_alike_are_an_error():
         compare([("a", "b", [1.0], np.ones((1, 10)), [1.0], np.ones((1, 11)))])
     with pytest.raises(ValueError, match="a line each"):
         compare([("a", "b", [1.0, 2.0], np.ones((1, 10)), [1.0], np.ones((1, 10)))])
+
+
+def wilson(share: float, images: int, level: float = 0.95) -> tuple[float, float]:
+    """Wilson's interval by scipy, of a whole number of hits."""
+    found = stats.binomtest(round(share * images), images).proportion_ci(level, method="wilson")
+    return found.low, found.high
+
+
+@pytest.mark.parametrize(("hits", "images"), [(0, 100), (1, 500), (12, 5000), (497, 500)])
+def test_share_replicates__near_an_end_the_interval_is_wilsons(hits, images):
+    values = (np.arange(images) < hits).astype(float)
+    drawn = replicate_means(values, resamples(images))
+    for level in (0.8, 0.95):
+        made = interval(share_replicates(values.mean(), drawn, images), level)
+        assert made == pytest.approx(wilson(hits / images, images, level), abs=1e-3 * (1 + 40 / images))
+
+
+def test_share_replicates__keep_the_order_of_the_resamples_and_leave_other_shares_alone():
+    values = (np.arange(500) < 4).astype(float)
+    drawn = replicate_means(values, resamples(500))
+    made = share_replicates(values.mean(), drawn, 500)
+    assert (np.diff(made[np.argsort(drawn, kind="stable")]) >= 0).all()
+    many = replicate_means((np.arange(500) < 40).astype(float), resamples(500))
+    assert share_replicates(0.08, many, 500) is many
 
 
 def test_level__is_that_of_the_protocol():
