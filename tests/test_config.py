@@ -12,7 +12,7 @@ CLIP = {"teacher": "clip", "dataset": "coco"}
 ELSEWHERE = {"study", "epochs", "checkpoint", "revision", "data_root", "device", "feature_dtype"}
 ELSEWHERE |= {"teacher_precision", "token_grid"}  # in the key of the features
 ELSEWHERE |= {"cooldown"}  # a leaf, of which the trunk knows nothing
-ELSEWHERE |= {"variant", "score_on", "on_overlap", "timed_calls"}  # a name, what is scored, how often it is timed
+ELSEWHERE |= {"variant", "score_on", "on_overlap", "linear_probe", "timed_calls"}  # a name, what is scored and timed
 
 
 def test_config__an_unknown_field_is_an_error_that_names_it():

@@ -64,7 +64,7 @@ class Inputs:
             if dataset.categories is not None:
                 relevant = zeroshot.relevance(dataset.categories, len(dataset.category_names))[store.rows]
             splits[name] = Split(name, store, pixel_store(config, dataset), labels, relevant)
-        return cls(Exam(splits, config.score_on, config.tau), data)
+        return cls(Exam(splits, config.score_on, config.linear_probe), data)
 
     @property
     def on(self) -> str:
@@ -123,7 +123,7 @@ def examine(
     cost = {"teacher": yardstick.files_cost(run.config)}
     for row, sides in files.items():
         embedded = check.embed(inputs.exam, student, sides, texts)
-        scores[row] = inputs.exam.score(embedded, run.trained.scale.item())
+        scores[row] = inputs.exam.score(embedded)
         cost[row] = {
             side: check.cost(
                 file.path,

@@ -313,14 +313,14 @@ def exam(work: Work, job: dict) -> dict:
     least = max(LOOKED, 2 * work.classes)
     rows = counts if small else {name: min(count, least) for name, count in counts.items()}
     splits = {name: random_split(work, count, tokens=False, name=name) for name, count in rows.items()}
-    exam = Exam(splits, on, work.config.tau)
+    exam = Exam(splits, on)
     width = work.config.width
     embedded = {
         name: {side: _mapped(values, width) for side, values in sides.items()} for name, sides in exam.teacher.items()
     }
     once = timed(lambda: exam.weights) + _opening(work)
     scores = []
-    score = timed(lambda: scores.append(exam.score(embedded, 10.0)))
+    score = timed(lambda: scores.append(exam.score(embedded)))
     growth = {name: counts[name] / count for name, count in rows.items()}
     if max(growth.values()) > 1:
         score = _at_full_size(exam, embedded, score, growth)
@@ -332,7 +332,7 @@ def exam(work: Work, job: dict) -> dict:
 def _at_full_size(exam: Exam, embedded: dict, score: float, growth: dict[str, float]) -> float:
     """Seconds of an exam whose splits grow: pairs of scored images, pairs with the bank, the probe's rows, the rest."""
     split, query = exam.scored, embedded[exam.on]
-    pairs = timed(lambda: fidelity.credits(query, exam.teacher[exam.on], 10.0, 10.0, exam.tau))
+    pairs = timed(lambda: fidelity.credits(query, exam.teacher[exam.on], 10.0))
     bank = probe = 0.0
     if exam.has_text:
         pairs += timed(lambda: retrieval.credits(query["image"], query["text"], split.owner))
