@@ -47,7 +47,9 @@ def attention_transfer(student: Tensor, teacher: Tensor) -> Tensor:
     """Squared distance of L2-normalised attention maps, (B, N) each; dimensionless, between 0 and 2.
 
     Maps of different length are resampled to the teacher's grid, which must then be square. Padded places
-    hold 0 in both. Zagoruyko and Komodakis, arXiv:1612.03928, eq. 2 with p = 2.
+    hold 0 in both. The squared form of Zagoruyko and Komodakis, arXiv:1612.03928, eq. 2, as in the authors' code, on a
+    transformer's own attention in the place of squared activations. They take the mean over the N places and this the
+    sum, so that their weight beta = 1000 is a weight of 1000 / N here: 5.1 for 14 x 14 places.
     """
     student, teacher = student.float(), teacher.detach().float()
     if student.shape[-1] != teacher.shape[-1]:
