@@ -195,8 +195,8 @@ def bench(
 ) -> None:
     """Measure how fast this machine runs it, as ratios of things measured side by side.
 
-    Rows and plot go to reports/bench/. Nothing else should run meanwhile. The names: teacher, decoding, steps, convnet,
-    compiled, search, memory, experiments, grid.
+    Rows and plot go to reports/bench/. Nothing else should run meanwhile. The names: teacher, steps, convnet, search,
+    memory, experiments, grid.
     """
     from kdlib import bench as benches
     from kdlib.report import build as reports

@@ -1,4 +1,3 @@
-import gc
 from functools import cache
 from itertools import count
 from pathlib import Path
@@ -118,9 +117,7 @@ def made_study():
             np.savez(path, **content)
         return row | {"headline": headline, "controls": controls} | {k: v for k, v in experiment.items() if k != "luck"}
 
-    gc.freeze()  # statsmodels collects garbage at each correction: 0.4 s among torch's objects
-    yield make
-    gc.unfreeze()
+    return make
 
 
 @pytest.fixture(scope="session")

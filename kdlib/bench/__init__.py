@@ -8,7 +8,7 @@ import time
 
 import torch
 
-from kdlib.bench import compiled, convnet, decoding, forward, grid, memory, scoring, steps
+from kdlib.bench import convnet, forward, grid, memory, scoring, steps
 from kdlib.bench.measure import Row, Setting
 from kdlib.files import read_json, reports_root, write_json
 from kdlib.machine import choose, hardware, versions
@@ -18,10 +18,8 @@ BENCHES = Registry(
     "bench",
     {
         "teacher": forward.run,
-        "decoding": decoding.run,
         "steps": steps.run,
         "convnet": convnet.run,
-        "compiled": compiled.run,
         "search": scoring.run,
         "memory": memory.run,
         "experiments": grid.overhead,

@@ -51,6 +51,19 @@ def credits(bank: Tensor, bank_labels: np.ndarray, query: Tensor, query_labels: 
     return {name: np.concatenate(parts) for name, parts in credits.items()}
 
 
+def predict(bank: Tensor, bank_labels: np.ndarray, query: Tensor, k: int = HEADLINE) -> np.ndarray:
+    """(Q,) the class that the k nearest neighbours name, by the rules of :func:`credits`; of tied classes the first."""
+    bank, labels = unit_rows(bank), torch.as_tensor(bank_labels).long()
+    k = min(k, len(bank))
+    named = []
+    for rows in unit_rows(query).split(CHUNK):
+        similarity = cosines(rows, bank)
+        best, index = similarity.topk(min(k + 1, len(bank)), dim=1)
+        scores = _class_scores(similarity, best, index, labels, k, int(bank_labels.max()) + 1)
+        named.append(scores.argmax(axis=1))
+    return np.concatenate(named)
+
+
 def _class_scores(similarity: Tensor, best: Tensor, index: Tensor, labels: Tensor, k: int, classes: int) -> np.ndarray:
     """(B, K) float64 sums of the weights of the k nearest neighbours of each class."""
     weights = ((best[:, :k] - 1) / TAU).exp()

@@ -11,13 +11,12 @@ import numpy as np
 import pandas as pd
 import torch
 from PIL import Image, ImageOps
-from statsmodels.stats.multitest import multipletests
 
 from kdlib import finished
 from kdlib.data import DataError
 from kdlib.evaluate import knn
 from kdlib.evaluate.retrieval import DEPTHS
-from kdlib.evaluate.uncertainty import interval, replicate_means, resamples
+from kdlib.evaluate.uncertainty import holm, interval, replicate_means, resamples
 from kdlib.explore import inside_figures, search, transfer
 from kdlib.features.npy import StoreError
 from kdlib.finished import Finished
@@ -394,7 +393,7 @@ def flows(runs: list[Finished], before: int = 0, count: int = 3) -> None:
         name: transfer.flow(earlier.queries("student", score), later.queries("student", score))
         for name, (earlier, later) in pairs.items()
     }
-    corrected = multipletests([one.p for one in found.values()], method="holm")[1]
+    corrected = holm([one.p for one in found.values()])
     lines = [
         (
             name,
@@ -454,9 +453,9 @@ def _answers(run: Finished) -> Callable[[int], str]:
         return lambda row: run.texts[knn.nearest(images[row], texts, 1)[0][0]]
     made, on = run.embeddings, run.config.score_on
     bank = [name for name in ("fit", "dev") if f"{name}/image" in made and name != on]
-    named = transfer.votes(
-        np.concatenate([made[f"{name}/image"] for name in bank]),
+    named = knn.predict(
+        torch.from_numpy(np.concatenate([made[f"{name}/image"] for name in bank])),
         np.concatenate([made[f"{name}/labels"] for name in bank]),
-        made[f"{on}/image"],
+        torch.from_numpy(made[f"{on}/image"]),
     )
     return lambda row: run.data.class_names[named[row]]

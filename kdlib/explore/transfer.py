@@ -14,8 +14,7 @@ from scipy.linalg import orthogonal_procrustes
 from scipy.stats import binomtest
 from torch import Tensor
 
-from kdlib.evaluate.knn import HEADLINE, TAU
-from kdlib.evaluate.metrics import cosines, unit_rows
+from kdlib.evaluate.metrics import cosines
 from kdlib.evaluate.uncertainty import interval, replicate_means, resamples
 from kdlib.teachers import Teacher, TeacherError
 
@@ -212,15 +211,3 @@ def flow(before: np.ndarray, after: np.ndarray) -> Flow:
     changed = len(parts[1]) + len(parts[2])
     p = binomtest(len(parts[1]), changed).pvalue if changed else 1.0
     return Flow(*parts, p=float(p))
-
-
-def votes(bank: np.ndarray, labels: np.ndarray, query: np.ndarray) -> np.ndarray:
-    """(Q,) the class that k-NN names, by the rules of :mod:`kdlib.evaluate.knn`; of tied classes the first."""
-    count = min(HEADLINE, int(np.bincount(labels)[np.unique(labels)].min()))
-    bank, query = (unit_rows(torch.from_numpy(rows)) for rows in (bank, query))
-    named, classes = [], torch.from_numpy(labels).long()
-    for start in range(0, len(query), CHUNK):
-        best, rows = cosines(query[start : start + CHUNK], bank).topk(count, dim=1)
-        scores = torch.zeros(len(best), int(labels.max()) + 1, dtype=torch.float64)
-        named.append(scores.scatter_add_(1, classes[rows], ((best - 1) / TAU).exp()).argmax(dim=1))
-    return torch.cat(named).numpy()

@@ -1,8 +1,6 @@
 """The pages and tables of a study, and of two compared: only what is out of date is made."""
 
-import gc
 import json
-from contextlib import contextmanager
 from pathlib import Path
 
 from kdlib.files import digest, file_digest, read_json, reports_root, write_atomic, write_json
@@ -30,19 +28,6 @@ def missing_pages(experiments: list[ExperimentSpec], folder_of) -> list[tuple[Pa
     return pairs
 
 
-@contextmanager
-def no_collecting():
-    """Leaves what exists now out of garbage collection.
-
-    statsmodels collects at each correction for multiple comparisons, which walks through all of torch each time.
-    """
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
-
-
 def build(study: StudyConfig, experiments: list[ExperimentSpec], folder_of) -> Path:
     """Tables, missing pages and index.html of a study; only what is out of date. Returns the index.
 
@@ -64,10 +49,9 @@ def build(study: StudyConfig, experiments: list[ExperimentSpec], folder_of) -> P
     provenance.write(record, folder)
     frame = results.read(folder)
     two_studies.keep(frame, folder)
-    with no_collecting():
-        write_atomic(folder / "verdicts.csv", verdicts(frame).to_csv(index=False))
-        write_atomic(folder / "threeway.csv", threeway(frame).to_csv(index=False))
-        write_atomic(folder / "claims.csv", judge(frame).to_csv(index=False))
+    write_atomic(folder / "verdicts.csv", verdicts(frame).to_csv(index=False))
+    write_atomic(folder / "threeway.csv", threeway(frame).to_csv(index=False))
+    write_atomic(folder / "claims.csv", judge(frame).to_csv(index=False))
     for place, notebook in enumerate(notebooks):
         page = folder / f"{notebook.stem}.html" if place else index
         executed = folder_of(experiments[0].config).path.parents[2] / notebook.name
@@ -94,8 +78,7 @@ def build_comparison(first: Path, second: Path, out: str = "") -> Path:
     folder = reports_root() / name
     if folder.resolve() in (first.resolve(), second.resolve()):
         raise ValueError(f"The comparison would overwrite the report {folder}; give it another name with --out.")
-    with no_collecting():
-        write_atomic(folder / "compare.csv", two_studies.compare(*sides).to_csv(index=False))
+    write_atomic(folder / "compare.csv", two_studies.compare(*sides).to_csv(index=False))
     parameters = {"first": str(first.resolve()), "second": str(second.resolve()), "name": name}
     title = f"{sides[0].name} and {sides[1].name}"
     notebook = notebooks_folder() / "compare.ipynb"

@@ -189,3 +189,19 @@ def test_knn__features_that_are_not_numbers_are_an_error_and_no_perfect_score():
     bank, labels = clouds(60, 3, 1)
     with pytest.raises((ValueError, FloatingPointError)):
         knn.evaluate(bank, labels, torch.full((9, 12), torch.nan), labels[:9])
+
+
+def test_predict__names_the_class_that_the_score_counts_right():
+    generator = torch.Generator().manual_seed(0)
+    bank, query = torch.randn(200, 8, generator=generator), torch.randn(60, 8, generator=generator)
+    labels, truth = np.arange(200) % 4, np.arange(60) % 4
+    credit = knn.credits(bank, labels, query, truth)["knn@20_top1"]
+    np.testing.assert_array_equal(knn.predict(bank, labels, query) == truth, credit > 0.5)
+
+
+def test_predict__by_hand():
+    """Two neighbours of the query's direction in class 1, one opposite in class 0; a tie goes to the first class."""
+    bank = torch.tensor([[1.0, 0.0], [1.0, 0.1], [-1.0, 0.0], [-1.0, 0.2]])
+    labels = np.array([1, 1, 0, 0])
+    assert knn.predict(bank, labels, torch.tensor([[1.0, 0.0], [-1.0, 0.1]]), k=2).tolist() == [1, 0]
+    assert knn.predict(bank[[0, 2]], labels[[0, 2]], torch.tensor([[0.0, 1.0]]), k=1).tolist() == [0]

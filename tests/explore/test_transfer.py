@@ -133,12 +133,3 @@ def _binomial(n: int, k: int) -> float:
     from math import comb
 
     return comb(n, k) / 2**n
-
-
-def test_votes__name_the_class_that_the_score_counts_right():
-    from kdlib.evaluate import knn
-
-    bank, labels = normal(200, 8).numpy(), np.arange(200) % 4
-    query, truth = normal(60, 8, seed=1).numpy(), np.arange(60) % 4
-    credit = knn.credits(torch.from_numpy(bank), labels, torch.from_numpy(query), truth)["knn@20_top1"]
-    np.testing.assert_array_equal(transfer.votes(bank, labels, query) == truth, credit > 0.5)

@@ -1,6 +1,5 @@
 """Pages: which are made again, what is put into those of a study, and the table that sorts."""
 
-import gc
 import os
 import shutil
 from types import SimpleNamespace
@@ -56,13 +55,6 @@ def test_missing_pages__a_newer_notebook_is_rendered_again(spec):
     later = spec.page.stat().st_mtime + 10
     os.utime(done, (later, later))
     assert report.missing_pages([spec], run_dir) == [(done, spec.page)]
-
-
-def test_no_collecting__leaves_nothing_behind_even_after_an_error():
-    with pytest.raises(KeyError), report.no_collecting():
-        assert gc.get_freeze_count() > 0
-        raise KeyError
-    assert gc.get_freeze_count() == 0
 
 
 def test_report__of_two_is_a_comparison(tmp_path, monkeypatch):
