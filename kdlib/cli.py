@@ -95,16 +95,23 @@ def status(
     """
     from kdlib import study
     from kdlib.study import status as state
+    from kdlib.teachers import check
 
     config = study.load(study_file, data_root, seeds)
     inspector = state.Inspector()
     counts: dict[str, int] = {}
-    for spec in study.experiments(config):
-        item = inspector.state(spec)
+    experiments = study.experiments(config)
+    teachers = {one: check.standing(*one) for one in check.asked(spec.config for spec in experiments)}
+    for spec in experiments:
+        missing = not teachers[check.asked([spec.config])[0]].ready
+        item = state.without_teacher(spec) if missing else inspector.state(spec)
         counts[item.state] = counts.get(item.state, 0) + 1
         if all(word in spec.name for word in why.split()):
             print(f"{item.state:<14} {spec.name}{f': {item.why}' if item.why else ''}")
     print(", ".join(f"{count} {name}" for name, count in counts.items()))
+    for found in teachers.values():
+        if not found.ready:
+            print(found)
 
 
 @app.command()

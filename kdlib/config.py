@@ -31,7 +31,7 @@ class RunConfig(BaseModel):
     )
 
     checkpoint: str = Field("stand-in", description="'stand-in', a model id, a folder, or '' for the published one")
-    revision: str = Field("main", description="revision of a model id: a commit, tag or branch")
+    revision: str = Field("", description="revision of a model id; '' is the pinned commit, or main where none is")
     allow_untrained: bool = Field(False, description="accept a teacher with untrained weights, marked in each result")
     untrained_heads: bool = Field(False, description="BLIP with new layers in the place of its joint space")
     data_root: str = Field("shapes", description="'shapes' (embedded) or the folder or zip of the official layout")

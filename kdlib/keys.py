@@ -39,9 +39,11 @@ STAGES = {
     "features": (
         "features/vocabulary.py:token_ids",
         "teachers/teacher.py",
+        "teachers/loading.py",
         "teachers/{teacher}.py",
         "machine.py:autocast",
     ),
+    "audit": ("teachers/audit.py",),
     "training": (
         "seeding.py",
         "features/loader.py",

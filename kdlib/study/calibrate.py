@@ -37,7 +37,7 @@ from kdlib.machine import autocast, choose, now
 from kdlib.notebook import execute
 from kdlib.notebook.worker import accept_jobs, end_all, run_job
 from kdlib.study.file import ExperimentSpec
-from kdlib.study.forecast import DRAWN, STARTED, Rates, Work, local_checkpoint
+from kdlib.study.forecast import DRAWN, STARTED, Rates, Work
 from kdlib.teachers import STANDIN
 from kdlib.trainer import train
 
@@ -384,7 +384,7 @@ def teacher(work: Work, job: dict) -> dict:
     """Seconds of an image with its captions, from decoding to the store, and of a timed call of the backbone."""
     config = work.config
     torch.set_num_threads(config.threads)
-    if local_checkpoint(config) is None:
+    if teachers.find(config.teacher, config.checkpoint, config.revision) is None:
         return {"rate": published(work)}
     few = some_data(work, job["drawn"], FEW)
     kept = config.feature_dtype, prompts(few.category_names), config.token_grid

@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 import psutil
 
-from kdlib import study, teachers
+from kdlib import study
 from kdlib.config import RunConfig
 from kdlib.data.dataset import DataError
 from kdlib.features.encoders import pixel_parts
@@ -24,7 +24,7 @@ from kdlib.machine import WARM_UP_CALLS
 from kdlib.sources import load_data, reads, split_names, teacher_store_is_built
 from kdlib.study.file import ExperimentSpec, StudyConfig
 from kdlib.study.status import Inspector
-from kdlib.teachers.teacher import STANDIN
+from kdlib.teachers import check
 
 # Images and captions of the full sets, by split, for sizes before the data is there; classes and categories.
 FULL = {
@@ -33,8 +33,17 @@ FULL = {
 }
 NAMES = {"tinyimagenet": (200, 0), "coco": (0, 80)}
 # Tokens, width of pooled and token features, and mean tokens of a caption, of the published checkpoints.
-PUBLISHED = {"dino": (196, 768, 0), "beit": (196, 768, 0), "clip": (49, 512, 13), "blip": (576, 256, 13)}
-UNKNOWN = (196, 768, 13)  # of a teacher of one's own, until its checkpoint is here: a ViT-B/16
+CAPTION_TOKENS = 13  # of COCO's captions in the mean
+PUBLISHED = {
+    "dino": (196, 768, 0),
+    "dinov2": (256, 768, 0),
+    "dinov3": (196, 768, 0),
+    "beit": (196, 768, 0),
+    "clip": (49, 512, CAPTION_TOKENS),
+    "siglip2": (196, 768, CAPTION_TOKENS),
+    "blip": (576, 256, CAPTION_TOKENS),
+}
+UNKNOWN = (196, 768, CAPTION_TOKENS)  # of a teacher of one's own, until its checkpoint is here: a ViT-B/16
 BLIPMODEL_WIDTH = 512  # of its projections, where the checkpoint says nothing else
 BYTES = {"float16": 2, "float32": 4}
 ID_BYTES = 6  # of a token's id and the number of its word
@@ -462,41 +471,15 @@ def store_bytes(
 
 def _teacher_shape(run: RunConfig) -> tuple[tuple[int, int, float], str]:
     """(image tokens, width, tokens of a caption), and what is missing of the teacher."""
-    folder = local_checkpoint(run)
-    if folder:
-        (tokens, width, text), problem = _shape_of(folder, run.untrained_heads), ""
-    else:
-        source = run.checkpoint or teachers.TEACHERS[run.teacher].DEFAULT
-        problem = f"teacher {source}: not downloaded yet (the first run does it, if the network allows)"
-        if run.teacher not in PUBLISHED:
-            problem += "; until then it is taken for a ViT-B/16"
-        tokens, width, text = PUBLISHED.get(run.teacher, UNKNOWN)
-        width = BLIPMODEL_WIDTH if run.untrained_heads else width
+    found = check.standing(run.teacher, run.checkpoint, run.revision, run.allow_untrained, run.untrained_heads)
+    tokens, width, text = PUBLISHED.get(run.teacher, UNKNOWN)
+    width = BLIPMODEL_WIDTH if run.untrained_heads else width
+    if found.ready:
+        tokens, width, text = found.tokens, found.width, CAPTION_TOKENS if found.reads_text else 0
+    problem = "" if found.ready else str(found)
+    if problem and run.teacher not in PUBLISHED:
+        problem += "; until it is here it is taken for a ViT-B/16"
     return (run.token_grid**2 or tokens, width, text), problem
-
-
-def local_checkpoint(run: RunConfig) -> Path | None:
-    """The folder of the teacher's checkpoint, None where it is not on this machine."""
-    source = run.checkpoint or teachers.TEACHERS[run.teacher].DEFAULT
-    if source == STANDIN or Path(source).is_dir():
-        return teachers.resolve(run.teacher, source)
-    try:
-        from huggingface_hub import try_to_load_from_cache
-
-        found = try_to_load_from_cache(source, "config.json", revision=run.revision)
-    except ValueError:
-        found = None
-    return Path(found).parent if isinstance(found, str) else None
-
-
-def _shape_of(folder: Path, untrained_heads: bool) -> tuple[int, int, float]:
-    content = read_json(folder / "config.json")
-    vision = content.get("vision_config") or content
-    width = content.get("image_text_hidden_size") if content["model_type"] == "blip" else content.get("projection_dim")
-    if untrained_heads:
-        width = content.get("projection_dim", BLIPMODEL_WIDTH)
-    tokens = (vision["image_size"] // vision["patch_size"]) ** 2
-    return tokens, width or vision["hidden_size"], 13 if "text_config" in content else 0
 
 
 def _counts(run: RunConfig) -> tuple[dict[str, tuple[int, int]], tuple[int, int], str]:

@@ -23,6 +23,7 @@ from kdlib.progress import clock
 from kdlib.sources import reads
 from kdlib.study import forecast, status
 from kdlib.study.file import ExperimentSpec, StudyConfig
+from kdlib.teachers import check
 
 RESUMES = 2  # how often an experiment whose kernel died is started again
 SPACE_BYTES = 2**30  # the grid waits when the disk has less than this left
@@ -210,6 +211,7 @@ def run(config: StudyConfig, workers: int | None = None, scheduler: str | None =
         ) from error
     with lock:
         accept_jobs()
+        check.prepare((spec.config for spec in study.experiments(config)), say)
         inspector = status.Inspector()
         before = [inspector.state(spec) for spec in study.experiments(config)]
         todo = [item for item in before if not item.finished]

@@ -59,6 +59,14 @@ class Inspector:
         return ExperimentState(spec, run, "absent")
 
 
+def without_teacher(spec: ExperimentSpec) -> ExperimentState:
+    """Of an experiment whose teacher is not here: its keys cannot be had, so what it left cannot be told from stale."""
+    run = experiment.run_dir(spec.config)
+    left = run.result(spec.config.epochs) is not None
+    why = "its teacher is not here" + (", so nobody can say whether the result that is there is of it" if left else "")
+    return ExperimentState(spec, run, "stale" if left else "absent", why)
+
+
 def differences(result: dict, spec: ExperimentSpec, keys: dict[str, str]) -> list[str]:
     """Why a result is out of date, field by field."""
     now = spec.config.training()

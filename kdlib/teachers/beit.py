@@ -6,9 +6,11 @@ Bao et al., arXiv:2106.08254. Take a fine-tuned checkpoint (ft22k): without it t
 
 from torch import Tensor
 
-from kdlib.teachers.teacher import Teacher, load_model, normalised
+from kdlib.teachers.loading import load_model, load_processor
+from kdlib.teachers.teacher import Teacher, normalised
 
 DEFAULT = "microsoft/beit-base-patch16-224-pt22k-ft22k"
+REVISION = "dcb1f16cdebbc51eab67c0e1960d64adb8596669"  # refs/pr/2, which has safetensors
 
 
 class BeitTeacher(Teacher):
@@ -28,8 +30,8 @@ class BeitTeacher(Teacher):
 
 
 def load(folder):
-    """Model, names of weights that the checkpoint lacks, preprocessing, no tokenizer."""
-    from transformers import AutoImageProcessor, BeitModel
+    """Class, model, names of weights that the checkpoint lacks, preprocessing, no tokenizer."""
+    from transformers import BeitModel
 
     model, missing = load_model(BeitModel, folder)
-    return BeitTeacher, model, missing, AutoImageProcessor.from_pretrained(folder), None
+    return BeitTeacher, model, missing, load_processor(folder), None

@@ -7,9 +7,12 @@ Not BlipModel: no public checkpoint carries its projections, which are then rand
 import torch
 from torch import Tensor
 
-from kdlib.teachers.teacher import Teacher, load_model, normalised
+from kdlib.teachers.loading import load_model, load_processor, load_tokenizer
+from kdlib.teachers.teacher import Teacher, normalised
 
 DEFAULT = "Salesforce/blip-itm-base-coco"
+REVISION = "98cf803d8586e8e8b3ec527885ac50c422d514ae"  # refs/pr/5, which has safetensors
+BIN = "017fb3e7f4e125f13a8a4717f1402dbe0d0bb877474b4a203db13a4447b0227f"  # SHA-256 on main
 LONGEST_TEXT = 35  # tokens, as in BLIP's retrieval
 
 
@@ -60,19 +63,19 @@ class UntrainedHeadsTeacher(BlipTeacher):
 
 def load_untrained_heads(folder):
     """As :func:`load`, through BlipModel: what the checkpoint lacks of it is drawn anew, with a fixed seed."""
-    from transformers import AutoImageProcessor, AutoTokenizer, BlipModel
+    from transformers import BlipModel
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model, missing = load_model(BlipModel, folder)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    return UntrainedHeadsTeacher, model, missing, AutoImageProcessor.from_pretrained(folder), tokenizer
+    tokenizer = load_tokenizer(folder)
+    return UntrainedHeadsTeacher, model, missing, load_processor(folder), tokenizer
 
 
 def load(folder):
-    """Model, names of weights that the checkpoint lacks, preprocessing, tokenizer."""
-    from transformers import AutoImageProcessor, AutoTokenizer, BlipForImageTextRetrieval
+    """Class, model, names of weights that the checkpoint lacks, preprocessing, tokenizer."""
+    from transformers import BlipForImageTextRetrieval
 
     model, missing = load_model(BlipForImageTextRetrieval, folder)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    return BlipTeacher, model, missing, AutoImageProcessor.from_pretrained(folder), tokenizer
+    tokenizer = load_tokenizer(folder)
+    return BlipTeacher, model, missing, load_processor(folder), tokenizer

@@ -3,9 +3,12 @@
 import torch
 from torch import Tensor
 
-from kdlib.teachers.teacher import Teacher, load_model, normalised
+from kdlib.teachers.loading import load_model, load_processor, load_tokenizer
+from kdlib.teachers.teacher import Teacher, normalised
 
 DEFAULT = "openai/clip-vit-base-patch32"
+REVISION = "c237dc49a33fc61debc9276459120b7eac67e7ef"  # refs/pr/66, which has safetensors
+BIN = "a63082132ba4f97a80bea76823f544493bffa8082296d62d71581a4feff1576f"  # SHA-256 on main
 
 
 class ClipTeacher(Teacher):
@@ -42,9 +45,9 @@ class ClipTeacher(Teacher):
 
 
 def load(folder):
-    """Model, names of weights that the checkpoint lacks, preprocessing, tokenizer."""
-    from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
+    """Class, model, names of weights that the checkpoint lacks, preprocessing, tokenizer."""
+    from transformers import CLIPModel
 
     model, missing = load_model(CLIPModel, folder)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    return ClipTeacher, model, missing, AutoImageProcessor.from_pretrained(folder), tokenizer
+    tokenizer = load_tokenizer(folder)
+    return ClipTeacher, model, missing, load_processor(folder), tokenizer

@@ -5,9 +5,12 @@ Caron et al., arXiv:2104.14294. Any ViTModel checkpoint loads.
 
 from torch import Tensor
 
-from kdlib.teachers.teacher import Teacher, load_model, normalised
+from kdlib.teachers.loading import load_model, load_processor
+from kdlib.teachers.teacher import Teacher, normalised
 
 DEFAULT = "facebook/dino-vitb16"
+REVISION = "a77533c84408875b30b5e8beb766c82a5be82bf4"  # refs/pr/7, which has safetensors
+BIN = "a064e36c67289caaa5c949c0b3f7f31a0fcbcba5721f5fa12419933ec1f4fe6e"  # SHA-256 on main
 
 
 class DinoTeacher(Teacher):
@@ -22,9 +25,9 @@ class DinoTeacher(Teacher):
 
 
 def load(folder):
-    """Model, names of weights that the checkpoint lacks, preprocessing, no tokenizer."""
-    from transformers import AutoImageProcessor, ViTModel
+    """Class, model, names of weights that the checkpoint lacks, preprocessing, no tokenizer."""
+    from transformers import ViTModel
 
     # The study's feature is the class token itself, so the pooler, which DINO never trained, is left out.
     model, missing = load_model(ViTModel, folder, add_pooling_layer=False)
-    return DinoTeacher, model, missing, AutoImageProcessor.from_pretrained(folder), None
+    return DinoTeacher, model, missing, load_processor(folder), None

@@ -7,10 +7,11 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from kdlib import cli, study
+from kdlib import cli, study, teachers
 from kdlib.report import rows, scores
 from kdlib.study import forecast
 from kdlib.study.file import StudyError, studies_folder
+from kdlib.teachers import check
 
 GOOD = {"study": "s", "title": "t", "notebooks": {"clip_coco": {"tau": 3.0}}, "parameters": {"tau": 2.0}}
 GOOD |= {"seeds": [0]}
@@ -110,10 +111,12 @@ def test_data_root__replaces_the_files(tmp_path):
 
 
 def test_plan__lists_experiments_stores_and_what_is_missing(monkeypatch):
-    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_, **__: None)
+    monkeypatch.setattr(teachers, "find", lambda *_: None)
+    monkeypatch.setattr(check, "_absent", lambda name, *_: check.Standing(name, note="to be downloaded, 605.2 MB"))
     text = forecast.plan(study.load(studies_folder() / "paper.yaml"))
     assert "216 experiments" in text and "113287 images" in text
-    assert "openai/clip-vit-base-patch32: not downloaded yet" in text and "kdlib data get coco" in text
+    assert "teacher clip, openai/clip-vit-base-patch32 at c237dc49a33f: to be downloaded, 605.2 MB" in text
+    assert "kdlib data get coco" in text
 
 
 def test_plan__predicts_a_stores_bytes(small_run):

@@ -7,6 +7,7 @@ import yaml
 
 from kdlib import study
 from kdlib.study import forecast
+from kdlib.teachers import check
 
 STUDENT = {"once": 0.0, "step": 0.1, "checkpoint": 0.5, "bytes": 1000, "image": 0.01, "call": 0.2, "singly": 0.0}
 RATES = {
@@ -136,6 +137,7 @@ def test_plan__a_teacher_of_ones_own_that_is_not_here_is_taken_for_a_vit(made, m
     own = spec.model_copy(
         update={"config": spec.config.model_copy(update={"teacher": "own_teacher:Own", "checkpoint": ""})}
     )
+    monkeypatch.setattr(check, "_absent", lambda name, *_: check.Standing(name, note="to be downloaded"))
     works, missing = forecast.works_of([own])
     assert (works[0].tokens, works[0].width) == (196, 768)
-    assert "somebody/own-teacher: not downloaded yet" in missing[0] and "taken for a ViT-B/16" in missing[0]
+    assert "somebody/own-teacher" in missing[0] and "taken for a ViT-B/16" in missing[0]
