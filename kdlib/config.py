@@ -67,6 +67,9 @@ class RunConfig(BaseModel):
     cooldown: float = Field(0.0, ge=0, le=1, description="epochs of cooldown before scoring, as a share of epochs")
     crop: float = Field(1.0, gt=0, le=1, description="least share of the area that random crops keep; 1 never crops")
     flip: bool = Field(False, description="mirror half of the training images; captions with left and right forbid it")
+    colour: float = Field(0.0, ge=0, lt=1, description="change brightness, contrast and saturation by up to this share")
+    views: int = Field(0, ge=0, le=1000, description="stored crops an image, each with its own target; 0: the whole's")
+    extra_images: str = Field("", description="more to distil from, never scored: a folder, a zip, or 'drawn:20000'")
 
     feature_dtype: Literal["float16", "float32"] = Field("float16", description="of the feature store on disk")
     teacher_precision: Literal["float32", "bfloat16"] = Field("float32", description="of the teacher's forward pass")

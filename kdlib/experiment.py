@@ -22,7 +22,7 @@ from kdlib.evaluate.cost import minutes_from_nothing, sizes, student_cost, times
 from kdlib.evaluate.embed import embed
 from kdlib.evaluate.exam import Exam, Scores
 from kdlib.evaluate.exposure import exposure
-from kdlib.features.loader import Split, TrainLoader, means
+from kdlib.features.loader import Split, TrainLoader, means, with_shuffled_words
 from kdlib.files import RunDir, digest, file_digest, read_json, runs_root, write_arrays, write_json
 from kdlib.keys import SCHEMA, digest_of, edited_keys, experiment_keys
 from kdlib.machine import choose, hardware, versions
@@ -90,7 +90,7 @@ class Experiment:
         config = _with_own(config, student, losses, teacher)
         torch.set_num_threads(config.threads)
         data = sources.load_data(config, splits)
-        opened = {name: sources.open_split(config, name, dataset) for name, dataset in data.items()}
+        opened = sources.open_splits(config, data)
         if opened["fit"].labels is None and not opened["fit"].has_text:
             raise ValueError(
                 f"The teacher {config.teacher} has no text side and {config.dataset} has captions but no labels: "
@@ -121,7 +121,7 @@ class Experiment:
 
     def distiller(self) -> Distiller:
         """Student and losses with the initial weights of this seed."""
-        store = self.splits["fit"].store
+        store, vocabulary = self.splits["fit"].store, self.splits["fit"].vocabulary
         spec = students.StudentSpec(
             teacher_width=store["image_pooled"].shape[1],
             width=self.config.width,
@@ -133,7 +133,7 @@ class Experiment:
             pretrained=self.config.pretrained,
             image_size=self.config.image_size,
             text_side=self.config.text_side if self.has_text else "teacher",
-            vocabulary=store.manifest["facts"].get("vocabulary_size", 0),
+            vocabulary=vocabulary.size if vocabulary else 0,
         )
         torch.manual_seed(derive(self.config.seed, "weights"))
         student = students.build(self.config.method, spec)
@@ -162,7 +162,7 @@ class Experiment:
         """The training batches: ``for batch in experiment.loader(distiller).epoch(1)``."""
         config, student = distiller.config, distiller.student
         return TrainLoader(
-            self.splits["fit"],
+            sources.training_split(config, self.splits, set(distiller.objective)),
             student.reads,
             config.batch_size,
             config.seed,
@@ -170,8 +170,8 @@ class Experiment:
             text_reads=student.text_reads,
             attention=student.attends,
             anchors=config.anchors if "anchor_kl" in distiller.objective else 0,
-            crop=config.crop,
-            flip=config.flip,
+            views=sources.views_of(config),
+            device=choose(config.device),
         )
 
     def train(self, distiller: Distiller | None = None) -> list[dict]:
@@ -261,12 +261,21 @@ class Experiment:
         write_arrays(self.run.scores_path(self.config.epochs), scores.arrays("student"))
         untrained = record["scores"]["untrained"]
         return {
-            "scores": record["scores"] | {"student": scores.values},
+            "scores": record["scores"] | {"student": scores.values} | self._words_shuffled(embedded),
             "facts": record["facts"] | {"student": scores.facts},
             "wires": [*record["wires"], self._batch_changes_nothing()],
             "degenerate": sorted(name for name, value in untrained.items() if _is_degenerate(name, value)),
             "controls": record["arrays"],
         }
+
+    def _words_shuffled(self, embedded: dict[str, dict[str, Tensor]]) -> dict:
+        """The row 'words shuffled' of a student that reads texts itself: what the order of their words is worth."""
+        if self.trained.student.text_reads != "ids":
+            return {}
+        on = self.exam.on
+        mixed = with_shuffled_words(self.splits[on])
+        text = embed(self.trained.student, mixed, self.config.device)["text"]
+        return {"words shuffled": self.score(self.trained, embedded | {on: embedded[on] | {"text": text}}).values}
 
     def _flat(self, embedded: dict[str, dict[str, Tensor]]) -> dict:
         """Embeddings as '<split>/<side>', with the labels or owners that go with them."""
@@ -298,6 +307,8 @@ class Experiment:
         pretrained = config.pretrained and student.reads == "pixels"
         cost, backbone = self._cost(), sources.backbone_cost(config)
         checkpoint = self.checkpoint
+        trained_on = [self.splits[name] for name in ("fit", "extra") if name in self.splits]
+        of_teacher = [store for split in self.splits.values() for store in split.of_teacher]
         result = {
             "schema": SCHEMA,
             "outcome": "ok",
@@ -310,14 +321,16 @@ class Experiment:
             **evaluation,
             "size": sizes(cost, backbone, student, checkpoint / checkpoints.FILES[0]),
             "time": times(cost, backbone, student, history)
-            | {"minutes_from_nothing": minutes_from_nothing(self.splits["fit"], history)},
+            | {"minutes_from_nothing": minutes_from_nothing(trained_on, history)},
             "history": history,
             "teacher": {name: facts[name] for name in ("family", "source", "revision", "untrained", "grid")}
             | {
-                "store_seconds": sum(split.store.manifest["build_seconds"] for split in self.splits.values()),
-                "store_bytes": sum(split.store.bytes for split in self.splits.values()),
+                "store_seconds": sum(store.manifest["build_seconds"] for store in of_teacher),
+                "store_bytes": sum(store.bytes for store in of_teacher),
             },
-            "exposure": exposure(sources.source(config), config.dataset, config.data_root, pretrained),
+            "exposure": exposure(
+                sources.source(config), config.dataset, config.data_root, pretrained, config.extra_images
+            ),
             "reference": self._reference(evaluation["scores"]["teacher"], facts["source"]),
             "data": {name: self._describe(name) for name in self.splits},
             "stores": {name: split.store.path.name for name, split in self.splits.items()},

@@ -24,6 +24,7 @@ from kdlib.experiment import Experiment
 from kdlib.features.loader import Split
 from kdlib.features.npy import StoreError
 from kdlib.features.store import FeatureStore, is_built, store_path
+from kdlib.features.vocabulary import Vocabulary
 from kdlib.files import RunDir, project_root, read_json, runs_root
 from kdlib.keys import SCHEMA, experiment_keys, own_code
 from kdlib.students import Student
@@ -122,7 +123,8 @@ class Finished:
     @cached_property
     def split(self) -> Split:
         """The scored split with the teacher's store. Raises StoreError when the store is gone."""
-        return Split(self.config.score_on, self.store(self.config.score_on))
+        vocabulary = self.vocabulary if self.config.text_side != "teacher" else None
+        return Split(self.config.score_on, self.store(self.config.score_on), vocabulary=vocabulary)
 
     def store(self, split: str) -> FeatureStore:
         """The teacher's features that this result was made with: the result holds the names of its stores.
@@ -136,6 +138,13 @@ class Finished:
                 "'kdlib run' on its study file builds them again."
             )
         return FeatureStore.open(path)
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary | None:
+        """The tokens of the training texts, which a student with a text side of its own reads; None without text."""
+        stores = [self.store(name) for name in ("fit", "extra") if name in self.result["stores"]]
+        texts = [store["text_ids"] for store in stores if "text_ids" in store]
+        return Vocabulary.of(*texts) if texts else None
 
     @cached_property
     def outdated(self) -> bool:

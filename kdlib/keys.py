@@ -44,9 +44,13 @@ STAGES = {
         "machine.py:autocast",
     ),
     "audit": ("teachers/audit.py",),
+    "views": ("features/views.py",),
     "training": (
         "seeding.py",
         "features/loader.py",
+        "features/stacked.py",
+        "features/vocabulary.py:Vocabulary",
+        "sources.py:training_split",
         "students/student.py",
         "students/pixels.py",
         "students/text.py",
@@ -221,8 +225,8 @@ def _is_plain(value: Any) -> bool:
 def experiment_keys(config: RunConfig, data: dict, teacher: dict) -> dict[str, str]:
     """``features``, ``train``, ``exam`` and ``experiment``: SHA-256 over what each stage's numbers depend on.
 
-    Training depends on fit alone; ``exam`` is what every encoder of this teacher and data is scored on; scores
-    of experiments with the same ``images`` are of the same images, and can be compared in pairs.
+    Training depends on fit and the extra images alone; ``exam`` is what every encoder of this teacher and data is
+    scored on; scores of experiments with the same ``images`` are of the same images, and can be compared in pairs.
     """
     prints = {name: dataset.fingerprint for name, dataset in data.items()}
     common = {
@@ -243,6 +247,10 @@ def experiment_keys(config: RunConfig, data: dict, teacher: dict) -> dict[str, s
         "code": digest_of("training", method=config.method),
         "losses": {name: own_code("loss", name) for name in losses if name != "no_teacher"},
     } | own_code("student", config.method)
+    if config.views or config.crop < 1 or config.flip or config.colour:
+        training["views"] = digest_of("views")
+    if "extra" in prints:
+        training["extra"] = prints.pop("extra")
     trained = digest({"features": stored} | training)
     exam = {"data": prints, "on": config.score_on, "width": config.width, "probe": config.linear_probe}
     examined = digest(common | exam | {"code": digest_of("evaluation")})

@@ -31,9 +31,12 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 
 
 def to_device(batch: dict[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
-    """The tensors of a batch on ``device``; to a GPU from pinned memory, so that the copy overlaps with its work."""
+    """The tensors of a batch on ``device``; to a GPU from pinned memory, so that the copy overlaps with its work.
+
+    What is there already stays as it is: batches of training are copied behind the step, see kdlib.features.ahead.
+    """
     if device.type == "cuda":
-        batch = {name: value.pin_memory() for name, value in batch.items()}
+        batch = {name: value if value.is_cuda else value.pin_memory() for name, value in batch.items()}
     return {name: value.to(device, non_blocking=True) for name, value in batch.items()}
 
 

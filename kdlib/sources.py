@@ -1,13 +1,18 @@
 """What an experiment reads: the data set's splits, the teacher, and the stores of its features and of pixels."""
 
+from dataclasses import replace
+
 from filelock import FileLock
 
 from kdlib import data as datasets
 from kdlib import features, students, teachers
 from kdlib.config import RunConfig
+from kdlib.data import extra
 from kdlib.data import splits as splitting
 from kdlib.evaluate import zeroshot
-from kdlib.features.loader import Split
+from kdlib.features.loader import Split, joined
+from kdlib.features.views import Views
+from kdlib.features.vocabulary import Vocabulary
 from kdlib.files import digest, read_json, runs_root, write_json
 from kdlib.keys import own_code
 from kdlib.machine import choose, hardware
@@ -21,12 +26,14 @@ def split_names(config: RunConfig, labelled: bool) -> tuple[str, ...]:
 
 
 def load_data(config: RunConfig, splits: tuple[str, ...] | None = None) -> dict[str, datasets.Dataset]:
-    """The splits that an experiment reads, no image in two of them."""
+    """The splits that an experiment reads, no image in two of them; 'extra': what is trained on and never scored."""
     first = datasets.load(config.dataset, config.data_root, "fit")
     wanted = splits or split_names(config, first.labels is not None)
     loaded = {
         name: first if name == "fit" else datasets.load(config.dataset, config.data_root, name) for name in wanted
     }
+    if config.extra_images:
+        loaded["extra"] = extra.load(config.extra_images, first)
     return splitting.separate(loaded, config.on_overlap)
 
 
@@ -40,6 +47,21 @@ def reads(method: str) -> str:
     return students.class_of(method).reads
 
 
+def open_splits(config: RunConfig, data: dict[str, datasets.Dataset]) -> dict[str, Split]:
+    """All splits with their stores, built now if they never were, and with the vocabulary of the training texts."""
+    splits = {name: open_split(config, name, dataset) for name, dataset in data.items()}
+    texts = [splits[name].store["text_ids"] for name in ("fit", "extra") if name in splits and has_ids(splits[name])]
+    if not texts:
+        return splits
+    vocabulary = Vocabulary.of(*texts)
+    return {name: replace(split, vocabulary=vocabulary) for name, split in splits.items()}
+
+
+def has_ids(split: Split) -> bool:
+    """Whether it is known what the teacher's tokenizer makes of the captions."""
+    return "text_ids" in split.store
+
+
 def open_split(config: RunConfig, name: str, dataset: datasets.Dataset) -> Split:
     """One split with its stores, built now if they never were."""
     store = teacher_store(config, dataset)
@@ -48,7 +70,50 @@ def open_split(config: RunConfig, name: str, dataset: datasets.Dataset) -> Split
     relevant = None
     if dataset.categories is not None:
         relevant = zeroshot.relevance(dataset.categories, len(dataset.category_names))[store.rows]
-    return Split(name, store, pixels, labels, relevant)
+    views, source, features_of_views = views_of(config), None, None
+    if views is not None and name in ("fit", "extra"):
+        source = pixel_store(config, dataset, views.source_size(config.image_size))
+        features_of_views = view_store(config, dataset) if views.count else None
+    return Split(name, store, pixels, labels, relevant, source, features_of_views)
+
+
+def training_split(config: RunConfig, splits: dict[str, Split], losses: set[str]) -> Split:
+    """What is trained on: fit and the extra images. Raises ValueError where ``losses`` cannot be computed on them."""
+    split = joined(splits["fit"], splits.get("extra"))
+    paired = losses & {"contrastive", "combined", "teacher_contrastive"}
+    if paired and split.has_text and 0 in split.store["caption_count"]:
+        raise ValueError(
+            f"The extra images of {config.extra_images} have no captions, which {', '.join(sorted(paired))} pairs with "
+            "images. Take losses that compare each side with the teacher's, as feature_regression+anchor_kl, or images "
+            "with captions (captions.json in their folder, or drawn ones)."
+        )
+    if "labels" in losses and (split.labels < 0).any():
+        raise ValueError(
+            f"The extra images of {config.extra_images} have no labels of this data set, which the objective labels "
+            "(or no_teacher) learns from. Leave extra_images out, or take drawn ones beside the embedded data."
+        )
+    if "attention_transfer" in losses and views_of(config) is not None:
+        raise ValueError(
+            "attention_transfer has the teacher's map of the whole image, not of its views. Leave views, crop, flip "
+            "and colour out, or the loss."
+        )
+    return split
+
+
+def views_of(config: RunConfig) -> Views | None:
+    """How the training images of a student that reads pixels are varied; None where they are not."""
+    views = Views(config.views, config.crop, config.flip, config.colour)
+    if not views.change or reads(config.method) != "pixels":
+        return None
+    return views
+
+
+def view_store(config: RunConfig, dataset: datasets.Dataset) -> features.FeatureStore:
+    """The teacher's features of each image's views, computed now if they never were."""
+    views = views_of(config)
+    parts = features.view_parts(describe(config), dataset, config.feature_dtype, views)
+    encoder = features.view_encoder(lambda: load_teacher(config), config.feature_dtype, views)
+    return _complete(config, features.ensure(parts, dataset, encoder, config.on_bad_image))
 
 
 def teacher_store(config: RunConfig, dataset: datasets.Dataset, tokens: bool | None = None) -> features.FeatureStore:
@@ -135,8 +200,10 @@ def backbone_cost(config: RunConfig) -> dict:
     return cost
 
 
-def pixel_store(config: RunConfig, dataset: datasets.Dataset) -> features.FeatureStore:
-    """The decoded images of one split at the size that ResNet and DenseNet read."""
-    parts = features.pixel_parts(dataset, config.image_size)
-    made = features.ensure(parts, dataset, lambda: features.pixel_encoder(config.image_size), config.on_bad_image)
+def pixel_store(config: RunConfig, dataset: datasets.Dataset, size: int = 0) -> features.FeatureStore:
+    """The decoded images of one split, by default at the size that the student reads."""
+    size = size or config.image_size
+    made = features.ensure(
+        features.pixel_parts(dataset, size), dataset, lambda: features.pixel_encoder(size), config.on_bad_image
+    )
     return _complete(config, made)

@@ -10,15 +10,15 @@ from kdlib.data.dataset import DataError, Dataset
 from kdlib.data.tree import UNREADABLE
 from kdlib.files import runs_root, write_atomic
 
-PRECEDENCE = ("test", "dev", "fit")  # an image that is in two splits stays in the first of these
+PRECEDENCE = ("test", "dev", "fit", "extra")  # an image that is in two splits stays in the first of these
 
 
 def separate(splits: dict[str, Dataset], on_overlap: str = "error") -> dict[str, Dataset]:
     """The same splits, no image in two of them.
 
     Two images are the same when their ids or the bytes of their files are. With 'error' that raises DataError
-    with the names; with 'drop' the image leaves dev for test's sake, and fit for either's, and the split's
-    ``left_out`` names it.
+    with the names; with 'drop' the image leaves dev for test's sake, fit for either's and extra for all, and the
+    split's ``left_out`` names it.
     """
     twins = overlaps(splits)
     if not any(twins.values()):

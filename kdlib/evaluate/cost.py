@@ -138,8 +138,8 @@ def times(cost: dict, teacher: dict, student: Student, history: list[dict]) -> d
     return record
 
 
-def minutes_from_nothing(fit: Split, history: list[dict]) -> float:
+def minutes_from_nothing(trained_on: list[Split], history: list[dict]) -> float:
     """Minutes from decoded data to this student: the stores of its training images, then its epochs."""
-    stores = [fit.store, *([fit.pixels] if fit.pixels else [])]
+    stores = [store for split in trained_on for store in (*split.of_teacher, *split.decoded)]
     seconds = sum(store.manifest["build_seconds"] for store in stores) + sum(epoch["seconds"] for epoch in history)
     return seconds / 60

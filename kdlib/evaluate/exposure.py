@@ -26,16 +26,28 @@ KNOWN = {
 }
 
 
-def exposure(source: str, dataset: str, data_root: str, pretrained: bool = False) -> dict[str, str]:
+def exposure(
+    source: str, dataset: str, data_root: str, pretrained: bool = False, extra_images: str = ""
+) -> dict[str, str]:
     """``level``: none, unknown, images or labels, of teacher and student's initial weights together; ``why``.
 
     ``source`` is the teacher's checkpoint, ``pretrained`` says that the student starts from torchvision's weights.
+    ``extra_images``: what it is also distilled from, as the configuration has it.
     """
     found = [_of(source, dataset, data_root)]
     if pretrained:
         found.append(_of("torchvision", dataset, data_root))
     level, why = max(found, key=lambda entry: LEVELS.index(entry[0]))
+    if extra_images:
+        extra = _of_extra(extra_images)
+        level, why = max(level, extra[0], key=LEVELS.index), f"{why}; {extra[1]}"
     return {"level": level, "why": why}
+
+
+def _of_extra(given: str) -> tuple[str, str]:
+    if given.startswith("drawn:"):
+        return "none", f"also distilled from {given.removeprefix('drawn:')} images drawn with a seed of their own"
+    return "unknown", f"also distilled from the images of {given}: no file is one of the scored ones, copies may be"
 
 
 def _of(source: str, dataset: str, data_root: str) -> tuple[str, str]:

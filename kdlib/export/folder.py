@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors.torch import save
 
@@ -110,7 +109,7 @@ def text_parts(run: Finished):
     tokenizer = loaded.tokenizer.backend_tokenizer
     tokenizer.enable_truncation(loaded.max_tokens)
     tokenizer.enable_padding(pad_id=loaded.tokenizer.pad_token_id, pad_token=loaded.tokenizer.pad_token)
-    known = np.asarray(run.store("fit")["vocabulary"])
+    known = run.vocabulary.tokens
     places = torch.ones(tokenizer.get_vocab_size(), dtype=torch.int16 if len(known) < 2**15 - 2 else torch.int32)
     places[torch.from_numpy(known).long()] = torch.arange(2, len(known) + 2, dtype=places.dtype)
     return tokenizer, places

@@ -1,7 +1,7 @@
 """What fills a store: the teacher's outputs, or the pixels that a convolutional student reads."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 from kdlib import keys
 from kdlib.data.dataset import Dataset
 from kdlib.features.npy import StoreError
+from kdlib.features.views import Views
 from kdlib.features.vocabulary import token_ids
 
 CHUNK = 64  # images between two marks; an interrupted build goes on from the last one
@@ -127,6 +128,48 @@ def encode_captions(teacher, texts: list[str], dtype: str, kind: str) -> dict[st
         f"{kind}_attention": read["attention"][mask].numpy().astype(dtype),
         f"{kind}_length": mask.sum(dim=1).numpy().astype(np.int32),
     } | {f"{kind}_{name}": values for name, values in token_ids(teacher, texts).items()}
+
+
+def view_parts(description: dict, dataset: Dataset, dtype: str, views: Views) -> dict:
+    """What the teacher's features of views depend on. ``description``: of the teacher, ``sources.describe(...)``."""
+    code = [
+        keys.digest_of("pixels"),
+        keys.digest_of("features", teacher=description["family"]),
+        keys.digest_of("views"),
+    ]
+    return {
+        "kind": "views",
+        "teacher": description,
+        "dataset": dataset.fingerprint,
+        "dtype": dtype,
+        "views": asdict(views),
+        "code": code,
+    }
+
+
+def view_encoder(load: Callable, dtype: str, views: Views) -> Callable:
+    """Make ``load_encoder`` for :func:`ensure`: ``view_pooled`` (count, T) of each image, the teacher's features.
+
+    The teacher sees each view at its own size, cut from the image itself; so many images at once that it sees no more
+    views at a time than otherwise images.
+    """
+
+    def load_encoder() -> Encoder:
+        teacher = load()
+
+        def prepare(image: Image.Image, name: str) -> Tensor:
+            drawn = [views.draw(name, number) for number in range(views.count)]
+            return teacher.prepare([view.of(image, teacher.image_size) for view in drawn])
+
+        def encode(pixels: list[Tensor], texts) -> dict[str, np.ndarray]:
+            parts = torch.cat(pixels).split(CHUNK)
+            pooled = torch.cat([teacher.encode_pixels(part)["pooled"] for part in parts])
+            return {"view_pooled": pooled.unflatten(0, (len(pixels), views.count)).numpy().astype(dtype)}
+
+        facts = {"family": teacher.family, "source": teacher.source, "revision": teacher.revision}
+        return Encoder(prepare, encode, facts, chunk=max(1, CHUNK // views.count))
+
+    return load_encoder
 
 
 def pixel_parts(dataset: Dataset, size: int) -> dict:

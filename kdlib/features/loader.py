@@ -1,16 +1,22 @@
 """Batches from the stores: a permutation of (seed, epoch), one caption an image, all as tensors."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from kdlib.features.npy import StoreError
+from kdlib.features.ahead import ahead
+from kdlib.features.npy import StoreError, mean_row
+from kdlib.features.stacked import Stacked
 from kdlib.features.store import FeatureStore
+from kdlib.features.views import Views, pixels_of
+from kdlib.features.vocabulary import Vocabulary, shuffled_words
 from kdlib.seeding import generator
+
+HELD_BYTES = 2**28  # arrays of pooled features up to this size are read into memory, or the GPU's, once
+NO_LABEL = -1
 
 
 @dataclass(frozen=True)
@@ -18,21 +24,26 @@ class Split:
     """What is known of one split: the teacher's store, the pixels if a student reads them, and the labels.
 
     ``labels`` (N,) for classification, ``relevant`` (N, K) booleans where images have categories. ``name`` is
-    fit, dev or test.
+    fit, dev, test or extra. For training on views: ``source``, the pixels that they are cut from, and ``views``, the
+    teacher's features of them. ``vocabulary``: of a student with a text side of its own.
     """
 
     name: str
-    store: FeatureStore
-    pixels: FeatureStore | None = None
+    store: FeatureStore | Stacked
+    pixels: FeatureStore | Stacked | None = None
     labels: np.ndarray | None = None
     relevant: np.ndarray | None = None
+    source: FeatureStore | Stacked | None = None
+    views: FeatureStore | Stacked | None = None
+    vocabulary: Vocabulary | None = None
 
     def __post_init__(self):
-        if self.pixels is not None and self.pixels.ids != self.store.ids:
-            raise StoreError(
-                f"The teacher's store and the pixel store of '{self.name}' hold different images. Delete both "
-                f"({self.store.path}, {self.pixels.path}); the next run builds them again."
-            )
+        for other in (self.pixels, self.source, self.views):
+            if other is not None and other.ids != self.store.ids:
+                raise StoreError(
+                    f"Two stores of '{self.name}' hold different images. Delete both, {self.store.path}, {other.path}; "
+                    "the next run builds them again."
+                )
 
     def __len__(self) -> int:
         return len(self.store)
@@ -62,6 +73,46 @@ class Split:
         """What turns the teacher's cosines into logits."""
         return self.store.manifest["facts"]["logit_scale"]
 
+    @property
+    def of_teacher(self) -> list[FeatureStore]:
+        """What the teacher was run for: its features of the images, and of their views."""
+        return [store for store in (self.store, self.views) if store is not None]
+
+    @property
+    def decoded(self) -> list[FeatureStore]:
+        """Decoded images: those that a student reads, and those that views are cut from."""
+        found = {store.path: store for store in (self.pixels, self.source) if store is not None}
+        return list(found.values())
+
+
+def joined(fit: Split, extra: Split | None) -> Split:
+    """What is trained on: fit, and below it the extra images. A label that is not known is NO_LABEL."""
+    if extra is None:
+        return fit
+
+    def below(name: str) -> Stacked | None:
+        first, second = getattr(fit, name), getattr(extra, name)
+        return None if first is None else Stacked(first, second)
+
+    labels = fit.labels
+    if labels is not None:
+        own = np.full(len(extra), NO_LABEL) if extra.labels is None else extra.labels
+        labels = np.concatenate([labels, own])
+    stores = {name: below(name) for name in ("store", "pixels", "source", "views")}
+    return Split("fit", **stores, labels=labels, vocabulary=fit.vocabulary)
+
+
+def with_shuffled_words(split: Split, seed: int = 0) -> Split:
+    """The same split, but the words of each caption stand in another order, for students that read ids.
+
+    See :func:`~kdlib.features.vocabulary.shuffled_words`.
+    """
+    ids, words = np.asarray(split.store["text_ids"]), np.asarray(split.store["text_words"])
+    ends = np.cumsum(split.store["text_length"], dtype=np.int64)[:-1]
+    texts = enumerate(zip(np.split(ids, ends), np.split(words, ends), strict=True))
+    mixed = np.concatenate([shuffled_words(*text, seed, number) for number, text in texts])
+    return replace(split, store=Stacked(split.store, given={"text_ids": mixed}))
+
 
 class Reader:
     """Reads rows of a split as a batch: a dict of float32 tensors.
@@ -69,11 +120,21 @@ class Reader:
     ``image`` (B, T), ``image_attention`` (B, N); ``image_tokens`` (B, N, T) and ``pixels`` (B, 3, S, S, in
     [0, 1]) where the student reads them; for texts ``text``, ``text_tokens``, ``text_attention``, ``text_mask``, and
     ``text_ids`` (B, L) int64, 0 where there is none. ``reads`` and ``text_reads`` are the student's; ``attention``:
-    the teacher's map of the image, also for a student that reads no tokens.
+    the teacher's map of the image, also for a student that reads no tokens. ``views``: how those of
+    :meth:`images` are drawn. ``device``: where small arrays of pooled features are held, and what is read of them.
     """
 
-    def __init__(self, split: Split, reads: str, text_reads: str = "", attention: bool = False):
-        self.split, self.reads, self.attention = split, reads, attention
+    def __init__(
+        self,
+        split: Split,
+        reads: str,
+        text_reads: str = "",
+        attention: bool = False,
+        views: Views | None = None,
+        device: torch.device | None = None,
+    ):
+        self.split, self.reads, self.attention, self.views = split, reads, attention, views
+        self.held = _held(split, device) if device is not None else {}
         self.text_reads = text_reads or ("tokens" if reads == "tokens" else "features")
         # The tokens of text j are offsets[j] to offsets[j + 1].
         self.offsets = {
@@ -82,24 +143,39 @@ class Reader:
             if f"{kind}_length" in split.store
         }
 
-    def images(self, rows: np.ndarray) -> dict[str, Tensor]:
-        """The image side of ``rows`` (B,)."""
-        store = self.split.store
-        batch = {"image": _tensor(store["image_pooled"], rows)}
+    def images(self, rows: np.ndarray, view: int | None = None) -> dict[str, Tensor]:
+        """The image side of ``rows`` (B,); of their views of that number, where one is given."""
+        split, store = self.split, self.split.store
+        batch = {}
+        if view is not None and split.views is not None:
+            batch["image"] = self._features("view_pooled", split.views, rows, view)
+        else:
+            batch["image"] = self._features("image_pooled", store, rows)
         if self.reads == "tokens":
             batch["image_tokens"] = _tensor(store["image_tokens"], rows)
-            batch["image_attention"] = _tensor(store["image_attention"], rows)
         elif self.reads == "pixels":
-            pixels = torch.from_numpy(self.split.pixels["pixels"][rows])
+            if view is None:
+                pixels = split.pixels["pixels"][rows]
+            else:
+                names, size = [store.ids[row] for row in rows], split.pixels["pixels"].shape[-1]
+                pixels = pixels_of(self.views, split.source["pixels"][rows], names, view, size)
+            pixels = torch.from_numpy(pixels)
             batch["pixels"] = pixels.to(torch.float32, memory_format=torch.channels_last) / 255
-        if self.attention and "image_attention" not in batch:
+        if self.attention or self.reads == "tokens":
             batch["image_attention"] = _tensor(store["image_attention"], rows)
         return batch
+
+    def _features(self, name: str, store: FeatureStore | Stacked, rows: np.ndarray, *column: int) -> Tensor:
+        """Rows of an array of pooled features as float32, from where it is held."""
+        if name not in self.held:
+            return torch.from_numpy(store[name][(rows, *column)]).float()
+        held = self.held[name]
+        return held[(torch.from_numpy(rows).to(held.device, non_blocking=True), *column)].float()
 
     def texts(self, rows: np.ndarray, kind: str = "text") -> dict[str, Tensor]:
         """``kind``: 'text' for the captions, 'prompt' for the zero-shot prompts."""
         store = self.split.store
-        batch = {"text": _tensor(store[f"{kind}_pooled"], rows)}
+        batch = {"text": self._features(f"{kind}_pooled", store, rows)}
         if self.text_reads == "features":
             return batch
         starts, ends = self.offsets[kind][rows], self.offsets[kind][rows + 1]
@@ -109,7 +185,8 @@ class Reader:
         places = np.where(mask, places, 0)
         batch["text_mask"] = torch.from_numpy(mask)
         if self.text_reads == "ids":
-            batch["text_ids"] = torch.from_numpy(store[f"{kind}_ids"][places].astype(np.int64)) * batch["text_mask"]
+            ids = self.split.vocabulary.ids(store[f"{kind}_ids"][places])
+            batch["text_ids"] = torch.from_numpy(ids) * batch["text_mask"]
             return batch
         batch["text_tokens"] = _tensor(store[f"{kind}_tokens"], places) * batch["text_mask"][..., None]
         batch["text_attention"] = _tensor(store[f"{kind}_attention"], places) * batch["text_mask"]
@@ -120,14 +197,29 @@ def _tensor(array: np.ndarray, rows: np.ndarray) -> Tensor:
     return torch.from_numpy(array[rows]).float()
 
 
+def _held(split: Split, device: torch.device) -> dict[str, Tensor]:
+    """The small ones among the arrays of pooled features, read once and not at random from the disk."""
+    names = {"image_pooled": split.store, "text_pooled": split.store, "view_pooled": split.views}
+    arrays = {name: store[name] for name, store in names.items() if store is not None and name in store}
+    held = {name: np.array(array) for name, array in arrays.items() if array.nbytes <= HELD_BYTES}
+    on_device = {name: torch.from_numpy(array).to(device) for name, array in held.items()}
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)  # once: other streams read them
+    return on_device
+
+
 class TrainLoader:
     """``for batch in loader.epoch(3)``: the rows in an order drawn from (seed, epoch), a caption each.
 
     An incomplete last batch is left out (each epoch leaves out others), unless it would be the only one.
 
     ``anchors``: so many stored features of the teacher with each batch, ``image_anchors`` (A, T) and, with captions,
-    ``text_anchors``. ``crop`` and ``flip``: pixels are cropped and mirrored at random, with the whole image's target.
-    All draws are functions of the seed, the epoch and the step.
+    ``text_anchors``. ``views``: pixels are those of a view, and so is ``image`` where the split has the teacher's
+    features of views. All draws are functions of the seed, the epoch and the step. On a GPU, and with views, batches
+    are made behind the step.
+
+    An image without captions comes with any text of the others: losses that compare each side with the teacher's
+    take it, those of pairs must not.
     """
 
     def __init__(
@@ -141,11 +233,12 @@ class TrainLoader:
         text_reads: str = "",
         attention: bool = False,
         anchors: int = 0,
-        crop: float = 1.0,
-        flip: bool = False,
+        views: Views | None = None,
+        device: str | torch.device = "cpu",
     ):
-        self.reader, self.split, self.seed = Reader(split, reads, text_reads, attention), split, seed
-        self.anchors, self.crop, self.flip = anchors, crop, flip
+        self.device = torch.device(device)
+        self.reader = Reader(split, reads, text_reads, attention, views, self.device)
+        self.split, self.seed, self.anchors, self.views = split, seed, anchors, views
         self.rows = np.arange(len(split))
         if limit and limit < len(split):
             order = torch.randperm(len(split), generator=generator(seed, "limit"))
@@ -162,59 +255,47 @@ class TrainLoader:
         """The batches of one epoch, the same whenever it is asked for; epochs count from 1."""
         order = torch.randperm(len(self.rows), generator=generator(self.seed, "order", epoch)).numpy()
         captions = self._captions(epoch)
-        for step in range(len(self)):
+        view = self.views.number(epoch) if self.views else None
+
+        def make(step: int) -> dict[str, Tensor]:
             rows = self.rows[order[step * self.batch_size : (step + 1) * self.batch_size]]
-            batch = self.reader.images(rows) | {"row": torch.from_numpy(rows)}
+            batch = self.reader.images(rows, view) | {"row": torch.from_numpy(rows)}
             if self.split.labels is not None:
                 batch["label"] = torch.from_numpy(self.split.labels[rows])
             if captions is not None:
                 batch |= self.reader.texts(captions[rows])
-            if self.anchors:
-                batch |= self._anchors(epoch, step)
-            if "pixels" in batch and (self.crop < 1 or self.flip):
-                drawn = generator(self.seed, "crop", epoch, step)
-                batch["pixels"] = cropped(batch["pixels"], self.crop, self.flip, drawn)
-            yield batch
+            return batch | (self._anchors(epoch, step) if self.anchors else {})
+
+        if self.views or self.device.type == "cuda":
+            return ahead(make, len(self), self.device)
+        return map(make, range(len(self)))
 
     def _anchors(self, epoch: int, step: int) -> dict[str, Tensor]:
         """The teacher's features of training images and of their captions, drawn with replacement."""
-        drawn, anchors = generator(self.seed, "anchors", epoch, step), {}
+        drawn, anchors, store = generator(self.seed, "anchors", epoch, step), {}, self.split.store
         rows = self.rows[torch.randint(len(self.rows), (self.anchors,), generator=drawn).numpy()]
-        anchors["image_anchors"] = _tensor(self.split.store["image_pooled"], rows)
+        anchors["image_anchors"] = self.reader._features("image_pooled", store, rows)
         if self.split.has_text:
-            texts = torch.randint(len(self.split.store["text_pooled"]), (self.anchors,), generator=drawn).numpy()
-            anchors["text_anchors"] = _tensor(self.split.store["text_pooled"], texts)
+            texts = torch.randint(len(store["text_pooled"]), (self.anchors,), generator=drawn).numpy()
+            anchors["text_anchors"] = self.reader._features("text_pooled", store, texts)
         return anchors
 
     def _captions(self, epoch: int) -> np.ndarray | None:
         """One text of every image, drawn anew each epoch."""
         if not self.split.has_text:
             return None
-        offsets = self.split.captions
+        offsets, counts = self.split.captions, np.diff(self.split.captions)
         draw = torch.rand(len(self.split), generator=generator(self.seed, "caption", epoch)).numpy()
-        return offsets[:-1] + (draw * np.diff(offsets)).astype(np.int64)
+        own = offsets[:-1] + (draw * counts).astype(np.int64)
+        return np.where(counts > 0, own, (draw * offsets[-1]).astype(np.int64))
 
 
-def cropped(pixels: Tensor, least: float, flip: bool, drawn: torch.Generator) -> Tensor:
-    """A random part of each image, (B, 3, S, S) again: ``least`` to 1 of its area, sides in proportion; bilinear."""
-    size = len(pixels)
-    side = (least + (1 - least) * torch.rand(size, generator=drawn)).sqrt()  # of the image's side
-    middle = (1 - side)[:, None] * (2 * torch.rand(size, 2, generator=drawn) - 1)  # in [-1, 1], where -1 is an edge
-    mirrored = 1 - 2 * (torch.rand(size, generator=drawn) < 0.5).float() if flip else torch.ones(size)
-    zero = torch.zeros(size)
-    rows = [torch.stack([side * mirrored, zero, middle[:, 0]], 1), torch.stack([zero, side, middle[:, 1]], 1)]
-    grid = F.affine_grid(torch.stack(rows, dim=1), list(pixels.shape), align_corners=False)
-    seen = F.grid_sample(pixels, grid, mode="bilinear", padding_mode="border", align_corners=False)
-    return seen.contiguous(memory_format=torch.channels_last)
-
-
-def means(store: FeatureStore, chunk: int = 8192) -> dict[str, Tensor]:
-    """Mean of the teacher's pooled features a side, (T,) float32; summed in float64."""
+def means(store: FeatureStore) -> dict[str, Tensor]:
+    """Mean of the teacher's pooled features a side, (T,) float32; of older stores computed now."""
     found = {}
     for side in ("image", "text"):
         if f"{side}_pooled" in store:
-            features = store[f"{side}_pooled"]
-            starts = range(0, len(features), chunk)
-            total = sum(features[start : start + chunk].sum(axis=0, dtype=np.float64) for start in starts)
-            found[side] = torch.from_numpy(total / len(features)).float()
+            known = store.manifest["facts"].get(f"{side}_mean")
+            mean = mean_row(store[f"{side}_pooled"]) if known is None else np.array(known)
+            found[side] = torch.from_numpy(mean).float()
     return found

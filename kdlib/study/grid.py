@@ -20,7 +20,7 @@ from kdlib.files import runs_root, write_json
 from kdlib.keys import SCHEMA
 from kdlib.notebook.worker import accept_jobs, end_all, run_job
 from kdlib.progress import clock
-from kdlib.sources import reads
+from kdlib.sources import reads, views_of
 from kdlib.study import forecast, status
 from kdlib.study.file import ExperimentSpec, StudyConfig
 from kdlib.teachers import check
@@ -71,7 +71,10 @@ class Queue:
             self.preparing.add(sources)
             specs = [chain[0].spec for chain in self.chains if chain[0].spec.sources == sources]
             tokens = any(reads(spec.config.method) == "tokens" for spec in specs)
-            job = {"config": specs[0].config.model_dump(), "tokens": tokens}
+            # Experiments of one teacher can differ in the images and views that they are trained on.
+            differing = {(spec.config.extra_images, views_of(spec.config)): spec.config for spec in reversed(specs)}
+            configs = [config.model_dump() for config in differing.values()]
+            job = {"config": specs[0].config.model_dump(), "configs": configs, "tokens": tokens}
             return self._job(specs[0], "kdlib.study.prepare", "prepare") | job
         for chain in self.chains:
             if chain and chain[0].spec.chain not in self.busy and chain[0].spec.sources not in self.preparing:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from kdlib import sources
 from kdlib.config import RunConfig
+from kdlib.features import FeatureStore
 from kdlib.files import runs_root
 
 
@@ -21,14 +22,22 @@ def main() -> None:
     job = json.loads(Path(sys.argv[1]).read_text())
     config = RunConfig(**job["config"])
     try:
-        data = sources.load_data(config).values()
-        stores = [sources.teacher_store(config, dataset, job["tokens"]) for dataset in data]
+        stores = [store for given in job["configs"] for store in _stores(RunConfig(**given), job["tokens"])]
         sources.backbone_cost(config)
         built = not resumed and all((store.path / "manifest.json").stat().st_mtime >= began for store in stores)
         report = {"outcome": "ok", "built": built}
     except Exception as problem:  # told to the grid, which tells the user
         report = {"outcome": "error", "error": f"{type(problem).__name__}: {problem}"}
     Path(job["answer"]).write_text(json.dumps(report))
+
+
+def _stores(config: RunConfig, tokens: bool) -> list[FeatureStore]:
+    """All that the teacher is run for in an experiment: its features of the splits, and of views of training images."""
+    data, views = sources.load_data(config), sources.views_of(config)
+    stores = [sources.teacher_store(config, dataset, tokens) for dataset in data.values()]
+    if views is not None and views.count:
+        stores += [sources.view_store(config, data[name]) for name in ("fit", "extra") if name in data]
+    return stores
 
 
 if __name__ == "__main__":
