@@ -56,11 +56,12 @@ def _drawn(given: str, first: Dataset) -> Dataset:
 def spec_of(count: int, scenes: bool) -> shapes.ShapesSpec:
     """What is drawn for at least so many images: scenes with captions, or single objects with labels."""
     classes = len(shapes.OUTLINES) * len(shapes.FILLS)
-    return shapes.ShapesSpec(SEED, 0 if scenes else -(-count // classes), 0, count if scenes else 0, 0)
+    each = max(2, -(-count // classes))  # of one alone none would be left for dev, which is read too
+    return shapes.ShapesSpec(SEED, 0 if scenes else each, 0, count if scenes else 0, 0)
 
 
 def folder_of(spec: shapes.ShapesSpec) -> Path:
-    """runs/data/drawn-<digest>."""
+    """The folder that they lie in: runs/data/drawn-<digest>."""
     return runs_root() / "data" / f"drawn-{digest(spec.__dict__)[:8]}"
 
 
