@@ -122,7 +122,7 @@ def _passed(family: str, source: str, revision: str, allow_untrained: bool, untr
 
     asked = [teachers.describe(family, source, revision), allow_untrained, untrained_heads]
     versions = [torch.__version__, transformers.__version__]
-    code = [digest_of("features", teacher=family), digest_of("audit"), own_code(family)]
+    code = [digest_of("features", teacher=family), digest_of("audit"), own_code("teacher", family)]
     path = runs_root() / "checkpoints" / "passed" / f"{digest([asked, versions, code])[:24]}.json"
     if (shape := read_json(path)) is None:
         teacher = teachers.load(family, source, revision, allow_untrained, untrained_heads=untrained_heads)
