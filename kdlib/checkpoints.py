@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import kdlib
-from kdlib.files import RunDir, digest, file_digest, read_json, sync, write_json
+from kdlib.files import RunDir, digest, file_digest, make_folder, read_json, read_record, rename, sync, write_json
 
 FILES = ("model.safetensors", "optimizer.safetensors")
 
@@ -29,7 +29,7 @@ def save(run: RunDir, distiller: nn.Module, optimizer: torch.optim.Optimizer, st
     folder = run.checkpoints / (name or f"epoch-{state['epoch']:04d}")
     scratch = run.checkpoints / f".{folder.name}.{os.getpid()}"
     shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
+    make_folder(scratch)
     save_file({name: value.contiguous() for name, value in distiller.state_dict().items()}, scratch / FILES[0])
     save_file(flatten_optimizer(distiller, optimizer), scratch / FILES[1])
     for name in FILES:
@@ -39,8 +39,7 @@ def save(run: RunDir, distiller: nn.Module, optimizer: torch.optim.Optimizer, st
     write_json(scratch / "state.json", record | {"digest": digest(record)})
     if folder.exists():
         shutil.rmtree(folder)  # a damaged one of the same epoch: only those are written again
-    os.replace(scratch, folder)
-    sync(run.checkpoints)
+    rename(scratch, folder)
     return folder
 
 
@@ -71,7 +70,7 @@ def restore(folder: Path, distiller: nn.Module, optimizer: torch.optim.Optimizer
 
 def problem(folder: Path) -> str | None:
     """What is wrong with a checkpoint, None when it is whole and unaltered."""
-    state = read_json(folder / "state.json")
+    state = read_record(folder / "state.json")
     if state is None:
         return "state.json is missing or truncated"
     content = {key: value for key, value in state.items() if key != "digest"}
@@ -91,10 +90,9 @@ def problem(folder: Path) -> str | None:
 
 def latest(run: RunDir, train_key: str, up_to: int) -> Path | None:
     """The last good checkpoint of this training at or below epoch ``up_to``; damaged ones are named and passed."""
-    folders = sorted(run.checkpoints.glob("epoch-*"), reverse=True) if run.checkpoints.exists() else []
-    for folder in folders:
-        if int(folder.name.split("-")[1]) > up_to:
-            continue
+    numbered = {folder.name.removeprefix("epoch-"): folder for folder in run.checkpoints.glob("epoch-*")}
+    epochs = sorted((name for name in numbered if name.isdecimal()), key=int, reverse=True)
+    for folder in (numbered[name] for name in epochs if int(name) <= up_to):
         found = problem(folder)
         if found is None and read_json(folder / "state.json")["train_key"] != train_key:
             found = "it belongs to another training"

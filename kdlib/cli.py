@@ -59,25 +59,32 @@ def run(
 
     config = study.load(study_file, data_root, seeds)
     if plan:
-        from kdlib.study import calibrate, grid
+        from kdlib.study import calibrate, engine
         from kdlib.study.forecast import plan as make_plan
 
-        print(make_plan(config, calibrate.measure, workers or grid.default_workers()))
+        print(make_plan(config, calibrate.measure, workers or engine.default_workers()))
         return
     from kdlib.report.rows import references
     from kdlib.study import grid
 
-    states = grid.run(config, workers, scheduler)
+    try:
+        states = grid.run(config, workers, scheduler)
+    except KeyboardInterrupt as error:
+        print("\nkdlib: interrupted. What is done is kept; the same command goes on from there.", file=sys.stderr)
+        raise typer.Exit(130) from error
     index = _report(config)
-    failed = [item for item in states if not item.finished]
-    done = len(states) - len(failed)
-    print(f"{done} of {len(states)} experiments are done.\nReport: {index}\nTable:  {index.parent / 'results.csv'}")
+    left = [item for item in states if item.state != "done"]
+    print(f"{len(states) - len(left)} of {len(states)} experiments are done.")
+    print(f"Report: {index}\nTable:  {index.parent / 'results.csv'}")
     for line in references(index.parent):
         print(line)
-    for item in failed:
-        print(f"  {item.state}: {item.spec.name}: {item.why}", file=sys.stderr)
-    if failed:
-        print("The next 'kdlib run' tries them again.", file=sys.stderr)
+    for item in left:
+        print(f"  {item.state.replace('_', ' ')}: {item.spec.name}: {item.why}", file=sys.stderr)
+    if any(item.state == "out_of_memory" for item in left):
+        print("Those that ran out of memory are tried again when there is more of it (memory_gb).", file=sys.stderr)
+    if any(item.state != "out_of_memory" for item in left):
+        print("The next 'kdlib run' tries the others again.", file=sys.stderr)
+    if left:
         raise typer.Exit(1)
 
 
@@ -88,17 +95,19 @@ def status(
     seeds: Seeds = None,
     why: Annotated[str, typer.Option(help="show only experiments whose name holds these words, and what changed")] = "",
 ) -> None:
-    """List the experiments of a study with their state: done, out of memory, stale, failed, resumable or absent.
+    """List the experiments of a study with their state, which is derived from the files in runs/ each time.
 
-    States are derived from the files in runs/ each time. A stale experiment has a result that was made from other
-    parameters, data, teacher or code; the line says which.
+    done: result, notebook and page are there. running: who writes it, where, since when, at which epoch. resumable:
+    what is there to go on from. stale: its result was made from other parameters, data, teacher or code; the line says
+    which. damaged: its result was altered or cut. failed, out_of_memory, absent.
     """
     from kdlib import study
+    from kdlib.study import engine
     from kdlib.study import status as state
     from kdlib.teachers import check
 
     config = study.load(study_file, data_root, seeds)
-    inspector = state.Inspector()
+    inspector = state.Inspector(engine.room(config.memory_gb, engine.default_workers()))
     counts: dict[str, int] = {}
     experiments = study.experiments(config)
     teachers = {one: check.standing(*one) for one in check.asked(spec.config for spec in experiments)}

@@ -17,7 +17,7 @@ class RunConfig(BaseModel):
     sizes (width 256, bottleneck 128, full ResNet and DenseNet) are in notebooks/studies/paper.yaml.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
     study: str = Field("by_hand", description="name of the study, the first folder below runs/")
     teacher: str = Field(description="dino, beit, clip or blip, or a registered one")
@@ -76,7 +76,7 @@ class RunConfig(BaseModel):
     token_grid: int = Field(0, ge=0, description="image tokens kept a side, by averaging; 0 keeps all")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
     precision: Literal["float32", "bfloat16"] = Field("float32", description="of the forward pass in training")
-    threads: int = Field(1, ge=1, description="CPU threads; part of the run, since sums depend on it")
+    threads: int = Field(1, ge=1, le=1024, description="CPU threads; part of the run, since sums depend on it")
     linear_probe: bool = Field(True, description="score a logistic regression too; ridge is always there")
     timed_calls: int = Field(200, ge=5, description="calls that a latency is taken from")
 

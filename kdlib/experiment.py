@@ -1,6 +1,7 @@
 """One experiment of a study, from its configuration to its result. A notebook shows; this computes."""
 
 import copy
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -23,9 +24,18 @@ from kdlib.evaluate.embed import embed
 from kdlib.evaluate.exam import Exam, Scores
 from kdlib.evaluate.exposure import exposure
 from kdlib.features.loader import Split, TrainLoader, means, with_shuffled_words
-from kdlib.files import RunDir, digest, file_digest, read_json, runs_root, write_arrays, write_json
+from kdlib.files import (
+    RunDir,
+    digest,
+    file_digest,
+    read_record,
+    runs_root,
+    seal,
+    write_arrays,
+    write_json,
+)
 from kdlib.keys import SCHEMA, digest_of, edited_keys, experiment_keys
-from kdlib.machine import choose, hardware, versions
+from kdlib.machine import choose, gpu, hardware, versions
 from kdlib.seeding import derive
 from kdlib.trainer import cooldown_epochs, train
 
@@ -98,9 +108,13 @@ class Experiment:
             )
         described = teachers.describe(config.teacher, sources.source(config), config.revision)
         keys = experiment_keys(config, data, described)
-        run = run_dir(config)
-        run.claim(config.model_dump(), keys["train"])
-        return cls(config, run, opened, data, keys)
+        opened_here = cls(config, run_dir(config), opened, data, keys)
+        with opened_here._writing("opening"):
+            return opened_here
+
+    def _writing(self, doing: str):
+        """Hold the run's folder, as this training's; see :meth:`kdlib.files.RunDir.writing`."""
+        return self.run.writing(self.config.model_dump(), self.keys["train"], doing)
 
     @property
     def has_text(self) -> bool:
@@ -192,7 +206,8 @@ class Experiment:
         # What a distiller was made with counts for its training, and the experiment's for all else.
         config = self.config.model_copy(update=distiller.config.training())
         try:
-            history = train(distiller, self.loader(distiller), config, self.run, self.keys["train"])
+            with self._writing("training"):
+                history = train(distiller, self.loader(distiller), config, self.run, self.keys["train"])
         finally:
             edits.mark(distiller, self._began)
         return history
@@ -216,7 +231,6 @@ class Experiment:
             self.keys = edited_keys(self.keys, self.config, changes)
             method, seed = self.run.path.parent, self.run.path.name
             self.run = RunDir(method.with_name(f"{method.name}+edited-{self.keys['train'][:8]}") / seed)
-            self.run.claim(self.config.model_dump(), self.keys["train"])
 
     def untrained(self) -> Distiller:
         """What is trained, as it is before its first step."""
@@ -238,12 +252,13 @@ class Experiment:
         record = controls.ensure(teacher_folder(self.config), self.keys["exam"], self.exam, self.config.width)
         path = self.run.path / "untrained.json"
         key = digest([self.keys["train"], self.keys["exam"]])
-        untrained = read_json(path)
-        if untrained is None or untrained["key"] != key or not path.with_suffix(".npz").exists():
-            scores = self.score(self.untrained())
-            write_arrays(path.with_suffix(".npz"), scores.arrays("untrained"))
-            untrained = {"key": key, "scores": scores.values, "facts": scores.facts}
-            write_json(path, untrained)
+        untrained = read_record(path)
+        if untrained is None or untrained.get("key") != key or not path.with_suffix(".npz").exists():
+            with self._writing("scoring"):
+                scores = self.score(self.untrained())
+                write_arrays(path.with_suffix(".npz"), scores.arrays("untrained"))
+                untrained = {"key": key, "scores": scores.values, "facts": scores.facts}
+                write_json(path, untrained)
         return record | {
             "scores": record["scores"] | {"untrained": untrained["scores"]},
             "facts": record["facts"] | {"untrained": untrained["facts"]},
@@ -255,10 +270,11 @@ class Experiment:
         Returns {"scores": row -> name -> number, "facts", "wires", "degenerate"}.
         """
         record = self.controls()
-        embedded = self.embeddings(self.trained.student)
-        scores = self.score(self.trained, embedded)
-        write_arrays(self.run.embeddings_path(self.config.epochs), self._flat(embedded))
-        write_arrays(self.run.scores_path(self.config.epochs), scores.arrays("student"))
+        with self._writing("scoring"):
+            embedded = self.embeddings(self.trained.student)
+            scores = self.score(self.trained, embedded)
+            write_arrays(self.run.embeddings_path(self.config.epochs), self._flat(embedded))
+            write_arrays(self.run.scores_path(self.config.epochs), scores.arrays("student"))
         untrained = record["scores"]["untrained"]
         return {
             "scores": record["scores"] | {"student": scores.values} | self._words_shuffled(embedded),
@@ -302,6 +318,13 @@ class Experiment:
 
     def finish(self, evaluation: dict, history: list[dict]) -> dict:
         """Write the result of this experiment, last and whole, and return it."""
+        with self._writing("measuring cost"):
+            result = seal(self._result(evaluation, history))
+            write_json(self.run.result_path(self.config.epochs), result)
+            self.run.failure_path(self.config.epochs).unlink(missing_ok=True)
+        return result
+
+    def _result(self, evaluation: dict, history: list[dict]) -> dict:
         config, student = self.config, self.trained.student
         facts = self.splits["fit"].store.manifest["facts"]
         pretrained = config.pretrained and student.reads == "pixels"
@@ -309,7 +332,7 @@ class Experiment:
         checkpoint = self.checkpoint
         trained_on = [self.splits[name] for name in ("fit", "extra") if name in self.splits]
         of_teacher = [store for split in self.splits.values() for store in split.of_teacher]
-        result = {
+        return {
             "schema": SCHEMA,
             "outcome": "ok",
             "config": config.model_dump(),
@@ -335,13 +358,24 @@ class Experiment:
             "data": {name: self._describe(name) for name in self.splits},
             "stores": {name: split.store.path.name for name, split in self.splits.items()},
             "checkpoint": {name: file_digest(checkpoint / name) for name in checkpoints.FILES},
-            "hardware": hardware(choose(config.device)),
+            "hardware": hardware(choose(config.device)) | gpu(choose(config.device)),
             "versions": versions(),
+            "files": self._files(evaluation["controls"]),
             "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         }
-        write_json(self.run.result_path(config.epochs), result)
-        self.run.failure_path(config.epochs).unlink(missing_ok=True)
-        return result
+
+    def _files(self, controls_name: str) -> dict[str, dict]:
+        """Size and digest of the arrays that belong to the result, by their path from the run's folder."""
+        run, epochs = self.run, self.config.epochs
+        own = (run.scores_path(epochs), run.embeddings_path(epochs), run.path / "untrained.npz")
+        paths = (*own, teacher_folder(self.config) / controls_name)
+        return {
+            Path(os.path.relpath(path, run.path)).as_posix(): {
+                "bytes": path.stat().st_size,
+                "sha256": file_digest(path),
+            }
+            for path in paths
+        }
 
     def _cost(self) -> dict:
         """Size and speed of the student: the same at every number of epochs, so measured once."""
@@ -354,8 +388,8 @@ class Experiment:
                 self.config.timed_calls,
             ]
         )
-        record = read_json(path)
-        if record is None or record["key"] != key:
+        record = read_record(path)
+        if record is None or record.get("key") != key:
             image = self.data[self.exam.on].images[int(self.exam.scored.store.rows[0])]
             config = self.config
             cost = student_cost(self.trained.student, self.exam.scored, image, config.device, config.timed_calls)

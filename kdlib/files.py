@@ -1,14 +1,26 @@
 """Where things lie on disk, and how they are written: whole or not at all."""
 
+import contextlib
 import hashlib
 import io
 import json
 import os
+import re
 import shutil
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
+
+SCRATCH = re.compile(r"\..+\.\d+(\.ipynb)?")  # names of files that are not whole yet: .NAME.PROCESS
+UNSEALED = (1, 2, 3)  # schemas of results without a digest of themselves; they are stale anyway
+FORGOTTEN = 600  # seconds after which nobody writes to such a file any more
 
 
 def project_root() -> Path:
@@ -39,24 +51,59 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_atomic(path: Path, content: str | bytes) -> None:
-    """Write to a new name, flush to the disk, rename: a reader sees the old file or the whole new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(scratch, "wb") as file:
-        file.write(content.encode() if isinstance(content, str) else content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(scratch, path)
+def make_folder(path: Path) -> Path:
+    """Make a folder and those above it so that they outlive a power cut; returns it."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in reversed(missing):
+        sync(folder.parent)
+    return path
 
 
 def sync(path: Path) -> None:
-    """Flush a file or a folder to the disk."""
+    """Bring a file's content, or the names in a folder, to the disk."""
+    if os.name != "posix" and path.is_dir():
+        return  # Windows has no such call for folders
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def rename(source: Path, target: Path) -> None:
+    """Give a whole, synced file or folder its name, in the place of what had it, for good."""
+    os.replace(source, target)
+    sync(target.parent)
+    if source.parent != target.parent:
+        sync(source.parent)
+
+
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Write to a new name, flush to the disk, rename: a reader sees the old file or the whole new one.
+
+    A write that fails, as on a full disk, leaves nothing; its error names the file.
+    """
+    make_folder(path.parent)
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(scratch, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        rename(scratch, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            scratch.unlink(missing_ok=True)
+        error.filename = error.filename or str(path)
+        raise
+
+
+def sweep(folder: Path, older_than: float = FORGOTTEN) -> None:
+    """Remove what writers that were killed left below ``folder``: scratch files and folders of that age in seconds."""
+    for path in folder.rglob(".*"):
+        if SCRATCH.fullmatch(path.name) and time.time() - path.stat().st_mtime >= older_than:
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def write_json(path: Path, record: Any) -> None:
@@ -77,6 +124,23 @@ def read_json(path: Path) -> Any | None:
         return json.loads(path.read_text())
     except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
         return None
+
+
+def read_record(path: Path) -> dict | None:
+    """As :func:`read_json`; None also where the file holds no record of names and values, or an empty one."""
+    record = read_json(path)
+    return record if isinstance(record, dict) and record else None
+
+
+def seal(record: dict) -> dict:
+    """The record with a digest of itself, by which :func:`seal_broken` knows an altered one."""
+    plain = json.loads(json.dumps(record, allow_nan=False))
+    return record | {"digest": digest(plain)}
+
+
+def seal_broken(record: dict) -> bool:
+    """Whether a record that was read is not what :func:`seal` made."""
+    return digest({name: value for name, value in record.items() if name != "digest"}) != record.get("digest")
 
 
 class RunDir:
@@ -123,21 +187,106 @@ class RunDir:
         """What is known of the student's exported files; see :mod:`kdlib.export.record`."""
         return self.path / f"exported-{epochs:04d}.json"
 
+    def published_path(self, epochs: int) -> Path:
+        """Written when the notebook is whole: of which result it is, and its digest."""
+        return self.path / f"published-{epochs:04d}.json"
+
     def result(self, epochs: int) -> dict | None:
-        """The result after so many epochs, None where there is none."""
-        return read_json(self.result_path(epochs))
+        """The result after so many epochs, None where there is none, or an altered one: :meth:`result_problem`."""
+        record = read_record(self.result_path(epochs))
+        return None if record is None or self.result_problem(epochs, record) else record
+
+    def result_problem(self, epochs: int, record: dict | None = None) -> str:
+        """What is wrong with a result that is there, '' when it is sound or absent."""
+        path = self.result_path(epochs)
+        record = record or read_record(path)
+        if record is None:
+            return f"{path.name} holds no result" if path.exists() else ""
+        if ("digest" in record or record.get("schema") not in UNSEALED) and seal_broken(record):
+            return f"{path.name} was altered since it was written"
+        return ""
 
     def failure(self, epochs: int) -> dict | None:
         """The record of a failed attempt, None where there is none."""
-        return read_json(self.failure_path(epochs))
+        return read_record(self.failure_path(epochs))
+
+    @property
+    def owner(self) -> str | None:
+        """The ``train_key`` of the training that the folder belongs to; None where it is nobody's."""
+        return (read_record(self.path / "config.json") or {}).get("train_key")
+
+    @cached_property
+    def _lock(self) -> FileLock:
+        return FileLock(make_folder(self.path.parent) / f".{self.path.name}.lock")
+
+    @property
+    def _writer_path(self) -> Path:
+        return self.path.with_name(f".{self.path.name}.writer")
+
+    def writer(self) -> dict | None:
+        """Who writes into the folder now: host, process, doing, since (a UTC time); None where nobody does."""
+        record = read_record(self._writer_path)
+        if record is None:
+            return None
+        try:
+            with FileLock(self._lock.lock_file, timeout=0.5):  # an instance of its own: this process may be the writer
+                return None  # the writer was killed
+        except Timeout:
+            return record
+
+    @contextlib.contextmanager
+    def writing(self, config: dict, train_key: str, doing: str) -> Iterator[None]:
+        """Hold the folder for this training while it is written: one process at a time, and it is this training's.
+
+        The lock ends with its process. Waits for another writer, and says which.
+        """
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            other = read_record(self._writer_path) or {}
+            print(
+                f"{self.path} is being written by process {other.get('process', '?')} on {other.get('host', '?')} "
+                f"({other.get('doing', '?')} since {other.get('since', '?')}); waiting for its end.",
+                file=sys.stderr,
+                flush=True,
+            )
+            self._lock.acquire()
+        try:
+            since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+            record = {"host": socket.gethostname(), "process": os.getpid(), "doing": doing, "since": since}
+            write_json(self._writer_path, record)
+            self.claim(config, train_key)
+            yield
+        finally:
+            if self._lock.lock_counter == 1:
+                self._writer_path.unlink(missing_ok=True)
+            self._lock.release()
 
     def claim(self, config: dict, train_key: str) -> None:
-        """Make the folder this training's, moving an earlier, different training aside."""
-        record = read_json(self.path / "config.json")
-        if record is not None and record["train_key"] != train_key:
-            aside = self.path.with_name(f"{self.path.name}.superseded-{record['train_key'][:8]}")
-            if aside.exists():
-                shutil.rmtree(aside)  # the same training, set aside before and then repeated
-            os.replace(self.path, aside)
-        self.path.mkdir(parents=True, exist_ok=True)
-        write_json(self.path / "config.json", {"train_key": train_key, "config": config})
+        """Make the folder this training's, moving another aside and bringing this one back where it was set aside.
+
+        Nothing is deleted but what a killed writer left half-written. The caller holds the lock.
+        """
+        owner = self.owner
+        if owner != train_key:
+            if owner is not None:
+                rename(self.path, self._aside(owner))
+            with contextlib.suppress(OSError):
+                self.path.rmdir()  # where it is empty
+            if (before := self._set_aside(train_key)) is not None and not self.path.exists():
+                rename(before, self.path)
+        make_folder(self.path)
+        sweep(self.path, older_than=0)
+        if self.owner != train_key:
+            write_json(self.path / "config.json", {"train_key": train_key, "config": config})
+
+    def _aside(self, train_key: str) -> Path:
+        """A free name for a training that is set aside."""
+        first = self.path.with_name(f"{self.path.name}.superseded-{train_key[:8]}")
+        others = (first.with_name(f"{first.name}-{number}") for number in range(2, 1000))
+        return next(path for path in (first, *others) if not path.exists())
+
+    def _set_aside(self, train_key: str) -> Path | None:
+        """The folder of this training, if it was set aside."""
+        found = self.path.parent.glob(f"{self.path.name}.superseded-{train_key[:8]}*")
+        return next((path for path in sorted(found) if RunDir(path).owner == train_key), None)

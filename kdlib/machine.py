@@ -5,6 +5,7 @@ import platform
 import subprocess
 import time
 from collections.abc import Callable
+from functools import cache
 from importlib.metadata import version
 
 import numpy as np
@@ -99,6 +100,36 @@ def hardware(device: torch.device) -> dict:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "system": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def gpus() -> list[str]:
+    """The CUDA devices that this process may use, as CUDA_VISIBLE_DEVICES names them; none without a GPU."""
+    if not torch.cuda.is_available():
+        return []
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return named.split(",") if named else [str(number) for number in range(torch.cuda.device_count())]
+
+
+@cache
+def gpu_bytes() -> int:
+    """The memory of the largest GPU, as its driver's tool states it; 0 without one. Starts nothing on the GPU."""
+    try:
+        command = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+        out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        return max(int(line) * 2**20 for line in out.split("\n") if line.strip())
+    except (OSError, subprocess.CalledProcessError, ValueError):
+        return 0
+
+
+def gpu(device: torch.device) -> dict:
+    """Which GPU made a result, and the most memory that tensors took there; {} on another device."""
+    if device.type != "cuda":
+        return {}
+    return {
+        "id": str(getattr(torch.cuda.get_device_properties(device), "uuid", "")),
+        "visible": os.environ.get("CUDA_VISIBLE_DEVICES", ""),
+        "peak_bytes": torch.cuda.max_memory_allocated(device),
     }
 
 

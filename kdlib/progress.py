@@ -7,6 +7,10 @@ that later readers cannot draw. On a terminal the same line is rewritten; in a l
 import html
 import sys
 import time
+from collections.abc import Callable
+
+LOG_SECONDS = 30.0  # between two lines in a log
+WIDTH = 160  # characters of a line on a terminal
 
 
 class Progress:
@@ -14,7 +18,7 @@ class Progress:
 
     def __init__(self, title: str, total: int, every_seconds: float = 0.5):
         self.title, self.total, self.every = title, total, every_seconds
-        self.started = self.shown = time.perf_counter()
+        self.started = self.shown = self.logged = time.perf_counter()
         self.first = 0
         self.display = _notebook_display()
         self.line = ""
@@ -43,7 +47,8 @@ class Progress:
         fresh = done - self.first
         rest = passed / fresh * (self.total - done) if fresh > 0 else float("nan")
         left = "done" if done >= self.total else f"{clock(rest)} left"
-        parts = [f"{self.title}: {done}/{self.total}", note, f"{clock(passed)} elapsed", left]
+        rate = f"{fresh / passed:.3g}/s" if fresh > 0 and passed > 0 and "/s" not in note else ""
+        parts = [f"{self.title}: {done}/{self.total}", note, rate, f"{clock(passed)} elapsed", left]
         self.line = " - ".join(part for part in parts if part)
         if self.due:
             self._show(self.line)
@@ -55,8 +60,33 @@ class Progress:
             self.display.update(text, raw=True)
         elif sys.stderr.isatty():
             print(f"\r\x1b[K{line}", end="\n" if last else "", file=sys.stderr, flush=True)
-        elif last:
+        elif last or self.shown - self.logged >= LOG_SECONDS:
+            self.logged = self.shown
             print(line, file=sys.stderr, flush=True)
+
+
+class Ticker:
+    """What runs now, for whoever watches: a line that is rewritten on a terminal, a line now and then in a log."""
+
+    def __init__(self):
+        self.shown = time.perf_counter()
+
+    def show(self, line: Callable[[], str]) -> None:
+        """Show ``line()`` when it is time; nothing where it is ''."""
+        live = sys.stderr.isatty()
+        if time.perf_counter() - self.shown < (0.5 if live else LOG_SECONDS) or not (text := line()):
+            return
+        self.shown = time.perf_counter()
+        if live:
+            print(f"\r\x1b[K{text[:WIDTH]}", end="", file=sys.stderr, flush=True)
+        else:
+            say(f"running: {text}")
+
+
+def say(line: str) -> None:
+    """A line for the person at the terminal, on stderr, over a line of progress that stands there."""
+    start = "\r\x1b[K" if sys.stderr.isatty() else ""
+    print(f"{start}{line}", file=sys.stderr, flush=True)
 
 
 def clock(seconds: float) -> str:

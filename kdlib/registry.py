@@ -16,12 +16,29 @@ class Registry(dict):
 
     def __missing__(self, name: str):
         if ":" in name:
-            module, _, attribute = name.partition(":")
-            return getattr(importlib.import_module(module), attribute)
+            return self._own(name)
         raise KeyError(
             f"There is no {self.noun} '{name}'. Known: {', '.join(sorted(self))}; "
             "your own goes in by register() or as 'package.module:attribute'."
         )
+
+    def _own(self, name: str) -> Any:
+        """The user's own entry 'package.module:attribute'. Raises KeyError with what was found there instead."""
+        place, _, attribute = name.partition(":")
+        try:
+            module = importlib.import_module(place)
+        except ModuleNotFoundError as error:
+            raise KeyError(
+                f"The {self.noun} '{name}' cannot be imported: {error}. Put the folder of {place.split('.')[0]}.py on "
+                "PYTHONPATH."
+            ) from error
+        if not hasattr(module, attribute):
+            own = [key for key, value in vars(module).items() if getattr(value, "__module__", None) == place]
+            raise KeyError(
+                f"There is no '{attribute}' for the {self.noun} '{name}' in {getattr(module, '__file__', place)}. "
+                f"It defines: {', '.join(own) or 'nothing'}."
+            )
+        return getattr(module, attribute)
 
     def register(self, name: str, entry: Any) -> None:
         """Add an entry. Raises ValueError for a name that is taken, since a name never changes its meaning.

@@ -13,7 +13,7 @@ from kdlib.evaluate import zeroshot
 from kdlib.features.loader import Split, joined
 from kdlib.features.views import Views
 from kdlib.features.vocabulary import Vocabulary
-from kdlib.files import digest, read_json, runs_root, write_json
+from kdlib.files import digest, read_record, runs_root, write_json
 from kdlib.keys import own_code
 from kdlib.machine import choose, hardware
 
@@ -192,7 +192,7 @@ def backbone_cost(config: RunConfig) -> dict:
     path = runs_root() / "costs" / f"{config.teacher.replace(':', '.')}-{key[:16]}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock"):
-        if (cost := read_json(path)) is None:
+        if (cost := read_record(path)) is None:
             from kdlib.evaluate.cost import teacher_cost
 
             cost = teacher_cost(load_teacher(config), config.timed_calls)

@@ -25,7 +25,7 @@ SCIENCE = [
     "experiment",
     "finished",
 ]
-MACHINERY = ["notebook", "study", "report", "explore", "export", "bench", "cli"]
+MACHINERY = ["notebook", "study", "report", "explore", "export", "bench", "cli", "__main__"]
 # A room may import itself and what stands before it; files of the ground may import each other.
 ORDER = [["__init__"], GROUND, *([room] for room in (*SCIENCE, *MACHINERY))]
 LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}
@@ -99,6 +99,7 @@ def test_layout__no_file_bears_the_name_of_another_room():
         place(path)
         for path in FILES
         if len(path.relative_to(PACKAGE).parts) > 1
+        and path.stem != "__main__"
         and path.stem.rstrip("s") in rooms
         and path.stem.rstrip("s") != path.relative_to(PACKAGE).parts[0].rstrip("s")
     ]

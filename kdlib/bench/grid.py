@@ -16,6 +16,7 @@ from kdlib.files import runs_root
 from kdlib.notebook.worker import run_job
 from kdlib.study import grid as grids
 from kdlib.study.file import StudyConfig
+from kdlib.study.status import Inspector
 
 ROUNDS = 3
 
@@ -32,9 +33,9 @@ def overhead(setting: Setting) -> list[Row]:
     taken, parts = [], []
     for _ in range(ROUNDS + 1):  # the first one builds the store and starts the fork server
         shutil.rmtree(runs_root() / config.study, ignore_errors=True)
-        queue = grids.Queue(config, [grids.state.Inspector().state(spec)], 1, 1)
+        queue = grids.Queue(config, [Inspector().state(spec)], 1, 1)
         queue.unprepared.clear()
-        job = queue.next()
+        job = queue.next() | {"memory_bytes": 0}
         report = run_job(job)
         if report["outcome"] != "ok":
             raise RuntimeError(f"The experiment of the bench failed: {report.get('error')}")

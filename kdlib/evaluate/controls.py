@@ -16,7 +16,7 @@ from kdlib.evaluate import knn, retrieval
 from kdlib.evaluate.embed import embed
 from kdlib.evaluate.exam import Exam, Scores
 from kdlib.evaluate.metrics import in_batch_accuracy, recall_credit, top_class_credit
-from kdlib.files import read_json, write_arrays, write_json
+from kdlib.files import read_record, write_arrays, write_json
 from kdlib.seeding import generator
 from kdlib.students import Student, StudentSpec
 
@@ -37,8 +37,8 @@ def ensure(folder: Path, key: str, exam: Exam, width: int) -> dict:
     arrays_path = record_path.with_suffix(".npz")
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{record_path}.lock"):
-        record = read_json(record_path)
-        if record is None or record["key"] != key or not arrays_path.exists():
+        record = read_record(record_path)
+        if record is None or record.get("key") != key or not arrays_path.exists():
             scored = {row: score(exam, row, width) for row in ROWS}
             arrays = {name: values for row, scores in scored.items() for name, values in scores.arrays(row).items()}
             write_arrays(arrays_path, arrays)

@@ -1,17 +1,19 @@
 """One notebook in one fresh process: ``python -m kdlib.notebook.execute JOB.json``.
 
 papermill runs it into a scratch file that is renamed when it is whole. Whether the experiment succeeded is not the
-notebook's to say, but the result record's: it is written last.
+notebook's to say, but the result record's. An experiment is done when result, notebook and page are there and belong
+together: the notebook leaves a record of which result it is of, the page names the notebook that it was made from.
 """
 
 import json
 import os
 import random
-import sys
 import time
 from pathlib import Path
 
+from kdlib.files import RunDir, file_digest, make_folder, rename, sync, write_json
 from kdlib.notebook import kernel, warm
+from kdlib.notebook.worker import take_job
 
 STARTS = 4  # a kernel that does not come up is tried so often
 OUT_OF_MEMORY = ("OutOfMemoryError", "MemoryError", "can't allocate memory", "out of memory")
@@ -28,8 +30,11 @@ def execute(job: dict) -> dict:
 
     refuse_unknown(job["notebook"], job["parameters"])
     output = Path(job["output"])
-    output.parent.mkdir(parents=True, exist_ok=True)
-    scratch = output.with_name(f".{output.stem}.{os.getpid()}.ipynb")
+    # Not in the folder itself, which may be moved aside by the training that claims it.
+    folder = make_folder(Path(job.get("scratch", output.parent)))
+    scratch = folder / f".{output.parent.name}-{output.stem}.{os.getpid()}.ipynb"
+    for left in folder.glob(f".{output.parent.name}-{output.stem}.*.ipynb"):  # by one that was killed
+        left.unlink(missing_ok=True)
     outcome, error = "ok", ""
     for attempt in range(STARTS):
         try:
@@ -60,8 +65,36 @@ def execute(job: dict) -> dict:
             outcome, error = "error", f"the kernel did not start: {problem}"
         break
     if scratch.exists():
-        os.replace(scratch, output if outcome == "ok" else Path(job["failed_output"]))
+        target = output if outcome == "ok" else Path(job["failed_output"])
+        make_folder(target.parent)
+        sync(scratch)
+        rename(scratch, target)
     return {"outcome": outcome, "error": error}
+
+
+def publish(job: dict) -> dict:
+    """Say of which result the executed notebook is, and make its page; {} or what went wrong.
+
+    The record goes first: a page without it is made again, as one of another notebook is.
+    """
+    from kdlib.notebook.page import export_page
+
+    notebook = Path(job["output"])
+    if "run" in job and not job.get("page_only"):
+        run, epochs = RunDir(Path(job["run"])), job["parameters"]["epochs"]
+        result = run.result(epochs)
+        if result is None:
+            return {
+                "outcome": "error",
+                "error": "the notebook ended without a result; it must call experiment.finish()",
+            }
+        record = {"result": result["digest"], "notebook": file_digest(notebook), "bytes": notebook.stat().st_size}
+        write_json(run.published_path(epochs), record)
+    try:
+        export_page(notebook, Path(job["report"]))
+    except Exception as problem:  # the numbers stand
+        return {"outcome": "error", "error": f"the page cannot be made: {type(problem).__name__}: {problem}"}
+    return {}
 
 
 def refuse_unknown(notebook: str, parameters: dict) -> None:
@@ -78,20 +111,17 @@ def refuse_unknown(notebook: str, parameters: dict) -> None:
 
 def main() -> None:
     """Execute the job of the file that the command names, make its page, and leave the answer."""
-    job = json.loads(Path(sys.argv[1]).read_text())
     if warm.MARK in os.environ:
-        kernel.fork_ahead()
+        kernel.fork_ahead()  # before this process has a thread
+    job = take_job()
+    report = {"outcome": "ok"}
     try:
-        report = execute(job)
+        if not job.get("page_only"):
+            report = execute(job)
+        if report["outcome"] == "ok":
+            report |= publish(job)
     except Exception as problem:  # a notebook that cannot be run at all: an error, and no reason to try again
         report = {"outcome": "error", "error": f"{type(problem).__name__}: {problem}"}
-    if report["outcome"] == "ok":
-        from kdlib.notebook.page import export_page
-
-        try:
-            export_page(Path(job["output"]), Path(job["report"]))
-        except Exception as problem:  # a page that cannot be made must not cost the run; `kdlib report` makes it again
-            report["export_error"] = f"{type(problem).__name__}: {problem}"
     Path(job["answer"]).write_text(json.dumps(report))
 
 

@@ -3,16 +3,15 @@
 import atexit
 import multiprocessing
 import os
-import shutil
 import sys
-import tempfile
 import uuid
 
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 
-from kdlib.notebook import warm
+from kdlib.notebook import lifeline, warm
+from kdlib.notebook.scratch import Scratch
 
 _waiting: list[tuple[warm.Forked, object]] = []  # a kernel process that has not been told yet whom to serve
 
@@ -20,12 +19,13 @@ _waiting: list[tuple[warm.Forked, object]] = []  # a kernel process that has not
 def fork_ahead() -> None:
     """Fork a kernel that waits to be told its connection: now, while this process has no threads."""
     receiver, sender = multiprocessing.Pipe(duplex=False)
-    _waiting.append((warm.fork(_serve, receiver, sender), sender))
+    _waiting.append((warm.fork(_serve, os.getpid(), receiver, sender), sender))
     receiver.close()
 
 
-def _serve(receiver, sender) -> None:
-    """Wait for a connection file, then be a kernel until it is shut down."""
+def _serve(parent: int, receiver, sender) -> None:
+    """Wait for a connection file, then be a kernel until it is shut down or its parent ends."""
+    lifeline.die_with_parent(parent)
     sender.close()  # or the end of the parent would not be seen
     os.setsid()
     try:
@@ -35,6 +35,10 @@ def _serve(receiver, sender) -> None:
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
+    _launch(connection)
+
+
+def _launch(connection: str) -> None:
     sys.argv = ["ipykernel_launcher", "-f", connection]
 
     from ipykernel.kernelapp import IPKernelApp
@@ -66,9 +70,9 @@ class LocalKernelManager(AsyncKernelManager):
 
     def __init__(self, **options):
         if os.name == "posix":
-            folder = tempfile.mkdtemp(prefix="kdlib-kernel-")
-            atexit.register(shutil.rmtree, folder, ignore_errors=True)
-            options |= {"transport": "ipc", "ip": os.path.join(folder, "socket")}
+            folder = Scratch()  # within the job's own, where this process is a job; such a one runs no atexit
+            atexit.register(folder.remove)
+            options |= {"transport": "ipc", "ip": str(folder.path / "socket")}
         super().__init__(**options)
 
     async def _async_pre_start_kernel(self, **options):
@@ -81,7 +85,12 @@ class LocalKernelManager(AsyncKernelManager):
     def kernel_spec(self) -> KernelSpec:
         """ipykernel under this interpreter."""
         return KernelSpec(
-            argv=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"],
+            argv=[sys.executable, "-m", "kdlib.notebook.kernel", "-f", "{connection_file}"],
             display_name="Python 3",
             language="python",
         )
+
+
+if __name__ == "__main__":  # a cold kernel; jupyter_client names the process that started it
+    lifeline.die_with_parent(int(os.environ["JPY_PARENT_PID"]))
+    _launch(sys.argv[2])

@@ -3,9 +3,10 @@
 import html
 from pathlib import Path
 
-from kdlib.files import reports_root, write_atomic
+from kdlib.files import file_digest, reports_root, write_atomic
 
 TEMPLATE = Path(__file__).parent / "template"
+MADE_FROM = "<!-- made from the notebook "
 
 
 def export_page(notebook: Path, page: Path, title: str = "", css: str = "", script: str = "") -> None:
@@ -34,7 +35,19 @@ def export_page(notebook: Path, page: Path, title: str = "", css: str = "", scri
     body, _ = exporter.from_notebook_node(book, resources=resources)
     if script:
         body = f"<script>\n{script}</script>\n</body>".join(body.rsplit("</body>", 1))
-    write_atomic(page, body)
+    write_atomic(page, f"{body.rstrip()}\n{MADE_FROM}{file_digest(notebook)} -->\n")
+
+
+def made_from(page: Path) -> str | None:
+    """The digest of the notebook that a page shows; None where there is no page, or not a whole one."""
+    try:
+        with open(page, "rb") as file:
+            file.seek(max(0, page.stat().st_size - 200))
+            ending = file.read().decode(errors="replace")
+    except FileNotFoundError:
+        return None
+    _, found, rest = ending.partition(MADE_FROM)
+    return rest.removesuffix(" -->\n") if found and rest.endswith(" -->\n") else None
 
 
 def _headed(book, page: Path, title: str) -> str:

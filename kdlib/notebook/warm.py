@@ -4,11 +4,13 @@
 fork starts from the same state, so that no experiment sees another's. It has no threads, which a fork would lose.
 """
 
+import contextlib
 import multiprocessing
 import os
 import runpy
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable
 from multiprocessing.context import BaseContext
@@ -76,9 +78,8 @@ class Forked:
 
 
 def available(threads: int) -> bool:
-    """Whether warm processes can be had here: not on Windows, not below a daemon, one number of threads a server."""
-    able = "forkserver" in multiprocessing.get_all_start_methods() and not multiprocessing.current_process().daemon
-    return able and _threads in (None, threads)
+    """Whether warm processes can be had here: not on Windows, and one number of threads a server."""
+    return "forkserver" in multiprocessing.get_all_start_methods() and _threads in (None, threads)
 
 
 def run_module(module: str, argument: str, log: Path, environment: dict[str, str], threads: int) -> Forked:
@@ -93,16 +94,34 @@ def run_module(module: str, argument: str, log: Path, environment: dict[str, str
         before = dict(os.environ)
         os.environ.update(environment)  # the server, if it starts now, loads its libraries under it
         try:
-            process.start()
+            with _allowed_to_fork():
+                process.start()
         finally:
             os.environ.clear()
             os.environ.update(before)
     return Forked(process)
 
 
+@contextlib.contextmanager
+def _allowed_to_fork():
+    """Below dask's nanny a worker is a daemon, which multiprocessing lets start nothing: it would leave it behind.
+
+    A job ends with its worker (:mod:`~kdlib.notebook.lifeline`), so here it may.
+    """
+    own = multiprocessing.current_process()._config
+    daemon = own.get("daemon", False)
+    own["daemon"] = False
+    try:
+        yield
+    finally:
+        own["daemon"] = daemon
+
+
 def _be_module(module: str, argument: str, log: str, environment: dict[str, str], threads: int) -> None:
     os.setsid()
+    os.environ.clear()
     os.environ.update(environment | {MARK: "1"})
+    tempfile.tempdir = None  # what the fork server found; the environment names another
     with open(log, "ab") as file:
         for descriptor in (1, 2):
             os.dup2(file.fileno(), descriptor)

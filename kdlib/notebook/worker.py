@@ -6,14 +6,15 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 
-from kdlib.notebook import warm
+from kdlib.notebook import lifeline, warm
+from kdlib.notebook.scratch import Scratch
 
 POLL_SECONDS = 0.25
 NEAR_LIMIT = 0.9
@@ -21,46 +22,60 @@ _running: set = set()  # processes of jobs, for :func:`end_all`
 _ending = threading.Event()  # a job that is only being started when all are ended must end too
 
 
-def run_job(job: dict) -> dict:
+def run_job(job: dict, wanted: Callable[[], bool] = lambda: True) -> dict:
     """Run ``python -m <job['module']>`` on the job's file, in a process group of its own, warm where that can be had.
 
-    ``job``: module, threads, memory_bytes (0: no limit), log, and what the module reads. Returns the module's
-    answer with ``seconds`` and ``peak_bytes``; an outcome of out_of_memory when its processes together passed
-    the limit, of kernel_died when it left no answer.
+    ``job``: module, threads, memory_bytes (0: no limit), log, environment (further variables), and what the module
+    reads. Returns the module's answer with ``seconds`` and ``peak_bytes``; an outcome of out_of_memory when its
+    processes together passed the limit, of kernel_died when it left no answer, of abandoned when it was ended
+    because it was not ``wanted`` any more.
     """
     if _ending.is_set():
         raise RuntimeError("No job is started any more: the run has been interrupted.")
-    started = time.perf_counter()
-    with tempfile.TemporaryDirectory(prefix="kdlib-") as folder:
-        answer = Path(folder) / "answer.json"
-        file = Path(folder) / "job.json"
-        file.write_text(json.dumps(job | {"answer": str(answer)}))
+    began = time.perf_counter()
+    with Scratch() as folder:
+        answer, file = folder / "answer.json", folder / "job.json"
+        owner = {"pid": os.getpid(), "born": lifeline.started(os.getpid())}
+        file.write_text(json.dumps(job | {"answer": str(answer), "owner": owner}))
         log = Path(job["log"])
         log.parent.mkdir(parents=True, exist_ok=True)
-        process = start(job["module"], str(file), log, job["threads"])
+        own = job.get("environment", {}) | {"TMPDIR": str(folder)}  # what the job leaves there goes with the folder
+        process = start(job["module"], str(file), log, environment(job["threads"]) | own, job["threads"])
         _running.add(process)
         try:
             if _ending.is_set():
                 end_group(process)
-            peak, over = watch(process, job["memory_bytes"])
+            peak, over = watch(process, job["memory_bytes"], wanted)
         finally:
             _running.discard(process)
         report = json.loads(answer.read_text()) if answer.exists() else {"outcome": "kernel_died"}
         if not answer.exists():
             report["error"] = f"exit code {process.returncode}: {tail(log)}"
+            if not wanted():
+                report["outcome"] = "abandoned"
     if over or (report["outcome"] == "kernel_died" and near(peak, job["memory_bytes"])):
         report |= {
             "outcome": "out_of_memory",
             "error": f"used {peak / 2**30:.1f} GB of {job['memory_bytes'] / 2**30:.1f}",
         }
-    return report | {"seconds": time.perf_counter() - started, "peak_bytes": peak}
+    return report | {"seconds": time.perf_counter() - began, "peak_bytes": peak}
 
 
-def start(module: str, argument: str, log: Path, threads: int) -> subprocess.Popen | warm.Forked:
+def take_job() -> dict:
+    """In the job's process: what is to be done. From here on the process ends with the one that runs it."""
+    job = json.loads(Path(sys.argv[1]).read_text())
+    if "owner" in job:
+        lifeline.die_with(job["owner"]["pid"], job["owner"]["born"], lifeline.end_own_group)
+    return job
+
+
+def start(
+    module: str, argument: str, log: Path, variables: dict[str, str], threads: int
+) -> subprocess.Popen | warm.Forked:
     """``python -m module argument > log`` in a session of its own, warm where that can be had."""
     log.write_bytes(b"")
     if warm.available(threads):
-        return warm.run_module(module, argument, log, environment(threads), threads)
+        return warm.run_module(module, argument, log, variables, threads)
     with open(log, "ab") as output:
         return subprocess.Popen(
             [sys.executable, "-m", module, argument],
@@ -68,7 +83,7 @@ def start(module: str, argument: str, log: Path, threads: int) -> subprocess.Pop
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
             start_new_session=True,
-            env=environment(threads),
+            env=variables,
         )
 
 
@@ -79,8 +94,8 @@ def environment(threads: int) -> dict[str, str]:
     return os.environ | dict.fromkeys(names, str(threads)) | quiet
 
 
-def watch(process: subprocess.Popen | warm.Forked, limit: int) -> tuple[int, bool]:
-    """Wait for the end; the peak memory of the process tree, and whether it was ended for passing ``limit``."""
+def watch(process: subprocess.Popen | warm.Forked, limit: int, wanted: Callable[[], bool]) -> tuple[int, bool]:
+    """Wait for the end, or make it; the peak memory of the process tree, and whether it passed ``limit``."""
     peak = 0
     try:
         while True:
@@ -91,6 +106,8 @@ def watch(process: subprocess.Popen | warm.Forked, limit: int) -> tuple[int, boo
                 peak = max(peak, tree_memory(process.pid))
                 if limit and peak > limit:
                     return peak, True
+                if not wanted():
+                    return peak, False
     finally:
         end_group(process)
         process.wait()

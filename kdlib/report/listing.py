@@ -7,7 +7,7 @@ from IPython.display import HTML, display
 
 from kdlib.report.scores import summary_of
 
-FAILED = ("error", "kernel_died", "out_of_memory")
+FAILED = ("error", "kernel_died", "out_of_memory", "damaged")
 # Column of the rows -> heading, unit included.
 COLUMNS = {
     "page": "page",

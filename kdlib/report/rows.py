@@ -11,7 +11,7 @@ from kdlib.evaluate import reference
 from kdlib.files import RunDir, runs_root, write_atomic
 from kdlib.keys import SCHEMA
 from kdlib.study.file import ExperimentSpec
-from kdlib.study.status import Inspector
+from kdlib.study.status import ALL, Inspector
 from kdlib.teachers import TeacherError
 
 LISTED = 5  # names of images in a line
@@ -55,6 +55,8 @@ def collect(experiments, folder_of, report_folder: Path) -> list[dict]:
 
 def _outcome(spec: ExperimentSpec, run: RunDir, inspector: Inspector) -> tuple[str, dict | None]:
     """What became of an experiment, and the record that says so."""
+    if problem := run.result_problem(spec.config.epochs):
+        return "damaged", {"error": f"{problem}; 'kdlib run' makes it again"}
     result, failure = run.result(spec.config.epochs), run.failure(spec.config.epochs)
     if result is None:
         return (failure["outcome"], failure) if failure else ("absent", None)
@@ -64,8 +66,10 @@ def _outcome(spec: ExperimentSpec, run: RunDir, inspector: Inspector) -> tuple[s
         found = inspector.state(spec)
     except (DataError, TeacherError, OSError):
         return result["outcome"], result
-    if found.state == "failed":
+    if found.state == "failed" and found.missing == ALL:
         return failure["outcome"], failure
+    if found.missing == ALL and found.state in ("resumable", "damaged"):  # arrays that belong to the result are gone
+        return "damaged", {"error": f"{found.why}; 'kdlib run' makes it again"}
     return ("stale", None) if found.state == "stale" else (result["outcome"], result)
 
 

@@ -4,11 +4,11 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kdlib.config import RunConfig
 from kdlib.files import project_root, reports_root, runs_root
+from kdlib.study import check
 
 METHODS = ("projection", "bottleneck", "attention", "cbam", "resnet", "densenet")
 
@@ -37,7 +37,7 @@ class StudyConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    study: str = Field(pattern=r"^[\w.-]+$")
+    study: str
     title: str
     notebooks: dict[str, dict[str, Any]]
     methods: tuple[str, ...] = METHODS
@@ -50,7 +50,7 @@ class StudyConfig(BaseModel):
         ("summary", "claims"), description="notebooks of the report; the first is its index"
     )
     memory_gb: float | None = Field(
-        None, gt=0, description="limit for one experiment; the machine's share where absent"
+        None, gt=0, allow_inf_nan=False, description="limit for one experiment; the machine's share where absent"
     )
 
 
@@ -106,14 +106,20 @@ def load(path: str | Path, data_root: str | None = None, seeds: int | None = Non
     """
     path = Path(path)
     try:
-        content = yaml.safe_load(path.read_text())
+        content, lines = check.read(path)
     except FileNotFoundError as error:
         known = ", ".join(sorted(file.name for file in studies_folder().glob("*.yaml")))
         raise StudyError(f"There is no study file {path}. In {studies_folder()}: {known}.") from error
-    except yaml.YAMLError as error:
-        raise StudyError(f"{path} is not YAML: {error}") from error
+    except IsADirectoryError as error:
+        raise StudyError(f"{path} is a folder; name the study file.") from error
+    except ValueError as error:
+        raise StudyError(f"{path}, {error}") from error
     if not isinstance(content, dict):
         raise StudyError(f"{path} holds no study: it must be a mapping with 'study', 'title' and 'notebooks'.")
+    for name in ("notebooks", "parameters", "by_method", "variants"):
+        if not isinstance(content.get(name) or {}, dict):
+            where = check.line_of(lines, (name,))
+            raise StudyError(f"{path}, {where}{name}: a list or a word stands where names with values belong ('a: 1').")
     if data_root:
         content["parameters"] = (content.get("parameters") or {}) | {"data_root": _absolute(data_root)}
         for parameters in (content.get("notebooks") or {}).values():
@@ -123,11 +129,31 @@ def load(path: str | Path, data_root: str | None = None, seeds: int | None = Non
     content["notebooks"] = {name: given or {} for name, given in (content.get("notebooks") or {}).items()}
     try:
         study = StudyConfig(**content)
-        experiments(study)
+        if not (found := check.problems(study)):
+            experiments(study)
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise StudyError(f"{path}: {problems}. Known parameters: {', '.join(RunConfig.model_fields)}.") from error
+        found = [(_place(lines, entry["loc"]), entry["msg"]) for entry in error.errors()]
+        if any(entry["type"] == "extra_forbidden" for entry in error.errors()):
+            found.append(((), f"Known parameters: {', '.join(RunConfig.model_fields)}"))
+    except StudyError as error:
+        found = [((), str(error))]
+    except TypeError as error:  # a name that is no word, as a number
+        found = [((), f"an entry's name must be a word: {error}")]
+    if found:
+        listed = [
+            f"{check.line_of(lines, place)}{'.'.join(map(str, place))}{': ' if place else ''}{said}"
+            for place, said in found
+        ]
+        raise StudyError(f"{path}: " + (listed[0] if len(listed) == 1 else "\n  ".join(["", *listed])))
     return study
+
+
+def _place(lines: dict, place: tuple) -> tuple:
+    """Where an entry stands: a parameter's own name is looked up in the places that hold parameters."""
+    if not place or place[0] in StudyConfig.model_fields:
+        return {("epochs",): ("epochs",), ("seed",): ("seeds",)}.get(place, place)
+    last = place[0]
+    return next((known for known in lines if known and known[-1] == last), {"seed": ("seeds",)}.get(last, place))
 
 
 def _absolute(root: str) -> str:

@@ -1,7 +1,6 @@
 """Build the feature stores of one notebook before its experiments start: ``python -m kdlib.study.prepare JOB.json``."""
 
 import json
-import sys
 import time
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from kdlib import sources
 from kdlib.config import RunConfig
 from kdlib.features import FeatureStore
 from kdlib.files import runs_root
+from kdlib.notebook.worker import take_job
 
 
 def main() -> None:
@@ -19,7 +19,7 @@ def main() -> None:
     """
     began = time.time()
     resumed = any((runs_root() / "features").glob("*.partial"))
-    job = json.loads(Path(sys.argv[1]).read_text())
+    job = take_job()
     config = RunConfig(**job["config"])
     try:
         stores = [store for given in job["configs"] for store in _stores(RunConfig(**given), job["tokens"])]

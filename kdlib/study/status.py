@@ -1,32 +1,47 @@
 """The state of an experiment, derived from what is on disk each time it is asked, never stored."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from kdlib import experiment, keys, sources, teachers
-from kdlib.files import RunDir, read_json
+from kdlib.files import RunDir, read_record
 from kdlib.keys import SCHEMA
+from kdlib.notebook.page import made_from
+from kdlib.notebook.worker import tail
 from kdlib.study.file import ExperimentSpec
+
+# Which of an experiment's files a run has to make: all, the notebook and its page, or the page alone.
+ALL, NOTEBOOK, PAGE = "all", "notebook", "page"
 
 
 @dataclass(frozen=True)
 class ExperimentState:
-    """``state``: done, out_of_memory, stale, failed, resumable or absent; ``why``: in words."""
+    """``state``: done, out_of_memory, stale, damaged, failed, running, resumable or absent; ``why``: in words.
+
+    ``missing``: what has to be made, one of ALL, NOTEBOOK and PAGE.
+    """
 
     spec: ExperimentSpec
     run: RunDir
     state: str
     why: str = ""
+    missing: str = ALL
 
     @property
     def finished(self) -> bool:
-        """Whether there is nothing left to run: a result, or out of memory."""
+        """Whether there is nothing left to run: result, notebook and page, or out of memory with no more to give."""
         return self.state in ("done", "out_of_memory")
 
 
 class Inspector:
-    """Computes the keys of experiments, loading each data set and hashing each teacher once."""
+    """Computes the keys of experiments, loading each data set and hashing each teacher once.
 
-    def __init__(self):
+    ``room``: kind of memory -> bytes that an experiment gets in a run of now; one that ran out of fewer is not
+    finished. Where it is not known, it is.
+    """
+
+    def __init__(self, room: dict[str, int] | None = None):
+        self.room = room or {}
         self._data: dict[tuple, dict] = {}
         self._teachers: dict[tuple, dict] = {}
 
@@ -45,18 +60,82 @@ class Inspector:
         """What is known of an experiment on disk."""
         run, epochs = experiment.run_dir(spec.config), spec.config.epochs
         keys = self.keys(spec)
-        result, failure = run.result(epochs), run.failure(epochs)
-        if result is not None and result["keys"]["experiment"] == keys["experiment"]:
-            return ExperimentState(spec, run, "out_of_memory" if result["outcome"] == "out_of_memory" else "done")
-        if failure is not None and failure["keys"]["experiment"] == keys["experiment"]:
-            return ExperimentState(spec, run, "failed", f"{failure['error']} (see {failure['notebook']})")
+        record = run.result(epochs)
+        result = record if is_of(record, keys) and record.get("schema") == SCHEMA else None
+        if result is not None and result["outcome"] == "ok" and not (lack := lacking(spec, run, result))[0]:
+            return ExperimentState(spec, run, "done")
+        if (writer := run.writer()) is not None:
+            return ExperimentState(spec, run, "running", being_written(run, writer))
+        if problem := run.result_problem(epochs):
+            return ExperimentState(spec, run, "damaged", f"{problem}; the next run makes it again")
+        failure = run.failure(epochs)
+        failed = f"{failure['error']} (see {failure['notebook']})" if is_of(failure, keys) else ""
+        if result is not None and result["outcome"] == "out_of_memory":
+            return self._out_of_memory(spec, run, result)
         if result is not None:
-            return ExperimentState(spec, run, "stale", "; ".join(differences(result, spec, keys)))
-        record = read_json(run.path / "config.json")
-        if record and record["train_key"] == keys["train"] and any(run.checkpoints.glob("epoch-*")):
-            last = max(run.checkpoints.glob("epoch-*")).name
-            return ExperimentState(spec, run, "resumable", f"{last} is there")
+            missing, why = lack
+            return ExperimentState(spec, run, "failed" if failed else "resumable", failed or why, missing)
+        if failed:
+            return ExperimentState(spec, run, "failed", failed)
+        if record is not None:
+            return ExperimentState(spec, run, "stale", "; ".join(differences(record, spec, keys)))
+        if run.owner == keys["train"] and (last := last_epoch(run)):
+            return ExperimentState(spec, run, "resumable", f"epoch {last} is there")
         return ExperimentState(spec, run, "absent")
+
+    def _out_of_memory(self, spec: ExperimentSpec, run: RunDir, result: dict) -> ExperimentState:
+        had = result.get("room") or {}
+        more = [
+            f"{had.get(kind, 0) / 2**30:.1f} GB of {kind} then, {size / 2**30:.1f} now"
+            for kind, size in self.room.items()
+            if size > had.get(kind, 0)
+        ]
+        if more:
+            why = f"it ran out of memory, and has more now: {', '.join(more)}"
+            return ExperimentState(spec, run, "resumable", why)
+        return ExperimentState(spec, run, "out_of_memory", result.get("error", ""))
+
+
+def is_of(record: dict | None, keys: dict[str, str]) -> bool:
+    """Whether a result or failure is that of the experiment with these keys."""
+    found = (record or {}).get("keys")
+    return isinstance(found, dict) and found.get("experiment") == keys["experiment"]
+
+
+def lacking(spec: ExperimentSpec, run: RunDir, result: dict) -> tuple[str, str]:
+    """What a good result lacks to be done, one of ALL, NOTEBOOK and PAGE, and why; two '' where it lacks nothing.
+
+    Sizes and digests that the files carry of each other are compared; ``kdlib verify`` hashes the content.
+    """
+    epochs = spec.config.epochs
+    for name, entry in result["files"].items():
+        path = run.path / name
+        if not path.exists() or path.stat().st_size != entry["bytes"]:
+            return ALL, f"{path.name} is missing or truncated"
+    published, notebook = read_record(run.published_path(epochs)) or {}, run.notebook_path(epochs)
+    if published.get("result") != result["digest"]:
+        return NOTEBOOK, "the result is there, its notebook is not"
+    if not notebook.exists() or notebook.stat().st_size != published.get("bytes"):
+        return NOTEBOOK, f"{notebook.name} is missing or altered"
+    if made_from(spec.page) != published.get("notebook"):
+        return PAGE, "result and notebook are there, their page is not"
+    return "", ""
+
+
+def last_epoch(run: RunDir) -> int:
+    """The last epoch that a checkpoint is there of; 0 where there is none."""
+    names = (path.name.removeprefix("epoch-") for path in run.checkpoints.glob("epoch-*"))
+    return max((int(name) for name in names if name.isdecimal()), default=0)
+
+
+def being_written(run: RunDir, writer: dict) -> str:
+    """Who writes a run's folder, in words."""
+    last = last_epoch(run)
+    trained = f", epoch {last} is done" if last else ""
+    return (
+        f"{writer.get('doing')} on {writer.get('host')} (process {writer.get('process')}) since "
+        f"{writer.get('since')}{trained}"
+    )
 
 
 def without_teacher(spec: ExperimentSpec) -> ExperimentState:
@@ -67,11 +146,19 @@ def without_teacher(spec: ExperimentSpec) -> ExperimentState:
     return ExperimentState(spec, run, "stale" if left else "absent", why)
 
 
+def progress_of(job: dict) -> str:
+    """How far a running job is: what its run's folder says, else the last line of its log."""
+    if "run" in job and (writer := (run := RunDir(Path(job["run"]))).writer()) is not None:
+        return f"{writer.get('doing')}, epoch {last_epoch(run)} of {job['parameters']['epochs']} is done"
+    log = Path(job["log"])
+    return tail(log, 100) if log.exists() and log.stat().st_size else "starting"
+
+
 def differences(result: dict, spec: ExperimentSpec, keys: dict[str, str]) -> list[str]:
     """Why a result is out of date, field by field."""
     now = spec.config.training()
-    before = result["config"]
-    if result.get("schema") != SCHEMA:
+    before = result.get("config") or {}
+    if result.get("schema") != SCHEMA or not result.get("keys"):
         return ["an earlier version wrote the result"]
     changed = [f"{name}: {before.get(name)!r} then, {now[name]!r} now" for name in now if before.get(name) != now[name]]
     if changed:

@@ -14,7 +14,7 @@ import yaml
 from nbformat.v4 import new_code_cell
 
 from kdlib import study
-from kdlib.study import grid, status
+from kdlib.study import engine, grid, status
 from kdlib.study.file import notebooks_folder
 
 REAL = notebooks_folder()
@@ -29,11 +29,12 @@ def small_study(tmp_path, small_shapes, monkeypatch):
 
     def make(before: str = "", methods=("projection",), epochs=(1,), **fields) -> study.StudyConfig:
         book = nbformat.read(REAL / "clip_coco.ipynb", as_version=4)
-        place = next(index for index, cell in enumerate(book.cells) if cell.id == "train")
-        keep = [cell for cell in book.cells[: place + 1] if cell.id in ("parameters", "setup", "train")]
-        keep.insert(2, new_code_cell(before or "pass", id="before"))
+        keep = [cell for cell in book.cells if cell.id in ("parameters", "setup")]
+        train = "history = experiment.train()"
         end = "result = experiment.finish(experiment.evaluate(), history)"
-        book.cells = [*keep, new_code_cell(end, id="end")]
+        book.cells = keep + [
+            new_code_cell(code, id=f"own-{row}") for row, code in enumerate((before or "pass", train, end))
+        ]
         nbformat.write(book, folder / "clip_coco.ipynb")
         content = {
             "study": "small",
@@ -59,7 +60,7 @@ def test_grid__runs_what_is_missing_in_parallel_and_then_nothing(small_study, ca
     assert states(grid.run(config, workers=2)) == ["done"] * 4
     printed = capfd.readouterr().err
     assert "[  4/4]" in printed and "elapsed, about" in printed
-    monkeypatch.setattr(grid, "run_job", lambda job: pytest.fail(f"ran {job['name']} again"))
+    monkeypatch.setattr(engine, "run_job", lambda job: pytest.fail(f"ran {job['name']} again"))
     assert states(grid.run(config, workers=1)) == ["done"] * 4
     results = sorted(Path(item.run.path) for item in map(status.Inspector().state, study.experiments(config)))
     first = json.loads((results[0] / "result-0002.json").read_text())
@@ -68,6 +69,41 @@ def test_grid__runs_what_is_missing_in_parallel_and_then_nothing(small_study, ca
         page = experiment.page.read_text()
         assert "<script" not in page and "<link" not in page and "<iframe" not in page
         assert set(re.findall(r'src="(.{5})', page)) <= {"data:"}  # nothing is fetched
+
+
+def test_grid__what_is_missing_of_a_finished_experiment_is_made_again_without_training(small_study, monkeypatch):
+    config = small_study()
+    spec = study.experiments(config)[0]
+    (item,) = grid.run(config, workers=1)
+    scores, weights = item.run.result(1)["scores"], (item.run.checkpoints / "epoch-0001").stat().st_ino
+    look = status.Inspector().state
+
+    item.run.notebook_path(1).unlink()  # as after a kill between the result and the notebook's end
+    spec.page.unlink()
+    assert (look(spec).state, look(spec).missing) == ("resumable", status.NOTEBOOK)
+    assert states(grid.run(config, workers=1)) == ["done"]
+    assert item.run.result(1)["scores"] == scores and item.run.result(1)["history"][-1]["epoch"] == 1
+    assert (item.run.checkpoints / "epoch-0001").stat().st_ino == weights
+
+    spec.page.write_text(spec.page.read_text()[:2000])  # as after a power cut on a system that orders nothing
+    assert look(spec).missing == status.PAGE
+    executed = item.run.notebook_path(1).stat().st_mtime_ns
+    assert states(grid.run(config, workers=1)) == ["done"]
+    assert item.run.notebook_path(1).stat().st_mtime_ns == executed
+
+
+def test_grid__a_score_that_was_edited_is_named_and_made_again(small_study):
+    config = small_study()
+    (item,) = grid.run(config, workers=1)
+    path, whole = item.run.result_path(1), item.run.result(1)
+    for content in ("{}", "[]", "", path.read_text().replace('"student_mb": ', '"student_mb": 9')):
+        path.write_text(content)
+        found = status.Inspector().state(item.spec)
+        assert found.state == "damaged" and path.name in found.why, content
+    assert states(grid.run(config, workers=1)) == ["done"]
+    assert item.run.result(1)["scores"] == whole["scores"]
+    item.run.scores_path(1).write_bytes(item.run.scores_path(1).read_bytes()[:100])
+    assert "scores-0001.npz is missing or truncated" in status.Inspector().state(item.spec).why
 
 
 def test_grid__features_that_were_there_do_not_change_what_building_them_took(small_study, tmp_path):
@@ -98,6 +134,9 @@ def test_grid__out_of_memory_is_a_result_and_the_grid_goes_on(small_study):
     items = grid.run(small_study(before=before, methods=("projection", "bottleneck")), workers=1)
     assert states(items) == ["out_of_memory", "done"]
     assert items[0].run.result(1)["outcome"] == "out_of_memory"
+    room = items[0].run.result(1)["room"]
+    look = [status.Inspector(given).state(items[0].spec) for given in (room, room | {"memory": room["memory"] + 1})]
+    assert states(look) == ["out_of_memory", "resumable"] and "has more now" in look[1].why
 
 
 def test_grid__a_killed_kernel_goes_on_from_its_checkpoint(small_study, tmp_path):

@@ -1,0 +1,46 @@
+"""Temporary folders that the next run removes when their owner was killed."""
+
+import contextlib
+import os
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+PREFIX, LOCK = "kdlib-", "owner.lock"
+YOUNG = 60  # seconds in which a folder may not have its lock yet
+
+
+class Scratch:
+    """A temporary folder, with a lock in it that ends with this process."""
+
+    def __init__(self):
+        self.path = Path(tempfile.mkdtemp(prefix=PREFIX))
+        self._lock = FileLock(self.path / LOCK, thread_local=False)
+        self._lock.acquire()
+
+    def __enter__(self) -> Path:
+        return self.path
+
+    def __exit__(self, *_) -> None:
+        self.remove()
+
+    def remove(self) -> None:
+        """Delete the folder with all that is in it."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        self._lock.release()
+
+
+def sweep() -> None:
+    """Remove the folders of this user whose owner is gone."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        with contextlib.suppress(OSError, Timeout):
+            status = folder.stat()
+            if hasattr(os, "getuid") and status.st_uid != os.getuid():
+                continue
+            if not (folder / LOCK).exists() and time.time() - status.st_mtime < YOUNG:
+                continue
+            with FileLock(folder / LOCK, timeout=0):
+                shutil.rmtree(folder)
