@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from kdlib.files import read_json
 from kdlib.teachers.teacher import STANDIN
 
 LEVELS = ("none", "unknown", "images", "labels")  # in the order of how much a score suffers
@@ -21,6 +22,30 @@ KNOWN = {
         "fine-tuned on the training split of COCO captions by Karpathy, which holds most of val2017's images",
     ),
     ("openai/clip-vit-base-patch32", "coco"): ("unknown", "pretrained on 400 million web pairs that are not published"),
+    ("facebook/dinov2-base", "tinyimagenet"): (
+        "images",
+        "pretrained without labels on 142 million images, ImageNet's among them (arXiv:2304.07193)",
+    ),
+    ("facebook/dinov2-base", "coco"): (
+        "unknown",
+        "pretrained on 142 million images, many of them from the web and not published (arXiv:2304.07193)",
+    ),
+    ("facebook/dinov3-vitb16-pretrain-lvd1689m", "tinyimagenet"): (
+        "images",
+        "pretrained without labels on 1.7 billion images, ImageNet-1k's among them (arXiv:2508.10104)",
+    ),
+    ("facebook/dinov3-vitb16-pretrain-lvd1689m", "coco"): (
+        "unknown",
+        "pretrained on 1.7 billion public images of a social network that are not published (arXiv:2508.10104)",
+    ),
+    ("google/siglip2-base-patch16-224", "coco"): (
+        "unknown",
+        "pretrained on WebLI's image-text pairs, which are not published (arXiv:2502.14786)",
+    ),
+    ("laion/CLIP-ViT-B-32-laion2B-s34B-b79K", "coco"): (
+        "unknown",
+        "pretrained on LAION-2B's web pairs, in which nobody has looked for these images",
+    ),
     ("torchvision", "tinyimagenet"): ("labels", "torchvision's weights were trained on ImageNet-1k with labels"),
     ("torchvision", "coco"): ("none", "torchvision's weights were trained on ImageNet-1k"),
 }
@@ -31,8 +56,9 @@ def exposure(
 ) -> dict[str, str]:
     """``level``: none, unknown, images or labels, of teacher and student's initial weights together; ``why``.
 
-    ``source`` is the teacher's checkpoint, ``pretrained`` says that the student starts from torchvision's weights.
-    ``extra_images``: what it is also distilled from, as the configuration has it.
+    ``source`` is the teacher's checkpoint; whoever trained a local one can write an exposure.json beside it, as
+    ``{"coco": {"level": "none", "why": "trained on drawings"}}``. ``pretrained`` says that the student starts from
+    torchvision's weights, ``extra_images`` what it is also distilled from, as the configuration has it.
     """
     found = [_of(source, dataset, data_root)]
     if pretrained:
@@ -56,5 +82,16 @@ def _of(source: str, dataset: str, data_root: str) -> tuple[str, str]:
     if source == STANDIN:
         return "none", "the stand-in was trained on drawings only"
     if Path(source).is_dir():
-        return "unknown", "a local checkpoint; whoever trained it knows"
+        return _stated(Path(source) / "exposure.json", dataset)
     return KNOWN.get((source, dataset), ("unknown", "nothing is recorded of this checkpoint and this data"))
+
+
+def _stated(path: Path, dataset: str) -> tuple[str, str]:
+    """What a local checkpoint's owner says of it. What cannot be read is unknown, and says why."""
+    if not path.is_file():
+        return "unknown", f"a local checkpoint without {path.name}; whoever trained it knows"
+    content = read_json(path)
+    entry = content.get(dataset) if isinstance(content, dict) else None
+    if not isinstance(entry, dict) or entry.get("level") not in LEVELS or not entry.get("why"):
+        return "unknown", f"{path.name} says nothing of {dataset} with a level ({', '.join(LEVELS)}) and a why"
+    return entry["level"], str(entry["why"])

@@ -11,6 +11,7 @@ from kdlib.teachers.loading import load_model, load_processor, shown_size
 from kdlib.teachers.teacher import Teacher, normalised
 
 DEFAULT = "facebook/dinov2-base"
+REVISION = "f9e44c814b77203eaa57a6bdbbd535f21ede1415"
 
 
 class Dinov2Teacher(Teacher):

@@ -9,6 +9,7 @@ from kdlib.teachers.loading import load_model, load_processor, shown_size
 from kdlib.teachers.teacher import Teacher, normalised
 
 DEFAULT = "facebook/dinov3-vitb16-pretrain-lvd1689m"
+REVISION = "5931719e67bbdb9737e363e781fb0c67687896bc"
 
 
 class Dinov3Teacher(Teacher):

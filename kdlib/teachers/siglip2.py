@@ -9,6 +9,7 @@ from kdlib.teachers.loading import load_model, load_processor, load_tokenizer
 from kdlib.teachers.teacher import Teacher, normalised
 
 DEFAULT = "google/siglip2-base-patch16-224"
+REVISION = "75de2d55ec2d0b4efc50b3e9ad70dba96a7b2fa2"
 
 
 class SiglipTeacher(Teacher):

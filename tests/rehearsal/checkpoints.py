@@ -5,9 +5,12 @@ are written as the transformers of their year wrote them, preprocessing as ``*Fe
 """
 
 import json
+import shutil
+import tempfile
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 IDS = {
@@ -28,8 +31,6 @@ def write(family: str, folder: Path, size: str = "small", pickled: bool = True, 
 
     ``legacy``: the pickle of torch before 1.6, which is no zip archive.
     """
-    from safetensors.torch import save_file
-
     folder.mkdir(parents=True, exist_ok=True)
     full = size == "full"
     config, preprocessor = globals()[f"_{family}"](full)
@@ -45,18 +46,40 @@ def write(family: str, folder: Path, size: str = "small", pickled: bool = True, 
     return folder
 
 
+def publish(hub, folder: Path, size: str = "small", pinned: bool = True, families: tuple = tuple(IDS)) -> dict[str, str]:
+    """Put the repositories on a :class:`rehearsal.hub.Hub` as they are published; family -> commit of main.
+
+    main has the pickle; a pull request with safetensors is at the commit that kdlib pins, unless not ``pinned``. The
+    digests of these random weights are not the published ones, so that main is refused as long as kdlib knows its own.
+    """
+    from kdlib.teachers import TEACHERS
+
+    heads = {}
+    for family in families:
+        repository = hub.repository(IDS[family])
+        main = write(family, folder / family / "main", size)
+        heads[family] = repository.commit(main, "main")
+        if pinned:
+            request = folder / family / "request"
+            shutil.copytree(main, request)
+            weights = torch.load(main / "pytorch_model.bin", weights_only=True, mmap=True)
+            save_file(weights, request / "model.safetensors", metadata={"format": "pt"})
+            repository.commit(request, "refs/pr/1", sha=TEACHERS[family].REVISION)
+    return heads
+
+
+def parameters(family: str) -> int:
+    """Parameters of the published architecture, by its configuration, without memory for any."""
+    with tempfile.TemporaryDirectory() as scratch, torch.device("meta"):
+        write_json(Path(scratch) / "config.json", globals()[f"_{family}"](True)[0])
+        return sum(parameter.numel() for parameter in _model(family, Path(scratch)).parameters())
+
+
 def state(family: str, folder: Path) -> dict[str, Tensor]:
     """Random weights under the published names, with the index buffers that old versions of transformers saved."""
-    import tempfile
-
-    from safetensors.torch import load_file
-    from transformers import BeitForImageClassification, BlipForImageTextRetrieval, CLIPModel, ViTModel
-
-    classes = {"beit": BeitForImageClassification, "clip": CLIPModel, "blip": BlipForImageTextRetrieval}
-    kind = classes.get(family, ViTModel)
     torch.manual_seed(0)
-    config = kind.config_class.from_pretrained(folder)
-    model = kind(config, add_pooling_layer=False) if family == "dino" else kind(config)
+    model = _model(family, folder)
+    config = model.config
     with tempfile.TemporaryDirectory() as scratch:
         model.save_pretrained(scratch)  # which writes the names that were published
         weights = load_file(Path(scratch) / "model.safetensors")
@@ -73,6 +96,16 @@ def state(family: str, folder: Path) -> dict[str, Tensor]:
             name = f"beit.encoder.layer.{layer}.attention.attention.relative_position_bias.relative_position_index"
             weights[name] = torch.zeros(side, side, dtype=torch.int64)
     return weights
+
+
+def _model(family: str, folder: Path):
+    """An untrained model of the class that wrote the published checkpoint."""
+    from transformers import BeitForImageClassification, BlipForImageTextRetrieval, CLIPModel, ViTModel
+
+    classes = {"beit": BeitForImageClassification, "clip": CLIPModel, "blip": BlipForImageTextRetrieval}
+    kind = classes.get(family, ViTModel)
+    config = kind.config_class.from_pretrained(folder)
+    return kind(config, add_pooling_layer=False) if family == "dino" else kind(config)
 
 
 def write_json(path: Path, content: dict) -> None:

@@ -12,7 +12,10 @@ SERVE = """
 import json, sys
 from kdlib import teachers
 from kdlib.teachers import check, fetch
-calls = {"fetch": fetch.fetch, "find": teachers.find, "standing": lambda *a: check.standing(*a).__dict__}
+def standing(*given):
+    found = check.standing(*given)
+    return found.__dict__ | {"ready": found.ready}
+calls = {"fetch": fetch.fetch, "find": teachers.find, "standing": standing}
 calls |= {"describe": teachers.describe, "resolve": teachers.resolve, "load": lambda *a: teachers.load(*a).revision}
 for line in sys.stdin:
     name, *given = json.loads(line)

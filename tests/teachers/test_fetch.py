@@ -147,10 +147,24 @@ def nothing():
     return nullcontext()
 
 
-def test_published__has_the_ids_and_parameters_that_are_known():
-    for family, name in published.IDS.items():
-        assert name == teachers.TEACHERS[family].DEFAULT
-        assert len(teachers.TEACHERS[family].REVISION) == 40
+@pytest.mark.parametrize("family", list(published.IDS))
+def test_published__has_the_ids_and_parameters_that_are_known(family):
+    assert teachers.TEACHERS[family].DEFAULT == published.IDS[family]
+    assert len(teachers.TEACHERS[family].REVISION) == 40
+    assert published.parameters(family) == published.PARAMETERS[family]
+
+
+def test_load__the_defaults_at_their_pinned_commits(tmp_path):
+    """Nothing but the family's name: what paper.yaml asks for, on a hub that has it as published."""
+    with Hub() as own:
+        published.publish(own, tmp_path / "published")
+        client = Client(own.environment(tmp_path / "home") | {"KDLIB_RUNS": str(tmp_path / "runs")})
+        assert {family: client("load", family, "") for family in published.IDS} == {
+            family: teachers.TEACHERS[family].REVISION for family in published.IDS
+        }
+        assert all(client("standing", family)["ready"] for family in published.IDS)
+        client.close()
+    assert not (tmp_path / "runs" / "checkpoints" / "facebook--dino-vitb16").exists()
 
 
 # ---------------------------------------------------------------- what can go wrong on the way

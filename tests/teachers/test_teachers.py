@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from transformers import BlipForConditionalGeneration, BlipForImageTextRetrieval, BlipModel
 
 from kdlib import teachers
-from kdlib.evaluate.exposure import KNOWN, exposure
 from kdlib.teachers import STANDIN, TeacherError, resolve
 from kdlib.teachers.standins.__main__ import RECIPES, build, processor, scores, tokenizer
 
@@ -236,33 +235,3 @@ def test_untrained_heads__gives_what_blipmodel_gives(images):
 def test_untrained_heads__is_refused_for_other_families(family):
     with pytest.raises(TeacherError, match=rf"variant of blip; {family}"):
         teachers.load(family, untrained_heads=True)
-
-
-@pytest.mark.parametrize(
-    ("source", "dataset", "root", "pretrained", "level"),
-    [
-        (STANDIN, "coco", "shapes", False, "none"),
-        (STANDIN, "coco", "/data", False, "none"),
-        (STANDIN, "tinyimagenet", "/data", True, "labels"),
-        ("facebook/dino-vitb16", "tinyimagenet", "/data", False, "images"),
-        ("facebook/dino-vitb16", "tinyimagenet", "shapes", False, "none"),
-        ("facebook/dino-vitb16", "tinyimagenet", "/data", True, "labels"),
-        ("microsoft/beit-base-patch16-224-pt22k-ft22k", "tinyimagenet", "/data", False, "labels"),
-        ("Salesforce/blip-itm-base-coco", "coco", "/data", False, "images"),
-        ("openai/clip-vit-base-patch32", "coco", "/data", True, "unknown"),
-        ("someone/else", "coco", "/data", False, "unknown"),
-    ],
-)
-def test_exposure__is_the_worse_of_teacher_and_initial_weights(source, dataset, root, pretrained, level):
-    found = exposure(source, dataset, root, pretrained)
-    assert found["level"] == level and found["why"]
-
-
-def test_exposure__of_a_local_checkpoint_is_unknown(tmp_path):
-    assert exposure(str(tmp_path), "coco", "/data")["level"] == "unknown"
-
-
-@pytest.mark.parametrize("family", ["dino", "beit", "clip", "blip"])
-def test_exposure__of_every_published_teacher_is_recorded(family):
-    dataset = "coco" if family in ("clip", "blip") else "tinyimagenet"
-    assert (teachers.TEACHERS[family].DEFAULT, dataset) in KNOWN
