@@ -46,7 +46,9 @@ def write(family: str, folder: Path, size: str = "small", pickled: bool = True, 
     return folder
 
 
-def publish(hub, folder: Path, size: str = "small", pinned: bool = True, families: tuple = tuple(IDS)) -> dict[str, str]:
+def publish(
+    hub, folder: Path, size: str = "small", pinned: bool = True, families: tuple = tuple(IDS)
+) -> dict[str, str]:
     """Put the repositories on a :class:`rehearsal.hub.Hub` as they are published; family -> commit of main.
 
     main has the pickle; a pull request with safetensors is at the commit that kdlib pins, unless not ``pinned``. The

@@ -149,7 +149,7 @@ def nothing():
 
 @pytest.mark.parametrize("family", list(published.IDS))
 def test_published__has_the_ids_and_parameters_that_are_known(family):
-    assert teachers.TEACHERS[family].DEFAULT == published.IDS[family]
+    assert published.IDS[family] == teachers.TEACHERS[family].DEFAULT
     assert len(teachers.TEACHERS[family].REVISION) == 40
     assert published.parameters(family) == published.PARAMETERS[family]
 
