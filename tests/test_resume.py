@@ -105,6 +105,22 @@ def test_resume__a_student_that_stands_alone_in_two_with_leaves_is_the_one_at_on
     assert leaf(at_once, 4) == leaf(in_two, 4)
 
 
+# The same from stored views and extra images, batches made in threads; with a text side of its own where there is text.
+VIEWED = ALONE | {"views": 3, "colour": 0.2, "extra_images": "drawn:40"}
+
+
+@pytest.mark.parametrize(
+    ("teacher", "own"), [("dino", {}), ("clip", {"method": "mobilenet", "text_side": "bag", "flip": False})]
+)
+def test_resume__views_and_extra_images_in_two_are_those_at_once(small_run, teacher, own):
+    given = VIEWED | own
+    at_once = train(small_run(teacher, epochs=4, study="at_once", **given))
+    in_new_process(small_run(teacher, epochs=2, study="in_two", **given))
+    killed_in(4, small_run(teacher, epochs=4, study="in_two", **given))
+    in_two = train(small_run(teacher, epochs=4, study="in_two", **given))
+    assert weights(at_once, 4) == weights(in_two, 4)
+
+
 @pytest.mark.parametrize("epoch", [3, 4])
 def test_resume__a_run_killed_in_its_cooldown_ends_the_same(small_run, epoch):
     """In the first of its two epochs it starts again from the trunk, in the second from the first."""

@@ -22,7 +22,8 @@ def main() -> None:
     job = take_job()
     config = RunConfig(**job["config"])
     try:
-        stores = [store for given in job["configs"] for store in _stores(RunConfig(**given), job["tokens"])]
+        configs = [RunConfig(**given) for given in job.get("configs", [job["config"]])]
+        stores = [store for given in configs for store in _stores(given, job["tokens"])]
         sources.backbone_cost(config)
         built = not resumed and all((store.path / "manifest.json").stat().st_mtime >= began for store in stores)
         report = {"outcome": "ok", "built": built}
