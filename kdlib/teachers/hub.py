@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import shutil
 import sys
 from contextlib import suppress
@@ -44,6 +45,8 @@ def snapshot(source: str, revision: str, patterns: tuple[str, ...]) -> Path:
     from huggingface_hub.errors import DryRunError
 
     quiet()
+    if re.fullmatch("[0-9a-f]{40}", revision) and (folder := kept(source, revision, patterns, listed=True)):
+        return folder  # a commit does not change: nobody needs to be asked
     try:
         knock(source, revision)
         with suppress(DryRunError):  # the hub does not answer; what is in the cache may be enough
@@ -58,8 +61,11 @@ def snapshot(source: str, revision: str, patterns: tuple[str, ...]) -> Path:
         raise explained(error, source, revision) from error
 
 
-def kept(source: str, revision: str, patterns: tuple[str, ...]) -> Path | None:
-    """A snapshot that was downloaded whole, without asking the hub; None where there is none, or a part only."""
+def kept(source: str, revision: str, patterns: tuple[str, ...], listed: bool = False) -> Path | None:
+    """A snapshot that was downloaded whole, without asking the hub; None where there is none, or a part only.
+
+    Older clients kept no list of what belongs to a snapshot. With ``listed`` theirs do not count.
+    """
     from huggingface_hub import get_cached_repo_tree, snapshot_download
     from huggingface_hub.errors import CachedRepoTreeNotFoundError, LocalEntryNotFoundError
 
@@ -69,8 +75,9 @@ def kept(source: str, revision: str, patterns: tuple[str, ...]) -> Path | None:
         get_cached_repo_tree(source, revision=revision)
     except LocalEntryNotFoundError:
         return None
-    except CachedRepoTreeNotFoundError:  # an older client's, which kept no list of what belongs to it
-        return folder if any(any(folder.glob(name)) for name in (*SAFETENSORS, *PICKLES)) else None
+    except CachedRepoTreeNotFoundError:
+        weights = any(any(folder.glob(name)) for name in (*SAFETENSORS, *PICKLES))
+        return folder if weights and not listed else None
     return folder
 
 
@@ -149,7 +156,8 @@ def explained(error: Exception, source: str, revision: str) -> TeacherError:
         return any(isinstance(link, kinds) for link in chain)
 
     what = f"{source} (revision {revision})"
-    if any(isinstance(link, OSError) and link.errno == errno.ENOSPC for link in chain):
+    # By its words too: the client's fast downloads are not written in Python, and raise no OSError.
+    if any(getattr(link, "errno", None) == errno.ENOSPC or "No space left" in str(link) for link in chain):
         return TeacherError(
             f"{what}: the disk of {cache_folder()} is full. Make room, or set HF_HOME to a folder on another disk, and "
             "run again; what was cut off has been removed."

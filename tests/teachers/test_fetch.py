@@ -78,6 +78,9 @@ def test_fetch__takes_the_pinned_commit_and_never_its_pickle(client, repository,
     folder = client.folder("fetch", repository.id, "", sha)
     assert folder.name == sha and (folder / "model.safetensors").is_file()
     assert not any(name.endswith(".bin") and repository.id in name for _, name in the_hub.requests)
+    the_hub.requests.clear()
+    assert client.folder("fetch", repository.id, "", sha) == folder
+    assert not the_hub.requests, "a commit that is here is not asked for again"
 
 
 @pytest.mark.parametrize("revision", ["", "main", "refs/pr/7", "commit"])
@@ -386,6 +389,13 @@ def test_room__a_disk_that_fills_up_midway_leaves_nothing_half_done(pickled, tmp
     (disk / "other").unlink()
     assert client.folder("fetch", f"owner/full-disk-{kind}").is_dir()
     client.close()
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left"), RuntimeError("I/O: No space left on device (28)")])
+def test_room__a_full_disk_is_known_by_number_or_words_and_as_a_cause(error):
+    wrapped = ValueError("download failed")
+    wrapped.__cause__ = error
+    assert "is full. Make room, or set HF_HOME" in str(hub.explained(wrapped, "owner/name", "main"))
 
 
 @pytest.fixture
