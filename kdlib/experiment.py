@@ -272,12 +272,16 @@ class Experiment:
         record = self.controls()
         with self._writing("scoring"):
             embedded = self.embeddings(self.trained.student)
-            scores = self.score(self.trained, embedded)
+            scores, on_dev = self.score(self.trained, embedded), self._on_dev(embedded)
+            arrays = scores.arrays("student") | (on_dev.arrays("dev") if on_dev else {})
             write_arrays(self.run.embeddings_path(self.config.epochs), self._flat(embedded))
-            write_arrays(self.run.scores_path(self.config.epochs), scores.arrays("student"))
+            write_arrays(self.run.scores_path(self.config.epochs), arrays)
         untrained = record["scores"]["untrained"]
         return {
-            "scores": record["scores"] | {"student": scores.values} | self._words_shuffled(embedded),
+            "scores": record["scores"]
+            | {"student": scores.values}
+            | ({"dev": on_dev.values} if on_dev else {})
+            | self._words_shuffled(embedded),
             "facts": record["facts"] | {"student": scores.facts},
             "wires": [*record["wires"], self._batch_changes_nothing()],
             "degenerate": sorted(name for name, value in untrained.items() if _is_degenerate(name, value)),
@@ -292,6 +296,15 @@ class Experiment:
         mixed = with_shuffled_words(self.splits[on])
         text = embed(self.trained.student, mixed, self.config.device)["text"]
         return {"words shuffled": self.score(self.trained, embedded | {on: embedded[on] | {"text": text}}).values}
+
+    def _on_dev(self, embedded: dict[str, dict[str, Tensor]]) -> Scores | None:
+        """The scores on dev of a student that was cooled down: by them it is said whether it has converged."""
+        if not self.config.cooldown or self.config.score_on == "dev":
+            return None
+        exam = Exam(self.splits, "dev", self.config.tau)
+        student, missing = self.trained.student, [name for name in exam.needed if name not in embedded]
+        embedded = embedded | {name: embed(student, self.splits[name], self.config.device) for name in missing}
+        return exam.score(embedded, self.trained.scale.item())
 
     def _flat(self, embedded: dict[str, dict[str, Tensor]]) -> dict:
         """Embeddings as '<split>/<side>', with the labels or owners that go with them."""

@@ -19,10 +19,10 @@ from kdlib.machine import choose, hardware
 
 
 def split_names(config: RunConfig, labelled: bool) -> tuple[str, ...]:
-    """The splits that an experiment reads. Scores on captions need no dev, those on dev no test."""
+    """The splits that an experiment reads. Scores on captions need no dev, but for a cooldown; those on dev no test."""
     if config.score_on == "dev":
         return ("fit", "dev")
-    return ("fit", "dev", "test") if labelled else ("fit", "test")
+    return ("fit", "dev", "test") if labelled or config.cooldown else ("fit", "test")
 
 
 def load_data(config: RunConfig, splits: tuple[str, ...] | None = None) -> dict[str, datasets.Dataset]:

@@ -117,6 +117,8 @@ def flatten(result: dict) -> dict:
         "objective": "+".join(result["objective"]),
         "train_images": min(result["config"]["train_limit"] or np.inf, result["data"]["fit"]["images"]),
         "final_loss": result["history"][-1]["loss"],
+        "images_seen": result["history"][-1].get("images_seen"),
+        "lr_peak": result["config"]["lr_peak"],
         "degenerate": " ".join(result["degenerate"]),
         "tripped": "; ".join(f"{wire['wire']}: {wire['found']}" for wire in result["wires"] if not wire["passed"]),
         "exam_key": result["keys"]["exam"],

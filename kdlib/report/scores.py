@@ -39,18 +39,20 @@ def _read_array(path: Path, name: str, written: int) -> np.ndarray:
 
 
 def replicates(row, who: str, score: str) -> np.ndarray:
-    """(R,) a score of an experiment on each resample of the test images. ``who``: student, untrained, teacher, ..."""
+    """(R,) a score of an experiment on each resample of the test images. ``who``: student, untrained, teacher, ...
+
+    'dev': the student's on resamples of dev, where it was cooled down.
+    """
     run = runs_root() / row.run
-    path = {"student": run / f"scores-{row.epochs:04d}.npz", "untrained": run / "untrained.npz"}.get(
-        who, run.parents[1] / row.controls
-    )
+    own = run / f"scores-{row.epochs:04d}.npz"
+    path = {"student": own, "dev": own, "untrained": run / "untrained.npz"}.get(who, run.parents[1] / row.controls)
     return _arrays(path, f"{who}/replicates/{score}").astype(np.float64)
 
 
 def seeds_of(experiments: pd.DataFrame, who: str, score: str) -> tuple[list[float], np.ndarray]:
     """A score of experiments that differ in the seed alone: (S,) values and (S, R) replicates; controls have one."""
     good = experiments[experiments.outcome == "ok"]
-    if who not in ("student", "untrained"):
+    if who not in ("student", "dev", "untrained"):
         good = good.head(1)
     if who == "untrained":
         good = good.drop_duplicates("seed")

@@ -1,0 +1,99 @@
+"""Which way of distilling for which teacher: methods that were tuned alike on dev, compared on test."""
+
+import pandas as pd
+
+from kdlib.evaluate.uncertainty import OPEN, compare
+from kdlib.report import display, exhibits, style
+from kdlib.report.scores import seeds_of, summary_of
+
+SHARE = 0.9  # of the teacher's score: how many images a method needs for it
+
+
+def tuned(part: pd.DataFrame) -> pd.DataFrame:
+    """Of one teacher's finished rows those of each method's best learning rate, by dev, at the most epochs.
+
+    A method is a network and its losses. All its budgets and seeds at that rate are kept.
+    """
+    last = part[part.epochs == part.epochs.max()]
+    best = last.groupby(["method", "objective", "lr_peak"]).dev.mean().reset_index()
+    best = best.sort_values("dev", ascending=False, kind="stable").drop_duplicates(["method", "objective"])
+    return part.merge(best[["method", "objective", "lr_peak"]], on=["method", "objective", "lr_peak"])
+
+
+def images_until(part: pd.DataFrame, share: float = SHARE) -> str:
+    """Images seen at the first budget where the score of one method reaches a share of its teacher's, in words."""
+    means = part.groupby("images_seen")[["student", "teacher_score"]].mean()
+    reached = means[means.student >= share * means.teacher_score]
+    return f"{int(reached.index[0]):,}" if len(reached) else f"more than {int(means.index.max()):,}"
+
+
+def comparison(part: pd.DataFrame) -> pd.DataFrame:
+    """A row a method of one teacher, best on dev first: score, share, images until 90 %, and the first against it.
+
+    ``difference``, ``low``, ``high``: the first row less this one; ``verdict`` on the first, Holm-corrected.
+    """
+    kept = tuned(part)
+    groups = dict(iter(kept.groupby(["method", "objective"], sort=False)))
+    last = {key: group[group.epochs == kept.epochs.max()] for key, group in groups.items()}
+    order = sorted(last, key=lambda key: -last[key].dev.mean())
+    sides = {key: seeds_of(last[key], "student", "") for key in order}
+    pairs = [("first", " ".join(key), *sides[order[0]], *sides[key]) for key in order[1:]]
+    found = [None, *compare(pairs)]
+    lines = []
+    for key, result in zip(order, found, strict=True):
+        group, score = last[key], summary_of(last[key])
+        lines.append(
+            {
+                "network": key[0],
+                "losses": key[1],
+                "trials": part[(part.method == key[0]) & (part.objective == key[1])].lr_peak.nunique(),
+                "learning rate": group.lr_peak.iloc[0],
+                "dev": group.dev.mean(),
+                "score": score.text(3),
+                "share of the teacher": score.mean / group.teacher_score.mean(),
+                f"images until {SHARE:.0%}": images_until(groups[key]),
+                "first − this": f"{result.difference:+.3f} [{result.low:+.3f}, {result.high:+.3f}]" if result else "",
+                "verdict on the first": result.verdict if result else "",
+            }
+        )
+    return pd.DataFrame(lines)
+
+
+def answer(teacher: str, table: pd.DataFrame) -> str:
+    """'Which method for my teacher?' in one sentence."""
+    first = table.iloc[0]
+    alike = list(table.losses[table["verdict on the first"] == OPEN])
+    behind = [name for name in table.losses[1:] if name not in alike]
+    sentence = f"For {teacher}, {first.losses} ({first['share of the teacher']:.0%} of the teacher's score)"
+    sentence += f" is better than {', '.join(behind)}" if behind else " is first on dev"
+    return sentence + (f"; it cannot be told from {', '.join(alike)}." if alike else ".")
+
+
+def _of_teachers(rows: pd.DataFrame):
+    """(teacher, dataset), finished rows that have a score on dev, and learn from the teacher."""
+    good = rows[rows.outcome == "ok"]
+    good = good[good.dev.notna()] if "dev" in good else good.head(0)
+    good = good[~good.objective.isin(("no_teacher", "labels", "contrastive"))]
+    return good.groupby(["teacher", "dataset"], sort=False)
+
+
+def methods(rows: pd.DataFrame) -> None:
+    """A table a teacher, and the answer in a sentence."""
+    for (teacher, dataset), part in _of_teachers(rows):
+        found = comparison(part)
+        name = style.score_name(part.headline.iloc[0])
+        caption = f"{teacher} on {dataset}, {name}, {part.epochs.max()} epochs and cooldown, learning rates by dev"
+        file = f"methods-{teacher}-{dataset}".replace(":", ".")
+        exhibits.table(found, caption, exhibits.report_of(rows), file, index=False, prose=True)
+        display.words(answer(teacher, found))
+
+
+def trials(rows: pd.DataFrame) -> None:
+    """Every trial: the score on dev of each learning rate, by which one was chosen."""
+    for (teacher, dataset), part in _of_teachers(rows):
+        last = part[part.epochs == part.epochs.max()]
+        found = last.pivot_table("dev", ["method", "objective"], "lr_peak", sort=False).reset_index()
+        found.columns = [str(name) for name in found.columns]
+        file = f"trials-{teacher}-{dataset}".replace(":", ".")
+        caption = f"{teacher} on {dataset}, on dev, by learning rate"
+        exhibits.table(found, caption, exhibits.report_of(rows), file, index=False)
