@@ -103,11 +103,12 @@ def made_study():
             return row | {name: experiment[name] for name in names} | {"error": "says why"}
         headline = "mean_recall" if dataset == "coco" else "knn@20_top1"
         controls = f"controls-{experiment['exam_key']}.npz"
-        files = {"student": run / f"scores-{experiment['epochs']:04d}.npz", "untrained": run / "untrained.npz"}
+        own = run / f"scores-{experiment['epochs']:04d}.npz"
+        files = {"student": own, "dev": own, "untrained": run / "untrained.npz"}
         arrays: dict[Path, dict] = {}
         for column, share in experiment.items():
             who, _, score = column.replace("teacher_score", "teacher").partition(" ")
-            if who not in ("student", "untrained", *scores.CONTROLS) or isinstance(share, str) or share is None:
+            if who not in ("student", "dev", "untrained", *scores.CONTROLS) or isinstance(share, str) or share is None:
                 continue
             luck = experiment["luck"] if who == "student" else 0
             of_file = arrays.setdefault(files.get(who, run.parents[1] / controls), {})

@@ -1,0 +1,91 @@
+"""Which method for my teacher: chosen on dev, compared on test, and said in a sentence."""
+
+import pandas as pd
+import pytest
+
+from kdlib.report import learning, methods
+
+
+def tried(objective: str, lr: float, dev: float, student: float, epochs: int = 10, **more) -> dict:
+    given = {"teacher": "dino", "method": "resnet", "variant": f"{objective}-{lr}", "objective": objective}
+    return (
+        given | {"lr_peak": lr, "dev": dev, "student": student, "epochs": epochs, "images_seen": 1000 * epochs} | more
+    )
+
+
+@pytest.fixture
+def rows(made_study) -> pd.DataFrame:
+    """Three methods at two rates; the rate that is best on test is another than that on dev for the second."""
+    return made_study(
+        tried("anchor_kl", 1e-3, dev=0.5, student=0.5),
+        tried("anchor_kl", 2e-3, dev=0.7, student=0.85),
+        tried("anchor_kl", 2e-3, dev=0.6, student=0.6, epochs=5),
+        tried("relational", 1e-3, dev=0.6, student=0.4),
+        tried("relational", 2e-3, dev=0.5, student=0.8),
+        tried("dist", 1e-3, dev=0.65, student=0.85, luck=1),
+        tried("labels", 1e-3, dev=0.9, student=0.9),
+    )
+
+
+def part(rows: pd.DataFrame) -> pd.DataFrame:
+    return next(group for _, group in methods._of_teachers(rows))
+
+
+def test_tuned__is_chosen_on_dev_and_never_on_test(rows):
+    kept = methods.tuned(part(rows))
+    rates = kept.drop_duplicates("objective").set_index("objective").lr_peak.to_dict()
+    assert rates == {"anchor_kl": 2e-3, "relational": 1e-3, "dist": 1e-3}
+    assert set(kept[kept.objective == "anchor_kl"].epochs) == {5, 10}
+
+
+def test_comparison__holds_the_best_on_dev_against_each_other_method(rows):
+    table = methods.comparison(part(rows)).set_index("losses")
+    assert list(table.index) == ["anchor_kl", "dist", "relational"]  # a method without a teacher is none
+    assert table.loc["relational", "verdict on the first"] == "better"
+    assert table.loc["relational", "first − this"].startswith("+0.450 [")
+    assert table.loc["dist", "verdict on the first"] == "not distinguishable"
+    assert list(table.trials) == [2, 1, 2]
+
+
+def test_images__until_a_share_of_the_teacher(rows):
+    """The teacher has 0.9: 90 % of it is 0.81, which 0.85 after 10 epochs is above and 0.6 after 5 is not."""
+    of = part(rows)
+    best = of[(of.objective == "anchor_kl") & (of.lr_peak == 2e-3)]
+    assert methods.images_until(best) == "10,000"
+    assert methods.images_until(best[best.epochs == 5]) == "more than 5,000"
+
+
+def test_answer__is_one_sentence(rows):
+    sentence = methods.answer("dino", methods.comparison(part(rows)))
+    assert sentence == (
+        "For dino, anchor_kl (94% of the teacher's score) is better than relational; it cannot be told from dist."
+    )
+
+
+def test_convergences__say_what_twice_the_epochs_brought(made_study):
+    rows = made_study(
+        tried("anchor_kl", 1e-3, dev=0.4, student=0.4, epochs=5),
+        tried("anchor_kl", 1e-3, dev=0.7, student=0.6, epochs=10),
+        tried("dist", 1e-3, dev=0.7, student=0.6, epochs=5),
+        tried("dist", 1e-3, dev=0.7, student=0.6, epochs=10),
+    )
+    found = learning.convergences(rows).set_index("student")["what twice the epochs bring on dev"]
+    assert [words.split(":")[0] for words in found] == ["still learning", "converged"]
+    assert learning.convergences(rows[rows.epochs == 5]).empty
+
+
+def test_images_seen__are_shares_of_the_teacher(rows):
+    points = learning.images_seen_points(rows)
+    one = points[(points.variant == "anchor_kl-0.002") & (points.epochs == 10)].iloc[0]
+    assert one["mean"] == pytest.approx(0.85 / 0.9) and one.low < one["mean"] < one.high
+    assert one.images_seen == 10_000
+    drawn = learning.images_seen_drawn(points)
+    assert drawn.axes[0].get_xscale() == "log"
+
+
+def test_pages__of_a_study_without_cooldowns_say_so(made_study, capsys):
+    rows = made_study({"teacher": "dino", "images_seen": None})
+    methods.methods(rows)
+    methods.trials(rows)
+    learning.images_seen(rows)
+    learning.converged(rows)
