@@ -304,7 +304,7 @@ class Experiment:
         exam = Exam(self.splits, "dev", self.config.tau)
         student, missing = self.trained.student, [name for name in exam.needed if name not in embedded]
         embedded = embedded | {name: embed(student, self.splits[name], self.config.device) for name in missing}
-        return exam.score(embedded, self.trained.scale.item())
+        return exam.score(embedded)
 
     def _flat(self, embedded: dict[str, dict[str, Tensor]]) -> dict:
         """Embeddings as '<split>/<side>', with the labels or owners that go with them."""
