@@ -64,7 +64,7 @@ def run(
 
         print(make_plan(config, calibrate.measure, workers or engine.default_workers()))
         return
-    from kdlib.report.rows import references
+    from kdlib.report.rows import read, references
     from kdlib.study import grid
 
     try:
@@ -76,7 +76,7 @@ def run(
     left = [item for item in states if item.state != "done"]
     print(f"{len(states) - len(left)} of {len(states)} experiments are done.")
     print(f"Report: {index}\nTable:  {index.parent / 'results.csv'}")
-    for line in references(index.parent):
+    for line in references(read(index.parent)):
         print(line)
     for item in left:
         print(f"  {item.state.replace('_', ' ')}: {item.spec.name}: {item.why}", file=sys.stderr)

@@ -70,6 +70,12 @@ class Finished:
         """Its 95 % interval over the scored images."""
         return interval(self._array(who, "replicates", score or self.headline))
 
+    def interval_of_difference(self, first: str, second: str) -> tuple[float, float]:
+        """Of the headline score of one encoder minus another's, paired on the same images."""
+        return interval(
+            self._array(first, "replicates", self.headline) - self._array(second, "replicates", self.headline)
+        )
+
     def queries(self, who: str, score: str) -> np.ndarray:
         """One value a query, where the score is their mean: an image each, or for t2i scores a caption each."""
         return self._array(who, "queries", score)

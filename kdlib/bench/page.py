@@ -44,7 +44,7 @@ def picture(record: dict) -> None:
     """Each ratio against its bar."""
     rows = frame(record).dropna(subset="bar")
     words = "; ".join(f"{row.what}: {row.ratio:.3g}, bar {row.bar:g}" for row in rows.itertuples())
-    display.figure(draw(rows), f"How far each ratio is past its bar. {words}.")
+    display.figure(lambda narrow: draw(rows), f"How far each ratio is past its bar. {words}.")
 
 
 def draw(rows: pd.DataFrame) -> Figure:
@@ -82,4 +82,4 @@ def rows(record: dict) -> None:
     ]
     shown = table[["what", "against", "ratio", "bar", "ours", "theirs", "unit", "note", "images"]]
     shown = shown.assign(**{name: [f"{value:.4g}" for value in table[name]] for name in ("ratio", "ours", "theirs")})
-    display.table(shown, "Measured side by side, medians", index=False, prose=True)
+    display.table(shown, "Measured side by side, medians", False, kind="prose")

@@ -19,6 +19,7 @@ BLOCK = 50  # replicates at a time: 50 x 25,000 captions of cumulated counts are
 FEW = 20  # images' worth of hits, or of misses: with fewer a percentile interval is too narrow
 SLACK = 1e-6  # relative: replicates are stored in float32, and a difference below its precision is none
 BETTER, WORSE, OPEN = "better", "worse", "not distinguishable"
+OVERRULED = "undecided after correction"  # the interval leaves 0 out, and Holm does not follow
 
 
 @lru_cache(maxsize=4)
@@ -181,11 +182,11 @@ def compare(pairs: Sequence[Pair]) -> list[Comparison]:
     """
     if not pairs:
         return []
-    drawn = [_difference(*pair[2:]) for pair in pairs]
-    p = [_two_sided(replicates) for _, replicates in drawn]
+    sides = [_difference(*pair[2:]) for pair in pairs]
+    p = [_two_sided(replicates) for _, replicates in sides]
     return [
-        Comparison(a, b, difference, *interval(replicates), one, float(corrected), _verdict(difference, corrected))
-        for (a, b, *_), (difference, replicates), one, corrected in zip(pairs, drawn, p, holm(p), strict=True)
+        Comparison(a, b, difference, *interval(drawn), one, float(corrected), _verdict(difference, drawn, corrected))
+        for (a, b, *_), (difference, drawn), one, corrected in zip(pairs, sides, p, holm(p), strict=True)
     ]
 
 
@@ -250,7 +251,10 @@ def _two_sided(replicates: np.ndarray) -> float:
     return float(min(1.0, 2 * (1 + rarer) / (len(replicates) + 1)))
 
 
-def _verdict(difference: float, p: float) -> str:
-    if p >= ALPHA or difference == 0:
+def _verdict(difference: float, replicates: np.ndarray, p: float) -> str:
+    low, high = interval(replicates)
+    if difference == 0 or low <= 0 <= high:
         return OPEN
+    if p >= ALPHA:
+        return OVERRULED
     return BETTER if difference > 0 else WORSE

@@ -19,6 +19,7 @@ from kdlib.explore import search, transfer
 from kdlib.explore.search import UploadError, space
 from kdlib.features.npy import StoreError
 from kdlib.finished import Finished
+from kdlib.report import pictures
 from kdlib.study.file import METHODS
 from kdlib.teachers import TeacherError
 
@@ -203,12 +204,12 @@ class Explorer:
             parts.append(cards.heading(f"{words} alone is right about {len(rows)}", 3))
             if len(rows):
                 figures = [self._numbered(int(index)) for index in rows[:SHOWN]]
-                parts.append(cards.row(figures, ordered=False))
+                parts.append(pictures.row(figures))
         return "".join(parts)
 
     def _numbered(self, index: int) -> str:
         words = f"{index + 1}: {self.run.describe(index)}"
-        return cards.figure(cards.scored_picture(self.run, index, f"Image {words}"), words)
+        return cards.scored_picture(self.run, index, words, f"Image {words}")
 
     def _step(self, by: int) -> None:
         self.index.value = (self.index.value - 1 + by) % self.index.max + 1
@@ -220,7 +221,7 @@ class Explorer:
     def _looks(self) -> str:
         run, index = self.run, self.index.value - 1
         name = run.describe(index)
-        own = cards.figure(cards.scored_picture(run, index, f"Image {index + 1}: {name}", cards.LARGE), name, "large")
+        own = cards.scored_picture(run, index, name, f"Image {index + 1}: {name}", pictures.LARGE)
         maps = {"teacher": run.teacher_attention[index]}
         if run.attention is not None:
             maps["student"] = run.attention[index]
@@ -230,15 +231,16 @@ class Explorer:
         """An image beside where teacher and student look in it."""
         crop, grid = self.run.split.store.manifest["facts"]["centre_crop"], self.run.grid
         shown = [
-            cards.figure(
-                cards.picture(cards.overlay(image, heat, grid, crop), f"Where the {who} looks", cards.LARGE),
+            pictures.captioned(
+                pictures.overlay(image, heat, grid, crop),
                 f"where the {who} looks",
-                "large",
+                f"Where the {who} looks",
+                side=pictures.LARGE,
             )
             for who, heat in maps.items()
         ]
         silent = "" if "student" in maps else cards.words(f"The student {self.run.name} has no attention map.")
-        return cards.row([first, *shown], ordered=False) + silent
+        return pictures.row([first, *shown]) + silent
 
     def _neighbours(self) -> str:
         run, index = self.run, self.index.value - 1
@@ -308,7 +310,7 @@ class Explorer:
             )
         self._loading("seen")
         made = search.encode_image(self.run, self._image)
-        own = cards.figure(cards.picture(self._image, "The uploaded image", cards.LARGE), "your image", "large")
+        own = pictures.captioned(self._image, "your image", "The uploaded image", side=pictures.LARGE)
         maps = {who: made[f"{who}_attention"] for who in SIDES if f"{who}_attention" in made}
         queries = {who: made[who] for who in SIDES if who in made}
         missing = "" if "teacher" in made else "The teacher's checkpoint cannot be had, so only the student answers."

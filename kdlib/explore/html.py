@@ -1,37 +1,22 @@
-"""Pieces of HTML for the explorer: small pictures with alternative text, rows of them, short tables.
+"""Pieces of HTML for the explorer: cards, rankings of images and captions, short tables and curves.
 
 Strings, not figures: a change of a chooser must be answered at once.
 """
 
-import base64
 import html
-import io
 from collections.abc import Iterable, Sequence
 
-import matplotlib
-import numpy as np
-from PIL import Image, ImageOps
-
 from kdlib.finished import Finished
-from kdlib.report import style
+from kdlib.report import pictures, style
 from kdlib.trainer import FACTS
 
-SIDE = 112  # pixels of a picture in a row
-LARGE = 192
-ALPHA = 0.6  # of an attention map over its image
 STYLE = """<style>
 .kd { color: var(--jp-ui-font-color1, #1f2328); font-size: 14px; line-height: 1.4; overflow-wrap: anywhere; }
 .kd h2 { font-size: 1.25em; margin: 1em 0 .3em; }
 .kd h3 { font-size: 1em; margin: .9em 0 .2em; }
 .kd p { margin: .3em 0; max-width: 46em; }
-.kd ol.row, .kd div.row { display: flex; flex-wrap: wrap; gap: 8px; padding: 0; margin: .2em 0; list-style: none; }
 .kd div.beside { display: flex; flex-wrap: wrap; gap: 0 3em; }
 .kd div.beside > div { flex: 1 1 20em; min-width: 0; max-width: 36em; }
-.kd figure { margin: 0; width: 120px; }
-.kd figure.large { width: 200px; }
-.kd figure img { display: block; max-width: 100%; border: 4px solid transparent; box-sizing: border-box; }
-.kd figure.both img { border-color: currentColor; }
-.kd figcaption { font-size: 12px; }
 .kd svg.chart { width: 100%; max-width: 480px; height: auto; font-size: 13px; fill: currentColor; }
 .kd table { border-collapse: collapse; margin: .3em 0; }
 .kd caption { text-align: left; font-size: 12px; }
@@ -66,58 +51,21 @@ def beside(*parts: str) -> str:
     return f'<div class="beside">{"".join(f"<div>{part}</div>" for part in parts if part)}</div>'
 
 
-def picture(image: Image.Image, alt: str, side: int = SIDE) -> str:
-    """An <img> that holds its own data, its longer side ``side`` pixels."""
-    return _tag(_jpeg(image, side), alt, side)
-
-
-def scored_picture(run: Finished, index: int, alt: str, side: int = SIDE) -> str:
-    """A scored image, decoded once for all choices."""
+def scored_picture(
+    run: Finished, index: int, caption: str, alt: str, side: int = pictures.SIDE, framed: bool = False
+) -> str:
+    """A scored image with its words, decoded once for all choices."""
     config = run.config
     key = (config.dataset, config.data_root, config.score_on, run.result["data"][config.score_on]["fingerprint"])
     if (key, index, side) not in _THUMBNAILS:
         if len(_THUMBNAILS) >= THUMBNAILS:
             _THUMBNAILS.clear()
-        _THUMBNAILS[key, index, side] = _jpeg(run.image(index), side)
-    return _tag(_THUMBNAILS[key, index, side], alt, side)
+        _THUMBNAILS[key, index, side] = pictures.jpeg(run.image(index), side)
+    return pictures.captioned(_THUMBNAILS[key, index, side], caption, alt, framed, side)
 
 
 THUMBNAILS = 4096  # some 4 kB each
 _THUMBNAILS: dict[tuple, str] = {}
-
-
-def _jpeg(image: Image.Image, side: int) -> str:
-    fitted = ImageOps.contain(image.convert("RGB"), (side, side), Image.Resampling.BICUBIC)
-    buffer = io.BytesIO()
-    fitted.save(buffer, format="JPEG", quality=88)
-    return base64.b64encode(buffer.getvalue()).decode()
-
-
-def _tag(data: str, alt: str, side: int) -> str:
-    return f'<img src="data:image/jpeg;base64,{data}" alt="{html.escape(alt)}" style="width: {side}px">'
-
-
-def overlay(image: Image.Image, heat: np.ndarray, grid: tuple[int, int], centre_crop: bool) -> Image.Image:
-    """An attention map (h * w,) over its image, brightest where it is highest, as the reports draw it."""
-    if centre_crop:  # the teacher does not see the borders
-        image = ImageOps.fit(image, (min(image.size),) * 2)
-    image = image.convert("RGB").resize((LARGE, LARGE * image.height // image.width))
-    heat = np.asarray(heat, dtype=np.float64).reshape(grid)
-    heat = (heat - heat.min()) / max(float(np.ptp(heat)), 1e-12)
-    colours = (matplotlib.colormaps["magma"](heat)[..., :3] * 255).astype(np.uint8)
-    return Image.blend(image, Image.fromarray(colours).resize(image.size, Image.Resampling.NEAREST), ALPHA)
-
-
-def figure(picture: str, caption: str, kind: str = "") -> str:
-    """A picture with its caption, as HTML; ``kind`` is its CSS class."""
-    return f'<figure class="{kind}">{picture}<figcaption>{html.escape(caption)}</figcaption></figure>'
-
-
-def row(figures: Iterable[str], ordered: bool = True) -> str:
-    """Figures side by side, those of a ranking as an ordered list."""
-    if ordered:
-        return f'<ol class="row">{"".join(f"<li>{one}</li>" for one in figures)}</ol>'
-    return f'<div class="row">{"".join(figures)}</div>'
 
 
 def ranking(run: Finished, rows: Sequence[int], cosines: Sequence[float], common: Iterable[int], what: str) -> str:
@@ -126,8 +74,8 @@ def ranking(run: Finished, rows: Sequence[int], cosines: Sequence[float], common
     for place, (index, cosine) in enumerate(zip(rows, cosines, strict=True), start=1):
         text = f"{run.describe(index)} ({cosine:.2f})" + (" · both" if index in common else "")
         alt = f"Number {place} for {what}: image {index + 1}, {run.describe(index)}"
-        shown.append(figure(scored_picture(run, index, alt), text, "both" if index in common else ""))
-    return row(shown)
+        shown.append(scored_picture(run, index, text, alt, framed=index in common))
+    return pictures.row(shown, ordered=True)
 
 
 def captions(run: Finished, rows: Sequence[int], cosines: Sequence[float], own: Iterable[int] = ()) -> str:

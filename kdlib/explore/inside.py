@@ -10,7 +10,6 @@ from functools import wraps
 import numpy as np
 import pandas as pd
 import torch
-from PIL import Image, ImageOps
 
 from kdlib import finished
 from kdlib.data import DataError
@@ -20,7 +19,7 @@ from kdlib.evaluate.uncertainty import holm, interval, replicate_means, resample
 from kdlib.explore import inside_figures, search, transfer
 from kdlib.features.npy import StoreError
 from kdlib.finished import Finished
-from kdlib.report import display, style
+from kdlib.report import display, pictures, style
 from kdlib.study.file import METHODS
 from kdlib.teachers import TeacherError
 
@@ -54,6 +53,11 @@ def read(study: str, teacher: str, dataset: str = "", methods: str = "", seed: i
     except (StoreError, DataError) as error:
         display.notice(str(error))
         return []
+    first = runs[0].config
+    where = (
+        f"study '{study}', {runs[0].teacher_name}, {most} epochs, seed {seed}; {len(runs[0])} {first.score_on} images"
+    )
+    display.begin(facts=f"{where}. [ ]: 95 % interval over them.")
     for run in runs:
         if run not in same:
             display.notice(f"{run.name} had another teacher's features and is left out; name it alone in 'methods'.")
@@ -130,12 +134,9 @@ def attention(runs: list[Finished], count: int = PICTURES) -> None:
     count = min(count, len(first))
     maps = {"teacher": first.teacher_attention[:count]}
     maps |= {run.name: run.attention[:count] for run in runs if run.attention is not None}
-    images = [_as_seen(first, index) for index in range(count)]
-    display.figure(
-        inside_figures.attention(images, maps, first.grid),
-        f"The first {count} scored images and, line by line, where {', '.join(maps)} look in them.",
-        photographs=True,
-    )
+    crop = first.split.store.manifest["facts"]["centre_crop"]
+    lines = pictures.looks([first.image(index) for index in range(count)], maps, first.grid, crop)
+    display.pictures(lines, f"The first {count} scored images and, line by line, where {', '.join(maps)} look in them")
     silent = [run.name for run in runs if run.attention is None]
     if silent:
         display.words(
@@ -152,15 +153,9 @@ def attention(runs: list[Finished], count: int = PICTURES) -> None:
             pd.DataFrame(lines, columns=names),
             f"Correlation of the student's map with the teacher's, mean over {len(first)} images [95 % interval]; with "
             "the teacher's map of another image it is what always looking at the same places gives",
-            index=False,
-            prose=True,
+            False,
+            kind="prose",
         )
-
-
-def _as_seen(run: Finished, index: int) -> Image.Image:
-    """A scored image as the teacher sees it: without the borders where it crops them."""
-    image = run.image(index)
-    return ImageOps.fit(image, (min(image.size),) * 2) if run.split.store.manifest["facts"]["centre_crop"] else image
 
 
 # ---------------------------------------------------------------- layers
@@ -174,7 +169,8 @@ def layers(runs: list[Finished], sample: int = 500) -> None:
     spaces = {run.name: run.student_space["image"][rows] for run in runs}
     pooled = first.teacher_space["image"][rows]
     try:
-        of_teacher = transfer.layer_features(search.teacher_of(first.config), first.image, rows)
+        with display.busy(f"The teacher reads {len(rows)} images, layer by layer"):
+            of_teacher = transfer.layer_features(search.teacher_of(first.config), first.image, rows)
     except (TeacherError, OSError) as error:
         display.notice(f"The teacher itself cannot be had, so its layers are left out: {error}")
         of_teacher = {}
@@ -191,7 +187,7 @@ def layers(runs: list[Finished], sample: int = 500) -> None:
     frame = frame.drop(index=constant)
     nearest = ", ".join(f"{name} {frame[name].idxmax()}" for name in spaces)
     display.figure(
-        inside_figures.heat(frame, "CKA"),
+        lambda narrow: inside_figures.heat(frame, "CKA", narrow),
         f"CKA of each student with each layer of the teacher on {len(rows)} images. Highest: {nearest}.",
     )
     if constant:
@@ -242,12 +238,12 @@ def neighbours(runs: list[Finished], count: int = NEAREST) -> None:
         pd.DataFrame(lines, columns=names),
         f"Share of the teacher's nearest images that are the student's too, mean over {len(first)} images [95 % "
         f"interval]; by chance {chance:.3f} and {1 / (len(first) - 1):.3f}",
-        index=False,
-        prose=True,
+        False,
+        kind="prose",
     )
     said = ", ".join(f"{name} {share.mean():.2f}" for name, share in shares.items())
     display.figure(
-        inside_figures.kept(shares, count),
+        lambda narrow: inside_figures.kept(shares, count, narrow),
         f"Share of the images by how many of the teacher's {count} nearest images a student keeps. Means: {said}.",
     )
     order = np.argsort(np.mean(list(shares.values()), axis=0), kind="stable")
@@ -256,15 +252,12 @@ def neighbours(runs: list[Finished], count: int = NEAREST) -> None:
 
 
 def _example(run: Finished, index: int, of_teacher: np.ndarray, found: dict, title: str) -> None:
-    common = {name: set(rows[index]) & set(of_teacher[index]) for name, rows in found.items()}
-    lines = {"teacher": [(run.image(row), False) for row in of_teacher[index]]}
-    lines |= {name: [(run.image(row), row in common[name]) for row in rows[index]] for name, rows in found.items()}
-    said = ", ".join(f"{name} {len(rows)}" for name, rows in common.items())
-    display.figure(
-        inside_figures.examples(lines, run.image(index), title),
-        f"{title}. Its nearest images for the teacher and each student; framed the teacher's. In common: {said}.",
-        photographs=True,
-    )
+    shown = [pictures.row([pictures.captioned(run.image(index), f"image {index + 1}")])]
+    for name, rows in {"teacher": of_teacher, **found}.items():
+        common = set(rows[index]) & set(of_teacher[index]) if name != "teacher" else set()
+        line = [pictures.captioned(run.image(row), run.describe(row), framed=row in common) for row in rows[index]]
+        shown.append(pictures.row(line, f"{name}: {len(common)} in common" if name != "teacher" else name))
+    display.pictures(shown, f"{title}. Its nearest images for the teacher and each student; framed: the teacher's too")
 
 
 # ---------------------------------------------------------------- the plane
@@ -278,7 +271,7 @@ def plane(runs: list[Finished]) -> None:
     planes = {run.name: transfer.plane(first.teacher_space["image"], run.student_space["image"]) for run in runs}
     said = ", ".join(f"{name} {found.explained:.2f}" for name, found in planes.items())
     display.figure(
-        inside_figures.planes(planes, groups),
+        lambda narrow: inside_figures.planes(planes, groups, narrow),
         f"{len(first) // 2} images in the plane of the teacher's two main axes, for teacher and students. Share "
         f"of the teacher's variance in all dimensions that the aligned student explains: {said}.",
     )
@@ -356,8 +349,9 @@ def _group_figure(runs: list, kind: str, values: dict, owner: np.ndarray, groups
     few = int(next(iter(frames.values())).few.sum())
     pale = f" {few} groups with fewer than {transfer.FEW} images are pale." if few else ""
     said = ", ".join(f"{group} {means[group]:+.2f}" for group in order[:3])
+    methods = {run.name: run.config.method for run in runs}
     display.figure(
-        inside_figures.losses(frames, order, {run.name: run.config.method for run in runs}),
+        lambda narrow: inside_figures.losses(frames, order, methods, narrow),
         f"Student minus teacher in {score}, by {kind}, with 95 % intervals, a panel a student. Lowest, mean over the "
         f"students: {said}.{cut}{pale}",
     )
@@ -368,7 +362,8 @@ def _group_figure(runs: list, kind: str, values: dict, owner: np.ndarray, groups
     whole = pd.concat(frames, names=["student", ""]).reset_index("student")
     whole["95 % interval"] = [_interval((row.low, row.high)) for row in whole.itertuples()]
     shown = whole[["student", "group", "images", "difference", "95 % interval"]]
-    display.table(shown, f"By {kind}: {score}, student minus teacher", index=False, folded=f"all numbers by {kind}")
+    with display.fold(f"all numbers by {kind}"):
+        display.table(shown, f"By {kind}: {score}, student minus teacher", False)
 
 
 # ---------------------------------------------------------------- from one number of epochs to a larger one
@@ -393,6 +388,7 @@ def flows(runs: list[Finished], before: int = 0, count: int = 3) -> None:
         name: transfer.flow(earlier.queries("student", score), later.queries("student", score))
         for name, (earlier, later) in pairs.items()
     }
+    methods = {run.name: run.config.method for run in runs}
     corrected = holm([one.p for one in found.values()])
     lines = [
         (
@@ -412,7 +408,7 @@ def flows(runs: list[Finished], before: int = 0, count: int = 3) -> None:
         index=False,
     )
     display.figure(
-        inside_figures.flows(found, {run.name: run.config.method for run in runs}),
+        lambda narrow: inside_figures.flows(found, methods, narrow),
         "Images mended and broken by further training: "
         + ", ".join(f"{name} +{len(one.mended)} −{len(one.broken)}" for name, one in found.items()),
     )
@@ -434,16 +430,14 @@ def _changed(earlier: Finished, later: Finished, flow: transfer.Flow, count: int
         if not len(rows):
             continue
         titles = [
-            f"{earlier.config.epochs} epochs: {said[0](row)}\n{later.config.epochs} epochs: {said[1](row)}"
+            f"{earlier.config.epochs} epochs: {said[0](row)}; {later.config.epochs} epochs: {said[1](row)}"
             for row in rows
         ]
-        truth = "; ".join(f"{later.describe(row)} ({title})" for row, title in zip(rows, titles, strict=True))
-        display.words(f"{later.name}, the first {len(rows)} that were {word}:")
-        display.figure(
-            inside_figures.pictures([later.image(row) for row in rows], titles),
-            f"The first {len(rows)} images that were {word} in {later.name}: {truth}".replace("\n", ", "),
-            photographs=True,
-        )
+        shown = [
+            pictures.captioned(later.image(row), f"{later.describe(row)}. {title}", side=pictures.LARGE)
+            for row, title in zip(rows, titles, strict=True)
+        ]
+        display.pictures([pictures.row(shown)], f"The first {len(rows)} images that were {word} in {later.name}")
 
 
 def _answers(run: Finished) -> Callable[[int], str]:

@@ -3,7 +3,7 @@
 import html
 from pathlib import Path
 
-from kdlib.files import file_digest, reports_root, write_atomic
+from kdlib.files import file_digest, read_json, reports_root, write_atomic
 
 TEMPLATE = Path(__file__).parent / "template"
 MADE_FROM = "<!-- made from the notebook "
@@ -30,7 +30,7 @@ def export_page(notebook: Path, page: Path, title: str = "", css: str = "", scri
         extra_template_basedirs=[str(TEMPLATE.parent)],
     )
     book = nbformat.read(notebook, as_version=4)
-    book.metadata["title"] = _headed(book, page, title) or notebook.stem
+    book.metadata["title"] = _headed(notebook, book, page, title) or notebook.stem
     resources = {"page_css": (TEMPLATE / "page.css").read_text() + css, "metadata": {"name": notebook.stem}}
     body, _ = exporter.from_notebook_node(book, resources=resources)
     if script:
@@ -50,7 +50,7 @@ def made_from(page: Path) -> str | None:
     return rest.removesuffix(" -->\n") if found and rest.endswith(" -->\n") else None
 
 
-def _headed(book, page: Path, title: str) -> str:
+def _headed(notebook: Path, book, page: Path, title: str) -> str:
     """Say in the first heading what the page is of, and link an experiment's page to its study's; the heading."""
     given = book.metadata.get("papermill", {}).get("parameters", {})
     if not title and {"method", "epochs", "seed"} <= set(given):
@@ -60,8 +60,17 @@ def _headed(book, page: Path, title: str) -> str:
     if first is None:
         return title
     heading, _, rest = first.source.partition("\n")
+    heading = f"# {_of_its_own(notebook, heading[2:])}"
     heading = f"{heading[2:]}: {title}" if title else heading[2:]
     if given.get("study") and page.parents[1] == reports_root() / given["study"]:
         rest = f"\n[All of this study](../index.html)\n{rest}"
     first.source = f"# {html.escape(heading)}\n{rest}"
     return heading
+
+
+def _of_its_own(notebook: Path, heading: str) -> str:
+    """A copied notebook's heading names the teacher and data set that it was copied from; the run's folder knows."""
+    config = (read_json(notebook.parent / "config.json") or {}).get("config", {})
+    names = [config.get(name, "") for name in ("teacher", "dataset")]
+    said = heading.lower().replace(" ", "")
+    return heading if all(name.lower().replace(" ", "") in said for name in names) else " on ".join(names)

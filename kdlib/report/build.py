@@ -1,7 +1,11 @@
 """The pages and tables of a study, and of two compared: only what is out of date is made."""
 
+import html
 import json
+import re
 from pathlib import Path
+
+import pandas as pd
 
 from kdlib.files import digest, file_digest, read_json, reports_root, write_atomic, write_json
 from kdlib.notebook.page import TEMPLATE, export_page
@@ -9,8 +13,12 @@ from kdlib.report import provenance, two_studies
 from kdlib.report import rows as results
 from kdlib.report.claims import judge
 from kdlib.report.paper import threeway
+from kdlib.report.scores import line_name
 from kdlib.report.verdicts import verdicts
 from kdlib.study.file import ExperimentSpec, StudyConfig, notebooks_folder
+
+SHOWN = ("untrained", "pca", "no teacher", "teacher", "variant")  # verdicts of a student's own page
+PLACE = re.compile(r'<div class="verdicts">.*?</div>', re.DOTALL)
 
 
 def missing_pages(experiments: list[ExperimentSpec], folder_of) -> list[tuple[Path, Path]]:
@@ -52,12 +60,36 @@ def build(study: StudyConfig, experiments: list[ExperimentSpec], folder_of) -> P
     write_atomic(folder / "verdicts.csv", verdicts(frame).to_csv(index=False))
     write_atomic(folder / "threeway.csv", threeway(frame).to_csv(index=False))
     write_atomic(folder / "claims.csv", judge(frame).to_csv(index=False))
+    stamp(frame, folder)
     for place, notebook in enumerate(notebooks):
         page = folder / f"{notebook.stem}.html" if place else index
         executed = folder_of(experiments[0].config).path.parents[2] / notebook.name
         _render(notebook, {"study": study.study}, executed, page, study.title)
     write_json(folder / "index.json", {"state": state})
     return index
+
+
+def stamp(frame: pd.DataFrame, folder: Path) -> None:
+    """Put the study's verdicts on a student into its page: one truth for the page and the index."""
+    found = pd.read_csv(folder / "verdicts.csv")
+    for row in frame[(frame.outcome == "ok") & (frame.page.fillna("") != "")].itertuples():
+        page = folder / row.page
+        before = page.read_text()
+        after = PLACE.sub(lambda _, row=row: verdicts_of(row, found), before, count=1)
+        if after != before:
+            write_atomic(page, after)
+
+
+def verdicts_of(row, found: pd.DataFrame) -> str:
+    """The verdicts on one student, as HTML."""
+    name = line_name(row.method, row.variant, row.epochs)
+    own = found[(found.teacher == row.teacher) & (found.dataset == row.dataset) & (found.a == name)]
+    own = own[own.question.isin(SHOWN)]
+    lines = "".join(
+        f"<li>against {html.escape(one.b)}: <strong>{one.verdict}</strong></li>" for one in own.itertuples()
+    )
+    head = "Verdicts of the whole study, over all seeds and corrected for all comparisons of a question:"
+    return f'<div class="verdicts">{f"<p>{head}</p><ul>{lines}</ul>" if lines else ""}</div>'
 
 
 def build_bench() -> Path:

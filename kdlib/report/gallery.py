@@ -112,11 +112,12 @@ def by_class(labels: np.ndarray, student: np.ndarray, teacher: np.ndarray, names
 
 @dataclass(frozen=True)
 class Neighbours:
-    """Of some scored images, ``rows`` (Q,): the nearest of the bank ``index`` (Q, k), the class that k-NN predicts
-    (Q,), and the share of the k that are of the right class (Q,).
+    """Of some scored images, ``rows`` (Q,) of class ``labels`` (Q,): the nearest of the bank ``index`` (Q, k), the
+    class that k-NN predicts (Q,), and the share of the k that are of the right class (Q,).
     """
 
     rows: np.ndarray
+    labels: np.ndarray
     index: np.ndarray
     predicted: np.ndarray
     share: np.ndarray
@@ -131,20 +132,11 @@ def neighbours(
     """
     rows = np.linspace(0, len(query) - 1, min(most, len(query))).round().astype(int)
     bank, query = unit_rows(bank), unit_rows(query[rows])
-    _, sizes = np.unique(bank_labels, return_counts=True)
-    k = min(knn.HEADLINE, int(sizes.min()))
-    classes = int(max(bank_labels.max(), labels.max())) + 1
-    known, found, predicted = torch.as_tensor(bank_labels).long(), [], []
-    for part in query.split(knn.CHUNK):
-        similarity = cosines(part, bank)
-        best, index = similarity.topk(min(k + 1, len(bank)), dim=1)  # one more, to see ties at the border
-        # The rule of the score itself, ties and all: a second one here could disagree with the table.
-        scores = knn._class_scores(similarity, best, index, known, k, classes)
-        predicted.append(scores.argmax(axis=1))
-        found.append(index[:, :k].numpy())
-    index = np.concatenate(found)
+    k = min(knn.HEADLINE, len(bank))
+    predicted = knn.predict(bank, bank_labels, query)  # the rule of the score itself, ties and all
+    index = np.concatenate([cosines(part, bank).topk(k, dim=1).indices.numpy() for part in query.split(knn.CHUNK)])
     share = (bank_labels[index] == labels[rows][:, None]).mean(axis=1)
-    return Neighbours(rows, index, np.concatenate(predicted), share)
+    return Neighbours(rows, labels[rows], index, predicted, share)
 
 
 @dataclass(frozen=True)
@@ -169,3 +161,28 @@ def confusions(found: Neighbours, labels: np.ndarray, count: int = 4) -> list[Co
         Confusion(int(pair.label), int(pair.taken_for), int(pair["size"]), int(totals[pair.label]), int(pair["min"]))
         for _, pair in pairs.iterrows()
     ]
+
+
+@dataclass(frozen=True)
+class Classified:
+    """Accuracy by class, k-NN's neighbours of the scored images, and what is most often confused."""
+
+    classes: pd.DataFrame
+    neighbours: Neighbours
+    confusions: list[Confusion]
+    labels: np.ndarray
+    bank_labels: np.ndarray
+
+
+def classified(
+    credit: dict[str, np.ndarray],
+    bank: Tensor,
+    bank_labels: np.ndarray,
+    query: Tensor,
+    labels: np.ndarray,
+    names: Sequence[str],
+) -> Classified:
+    """All that a page says of a student on classes. ``credit``: 'student' and 'teacher' -> (N,) of each image."""
+    found = neighbours(bank, bank_labels, query, labels)
+    classes = by_class(labels, credit["student"], credit["teacher"], names)
+    return Classified(classes, found, confusions(found, labels), labels, bank_labels)

@@ -3,22 +3,22 @@
 import html
 
 import pandas as pd
-from IPython.display import HTML, display
 
+from kdlib.report import display
 from kdlib.report.scores import summary_of
 
 FAILED = ("error", "kernel_died", "out_of_memory", "damaged")
 # Column of the rows -> heading, unit included.
 COLUMNS = {
     "page": "page",
-    "teacher": "teacher",
-    "dataset": "dataset",
     "method": "method",
-    "variant": "variant",
-    "epochs": "epochs",
-    "seed": "seed",
-    "outcome": "outcome",
     "student": "score",
+    "teacher": "teacher",
+    "epochs": "epochs",
+    "variant": "variant",
+    "seed": "seed",
+    "dataset": "dataset",
+    "outcome": "outcome",
     "interval": "95 % interval",
     "teacher_score": "teacher's score",
     "student_mb": "student MB",
@@ -40,9 +40,7 @@ def experiments(rows: pd.DataFrame) -> None:
             frame[heading] = [link(row) for row in rows.to_dict("records")]
         elif name in rows:
             frame[heading] = [_text(value, DIGITS.get(name)) for value in rows[name]]
-    display(
-        HTML(_markup(frame, "experiments", f"{len(rows)} experiments; 'score' is the headline score of the student"))
-    )
+    display.table(frame, f"{len(rows)} experiments; 'score' is the student's headline score", False, kind="experiments")
 
 
 def failures(rows: pd.DataFrame) -> None:
@@ -54,9 +52,9 @@ def failures(rows: pd.DataFrame) -> None:
     frame = bad[names].map(_text)
     frame["error"] = [_text(value) for value in bad.get("error", pd.Series("", index=bad.index))]
     frame["page"] = [link(row) for row in bad.to_dict("records")]
-    markup = _markup(frame, "prose", "Without a number in tables and verdicts; 'kdlib run' tries failed ones again")
-    heading = f"<h2 id='failures'>{len(bad)} of {len(rows)} experiments have no result</h2>"
-    display(HTML(f"<section class='failures' aria-labelledby='failures'>{heading}{markup}</section>"))
+    said = f"{len(bad)} of {len(rows)} experiments have no result; 'kdlib run' tries them again"
+    with display.fold(said, "failures"):
+        display.table(frame, "Without a number in tables and verdicts", False, kind="prose")
 
 
 def interval_text(experiment: pd.DataFrame) -> str:
@@ -67,14 +65,14 @@ def interval_text(experiment: pd.DataFrame) -> str:
     return f"[{score.low:.3f}, {score.high:.3f}]"
 
 
-def link(row: dict) -> str:
+def link(row: dict) -> display.Markup:
     """A link to an experiment's page that says where it leads; '' where there is none."""
     page = row.get("page")
     if not isinstance(page, str) or not page:
-        return ""
+        return display.Markup("")
     names = [str(row[name]) for name in ("teacher", "dataset", "method", "variant") if row[name]]
     words = " ".join([*names, f"{row['epochs']} epochs, seed {row['seed']}"])
-    return f'<a href="{html.escape(page)}" aria-label="open {html.escape(words)}">open</a>'
+    return display.Markup(f'<a href="{html.escape(page)}" aria-label="open {html.escape(words)}">open</a>')
 
 
 def _text(value, digits: int | None = None) -> str:
@@ -82,12 +80,4 @@ def _text(value, digits: int | None = None) -> str:
         return ""
     if digits is not None:
         return f"{value:.{digits}f}"
-    return html.escape(str(value).replace("_", " ") if value in FAILED else str(value))
-
-
-def _markup(frame: pd.DataFrame, kind: str, caption: str) -> str:
-    """A table whose cells are markup already."""
-    with pd.option_context("display.max_colwidth", None):
-        markup = frame.to_html(index=False, border=0, escape=False, classes=kind)
-    head = markup.index(">") + 1
-    return f"{markup[:head]}<caption>{html.escape(caption)}</caption>{markup[head:]}"
+    return str(value).replace("_", " ") if value in FAILED else str(value)

@@ -4,11 +4,11 @@ import pandas as pd
 
 from kdlib.report.scores import paper, summary_of
 
-SAME = "in_batch@64"  # the study's accuracy; it does not print its batch size
+SAME = "in_batch@64"  # the paper's accuracy; it does not print its batch size
 
 
 def threeway(frame: pd.DataFrame, digits: int = 3) -> pd.DataFrame:
-    """A row for each printed cell: printed, ours as the study defines it, ours by the headline score, and why."""
+    """A row for each printed cell: printed, ours as the paper defines it, ours by the headline score, and why."""
     lines = []
     own = frame[frame.variant == ""]
     for row in paper().itertuples():
@@ -41,7 +41,7 @@ def threeway(frame: pd.DataFrame, digits: int = 3) -> pd.DataFrame:
 
 
 def reasons(printed, experiments: pd.DataFrame) -> list[str]:
-    """In a word each, what stands between the printed number and ours. ``printed``: a row of the study's table."""
+    """In a word each, what stands between the printed number and ours. ``printed``: a row of the paper's table."""
     first = experiments.iloc[0]
     found = []
     if printed.dataset == "tinyimagenet":

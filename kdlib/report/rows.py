@@ -10,6 +10,7 @@ from kdlib.data.dataset import DataError
 from kdlib.evaluate import reference
 from kdlib.files import RunDir, runs_root, write_atomic
 from kdlib.keys import SCHEMA
+from kdlib.report.style import teacher_name
 from kdlib.study.file import ExperimentSpec
 from kdlib.study.status import ALL, Inspector
 from kdlib.teachers import TeacherError
@@ -100,6 +101,8 @@ def flatten(result: dict) -> dict:
         "seconds_per_epoch": time["seconds_per_epoch"],
         "first_epoch_seconds": time["first_epoch_seconds"],
         "data_share": time["data_share"],
+        # each timed epoch but the first, which also warms up, where there are others
+        "epoch_seconds": " ".join(f"{epoch['seconds']:.4g}" for epoch in result["history"][1:] or result["history"]),
         "minutes_from_nothing": time["minutes_from_nothing"],
         "store_seconds": result["teacher"]["store_seconds"],
         "store_bytes": result["teacher"]["store_bytes"],
@@ -115,6 +118,7 @@ def flatten(result: dict) -> dict:
         "convnet": result["config"]["convnet"],
         "width": result["config"]["width"],
         "objective": "+".join(result["objective"]),
+        "images": result["data"][result["config"]["score_on"]]["images"],
         "train_images": min(result["config"]["train_limit"] or np.inf, result["data"]["fit"]["images"]),
         "final_loss": result["history"][-1]["loss"],
         "images_seen": result["history"][-1].get("images_seen"),
@@ -166,13 +170,12 @@ def read(folder: Path) -> pd.DataFrame:
     if not path.exists():
         raise FileNotFoundError(f"{path}: no results yet. Run 'kdlib run' and 'kdlib report' on the study file.")
     frame = pd.read_csv(path)
-    for name in {"variant", "tripped", "degenerate", "reference", "left_out"} & set(frame):  # words, which may be none
+    for name in {"variant", "tripped", "degenerate", "reference", "left_out", "epoch_seconds"} & set(frame):
         frame[name] = frame[name].fillna("").astype(str)
     return frame
 
 
-def references(folder: Path) -> list[str]:
+def references(frame: pd.DataFrame) -> list[str]:
     """A line for each teacher whose scores were held against public figures of its checkpoint."""
-    frame = read(folder)
-    found = frame[frame.get("reference", pd.Series("", frame.index)) != ""].groupby("teacher", sort=False)
-    return [f"{name.upper()}: {text}" for name, text in found.reference.first().items()] if len(found) else []
+    found = frame[frame.get("reference", pd.Series("", frame.index)).fillna("") != ""].groupby("teacher", sort=False)
+    return [f"{teacher_name(name)}: {text}" for name, text in found.reference.first().items()] if len(found) else []

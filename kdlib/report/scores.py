@@ -1,4 +1,4 @@
-"""Rows of a study -> tables in the layout of its Figures 1 and 2, with controls and intervals."""
+"""Rows of a study -> scores with their intervals, and tables in the layout of the paper's Figures 1 and 2."""
 
 from functools import lru_cache
 from pathlib import Path
@@ -12,16 +12,16 @@ from kdlib.study.file import METHODS
 
 PAPER = Path(__file__).parent / "paper_results.csv"
 CONTROLS = {
-    "teacher": "the teacher itself",
-    "pca": "PCA, as wide as the student",
-    "shuffled": "the teacher, pairs shuffled",
+    "teacher": "teacher itself",
+    "pca": "PCA",
+    "shuffled": "pairs shuffled",
     "random": "random features",
-    "constant": "a constant encoder",
+    "constant": "constant encoder",
 }
 
 
 def paper() -> pd.DataFrame:
-    """The study's printed results: teacher, dataset, method, epochs, size_mb, accuracy (share), outcome."""
+    """The paper's printed results: teacher, dataset, method, epochs, size_mb, accuracy (share), outcome."""
     return pd.read_csv(PAPER)
 
 
@@ -74,7 +74,7 @@ def summary_of(experiments: pd.DataFrame, who: str = "student", score: str = "")
 
 
 def methods_of(frame: pd.DataFrame) -> list[str]:
-    """The study's methods in its order, then others."""
+    """The paper's methods in its order, then others."""
     present = list(dict.fromkeys(frame.method))
     return [name for name in METHODS if name in present] + [name for name in present if name not in METHODS]
 
@@ -85,12 +85,12 @@ def line_name(teacher: str, variant: str, epochs: int | None = None) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def figure(frame: pd.DataFrame, dataset: str, score: str = "", digits: int = 3, controls: bool = True) -> pd.DataFrame:
-    """One table in the study's layout, controls first: a row per teacher and epochs, a column per method.
+def figure(frame: pd.DataFrame, dataset: str, score: str = "", digits: int = 3) -> pd.DataFrame:
+    """One score in the layout of the paper's tables: a row per teacher and epochs, a column per method.
 
     ``score``: the headline if ''. Numbers are '0.72 ± 0.01 [0.70, 0.74]': mean over seeds, standard deviation over
-    seeds where there are several, 95 % interval over test images. What has no number says why. Controls that do
-    not depend on the method stand in the first column.
+    seeds where there are several, 95 % interval over test images. What has no number says why. Controls that do not
+    depend on the method are the last columns, once a teacher; the untrained students are a row.
     """
     part = frame[frame.dataset == dataset]
     methods = methods_of(part)
@@ -99,27 +99,21 @@ def figure(frame: pd.DataFrame, dataset: str, score: str = "", digits: int = 3, 
         shown: set = set()
         for (variant, epochs), group in of_teacher.groupby(["variant", "epochs"], sort=False):
             good = group[group.outcome == "ok"]
-            if controls and len(good) and good.exam_key.iloc[0] not in shown:
+            if len(good) and good.exam_key.iloc[0] not in shown:
                 shown.add(good.exam_key.iloc[0])
-                lines |= _control_lines(
-                    line_name(teacher, variant), of_teacher[of_teacher.variant == variant], score, digits
-                )
-            experiments = {method: _text(group[group.method == method], score, digits) for method in methods}
-            lines[line_name(teacher, variant, epochs)] = experiments
-    columns = ["control", *methods] if controls else methods
-    return pd.DataFrame.from_dict(lines, orient="index", columns=columns).fillna("")
+                name = f"{line_name(teacher, variant)}, untrained"
+                by_method = good.groupby("method", sort=False)
+                lines[name] = {method: number(one, "untrained", score, digits) for method, one in by_method}
+                lines[name] |= {words: number(good, who, score, digits) for who, words in CONTROLS.items()}
+            lines[line_name(teacher, variant, epochs)] = {
+                method: _text(group[group.method == method], score, digits) for method in methods
+            }
+    frame = pd.DataFrame.from_dict(lines, orient="index", columns=[*methods, *CONTROLS.values()]).fillna("")
+    return frame.rename_axis(columns="teacher and student")
 
 
-def _control_lines(name: str, experiments: pd.DataFrame, score: str, digits: int) -> dict[str, dict[str, str]]:
-    good = experiments[experiments.outcome == "ok"]
-    lines = {f"{name}: {words}": {"control": _number(good, who, score, digits)} for who, words in CONTROLS.items()}
-    lines[f"{name}: the student untrained"] = {
-        method: _number(group, "untrained", score, digits) for method, group in good.groupby("method", sort=False)
-    }
-    return lines
-
-
-def _number(experiments: pd.DataFrame, who: str, score: str, digits: int) -> str:
+def number(experiments: pd.DataFrame, who: str = "student", score: str = "", digits: int = 3) -> str:
+    """A score of experiments that differ in the seed alone, as text; '–' where it was not taken."""
     try:
         return summary_of(experiments, who, score).text(digits)
     except KeyError:  # CKA has no resamples; in_batch@256 of 159 images is not there at all
@@ -136,11 +130,11 @@ def _text(experiments: pd.DataFrame, score: str, digits: int) -> str:
         return str(experiments.outcome.iloc[0]).replace("_", " ")
     good, all_of_them = experiments[experiments.outcome == "ok"], len(experiments)
     missing = f" ({len(good)} of {all_of_them} seeds)" if len(good) < all_of_them else ""
-    return _number(good, "student", score, digits) + missing
+    return number(good, "student", score, digits) + missing
 
 
 def paper_figure(dataset: str, value: str = "accuracy", digits: int = 4) -> pd.DataFrame:
-    """The study's printed table, in the same layout."""
+    """The paper's printed table, in the same layout."""
     part = paper()
     part = part[part.dataset == dataset]
     lines: dict[str, dict[str, str]] = {}
@@ -149,4 +143,11 @@ def paper_figure(dataset: str, value: str = "accuracy", digits: int = 4) -> pd.D
         text = f"{number:.{digits}f}" if pd.notna(number) else row.outcome.replace("_", " ")
         lines.setdefault(line_name(row.teacher, "", row.epochs), {})[row.method] = text
     methods = [name for name in METHODS if name in set(part.method)]
-    return pd.DataFrame.from_dict(lines, orient="index", columns=methods).fillna("not printed")
+    printed = pd.DataFrame.from_dict(lines, orient="index", columns=methods).fillna("not printed")
+    return printed.rename_axis(columns="teacher and student")
+
+
+def of_the_paper(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows whose teacher and data set are the paper's: its claims say nothing of others."""
+    pairs = set(map(tuple, paper()[["teacher", "dataset"]].drop_duplicates().to_numpy()))
+    return frame[np.array([pair in pairs for pair in zip(frame.teacher, frame.dataset, strict=True)], dtype=bool)]

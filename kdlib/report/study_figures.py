@@ -1,23 +1,25 @@
 """Figures of a whole study, each with the numbers that it draws.
 
-``..._points`` gives the numbers, the function of the same name without it the figure. Methods look as in
-:mod:`kdlib.report.style`, everywhere.
+``..._points`` gives the numbers, the function of the same name without it the figure, for a screen or for a phone
+(``narrow``). Methods look as in :mod:`kdlib.report.style`, everywhere.
 """
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, NullLocator
+from matplotlib.ticker import FixedLocator, LogLocator, NullLocator, PercentFormatter
 
+from kdlib.report import style
+from kdlib.report.findings import EXPORTED, at_the_end
+from kdlib.report.main_table import teacher_mb
 from kdlib.report.scores import methods_of, summary_of
-from kdlib.report.style import GREY, MARKERS, colour
+from kdlib.report.style import GREY, INK, colour, dataset_name, marker, short_name, teacher_name
 from kdlib.report.verdicts import NO_TEACHER
 
-SIZES = {"student_mb": "student alone", "deployed_mb": "all that inference needs"}
-SHORT = {"mean_recall": "mean recall", "knn@20_top1": "k-NN top-1"}
-ROOM = 1.15  # above the highest score
+ROOM = 1.12  # above the highest score
+FILLS = ("full", "none", "left", "top", "right", "bottom")  # of markers: which teacher's student it is
+KEY = ["teacher", "dataset", "method", "variant", "epochs"]
 
 
 def front(sizes, scores) -> np.ndarray:
@@ -28,31 +30,155 @@ def front(sizes, scores) -> np.ndarray:
     return ~(no_worse & better).any(axis=1)
 
 
-def score_by_epochs_points(frame: pd.DataFrame) -> pd.DataFrame:
-    """Headline score at each number of epochs: mean, deviation over seeds and 95 % interval, and the teacher's."""
-    good = frame[(frame.outcome == "ok") & frame.variant.isin(("", NO_TEACHER))]
-    key = ["teacher", "dataset", "method", "variant", "epochs"]
+# ---------------------------------------------------------------- the one picture
+
+
+def size_points(frame: pd.DataFrame) -> pd.DataFrame:
+    """What could be deployed: students at the end, exported files, teachers; MB, score, interval, on the front or not.
+
+    ``kind``: student, teacher, onnx or onnx_int8. The front is among all that is scored alike on a data set.
+    """
     lines = []
-    for values, experiments in good.groupby(key, sort=False):
-        score = summary_of(experiments)
+    for (teacher, dataset, headline), part in at_the_end(frame).groupby(["teacher", "dataset", "headline"], sort=False):
+        facts = {"teacher": teacher, "dataset": dataset, "headline": headline}
+        own = part[part.variant == ""]
+        for method, group in own.groupby("method", sort=False):
+            lines.append(facts | {"kind": "student", "method": method, "mb": group.deployed_mb.mean()} | _score(group))
+        for who in EXPORTED:
+            for row in part[part[who].notna()].itertuples() if who in part else ():
+                numbers = {
+                    "score": getattr(row, who),
+                    "low": getattr(row, f"{who}_low"),
+                    "high": getattr(row, f"{who}_high"),
+                }
+                lines.append(facts | {"kind": who, "method": row.method, "mb": getattr(row, f"{who}_mb")} | numbers)
+        lines.append(facts | {"kind": "teacher", "method": "teacher", "mb": teacher_mb(part)} | _score(part, "teacher"))
+    points = pd.DataFrame(
+        lines, columns=["teacher", "dataset", "headline", "kind", "method", "mb", "score", "low", "high"]
+    )
+    points["front"] = False
+    for _, part in points[points.mb.notna()].groupby(["dataset", "headline"]):
+        points.loc[part.index, "front"] = front(part.mb, part.score)
+    return points
+
+
+def _score(group: pd.DataFrame, who: str = "student") -> dict[str, float]:
+    found = summary_of(group, who)
+    return {"score": found.mean, "low": found.low, "high": found.high}
+
+
+def training_points(frame: pd.DataFrame) -> pd.DataFrame:
+    """Headline score at each number of epochs: mean, deviation over seeds, 95 % interval, share of the teacher's."""
+    good = frame[(frame.outcome == "ok") & frame.variant.isin(("", NO_TEACHER))]
+    lines = []
+    for values, experiments in good.groupby(KEY, sort=False):
+        score, teacher = summary_of(experiments), experiments.teacher_score.mean()
         numbers = {"score": score.mean, "deviation": score.deviation, "low": score.low, "high": score.high}
         facts = {
             "seeds": score.seeds,
-            "teacher_score": experiments.teacher_score.mean(),
+            "teacher_score": teacher,
+            "share": score.mean / teacher if teacher > 0 else np.nan,
+            "images_seen": values[KEY.index("epochs")] * experiments.train_images.mean(),
             "headline": experiments.headline.iloc[0],
         }
-        lines.append(dict(zip(key, values, strict=True)) | numbers | facts)
-    names = [*key, "score", "deviation", "low", "high", "seeds", "teacher_score", "headline"]
+        lines.append(dict(zip(KEY, values, strict=True)) | numbers | facts)
+    names = [*KEY, "score", "deviation", "low", "high", "seeds", "teacher_score", "share", "images_seen", "headline"]
     return pd.DataFrame(lines, columns=names)
 
 
-def score_by_epochs(points: pd.DataFrame) -> Figure:
+def overview(sizes: pd.DataFrame, training: pd.DataFrame, narrow: bool) -> Figure:
+    """For each data set quality against deployed MB, and beside it what more training brings."""
+    pairs = list(dict.fromkeys(zip(sizes.dataset, sizes.headline, strict=True)))
+    width = 13.4 / min(4, 2 * len(pairs))
+    figure, axes = style.panels(2 * len(pairs), narrow, 4, (width, 2.9 if narrow else 3.1), 1.3 if narrow else 0.4)
+    methods = methods_of(sizes[sizes.kind == "student"])
+    own = training[training.variant == ""]
+    for place, (dataset, headline) in enumerate(pairs):
+        part = sizes[(sizes.dataset == dataset) & (sizes.headline == headline)]
+        teachers = list(dict.fromkeys(part.teacher))
+        _sizes_panel(axes[2 * place], part, teachers, methods, len(pairs) > 1)
+        _training_panel(axes[2 * place + 1], own[own.dataset == dataset], teachers, methods)
+    fills = _fills(sizes)
+    handles = style.marks(methods) | {name: Line2D([], [], color=GREY, marker="o", fillstyle=fill, ls="none", ms=7)
+                       for name, fill in fills.items()}  # fmt: skip
+    handles["Pareto front"] = Line2D([], [], color=INK, lw=1)
+    if sizes.kind.isin(EXPORTED).any():
+        handles["exported"] = style.mark("o", INK, "white")
+    style.legend(figure, handles, narrow, 12)
+    return figure
+
+
+def _fills(sizes: pd.DataFrame) -> dict[str, str]:
+    """How the students of each teacher are filled, 'of CLIP, DINO' -> 'full'."""
+    names: dict[str, list[str]] = {}
+    for _, part in sizes.groupby("dataset", sort=False):
+        for fill, teacher in zip(FILLS, dict.fromkeys(part.teacher), strict=False):
+            if teacher_name(teacher) not in names.setdefault(fill, []):
+                names[fill].append(teacher_name(teacher))
+    return {f"of {', '.join(teachers)}": fill for fill, teachers in names.items()} if len(names) > 1 else {}
+
+
+def _sizes_panel(axes, part: pd.DataFrame, teachers: list[str], methods: list[str], titled: bool) -> None:
+    shown = part[part.mb.notna()]
+    for point in shown.itertuples():
+        fill = FILLS[teachers.index(point.teacher) % len(FILLS)]
+        if point.kind == "teacher":
+            style.point(axes, point.mb, point.score, point.low, point.high, "", marker="|", color=GREY, ms=14, mew=2)
+            axes.annotate(teacher_name(point.teacher), (1, point.score), xycoords=("axes fraction", "data"), ha="right",
+                          xytext=(-2, 3), textcoords="offset points", fontsize=9, color=INK)  # fmt: skip
+            continue
+        look = {"marker": marker(point.method, methods), "fillstyle": fill, "mew": 1.4}
+        if point.kind in EXPORTED:
+            look |= {"mec": INK}
+        style.point(axes, point.mb, point.score, point.low, point.high, point.method, **look)
+    best = shown[shown.front].sort_values("mb")
+    smallest, largest = (shown.mb.min(), shown.mb.max()) if len(shown) else (1.0, 1.0)
+    axes.step([*best.mb, largest * 2.6], [*best.score, best.score.max()], where="post", color=INK, lw=1)
+    for point in part[(part.kind == "teacher") & part.mb.isna()].itertuples():
+        axes.axhline(point.score, color=GREY, ls="--", lw=1)
+    axes.set(xscale="log", xlabel="MB deployed (log)", xlim=(smallest / 1.3, largest * 2.6))
+    axes.set(ylim=(0, ROOM * part[["high", "score"]].max(axis=None)), ylabel=short_name(part.headline.iloc[0]))
+    axes.set_title(f"{dataset_name(part.dataset.iloc[0])}: quality and size")
+    _logarithmic(axes)
+
+
+def _training_panel(axes, part: pd.DataFrame, teachers: list[str], methods: list[str]) -> None:
+    seen = sorted(part.images_seen.round().unique())
+    for (teacher, method), line in part.groupby(["teacher", "method"], sort=False):
+        fill = FILLS[teachers.index(teacher) % len(FILLS)]
+        line = line.sort_values("images_seen")
+        axes.plot(line.images_seen, line.share, marker=marker(method, methods), color=colour(method), fillstyle=fill,
+                  lw=1.1, ms=6, mew=1.3)  # fmt: skip
+    axes.axhline(1, color=GREY, ls="--", lw=1)
+    top = part.share.max() if part.share.notna().any() else 1.0
+    axes.set(xscale="log", xlabel="images seen (log)", ylim=(0, max(1.05, min(ROOM * top, 2.0))))
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.set(ylabel="of the teacher's score")
+    axes.set_title(f"{dataset_name(part.dataset.iloc[0])}: more training" if len(part) else "")
+    if 1 < len(seen) <= 4:
+        axes.set_xlim(seen[0] / 1.3, seen[-1] * 1.3)
+        axes.xaxis.set_major_locator(FixedLocator(seen))
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        axes.xaxis.set_minor_locator(NullLocator())
+    else:
+        _logarithmic(axes)
+
+
+def _logarithmic(axes) -> None:
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=7))
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,g}" if value < 1e6 else f"{value / 1e6:g}M")
+    axes.xaxis.set_minor_locator(NullLocator())
+
+
+# ---------------------------------------------------------------- the rest
+
+
+def training(points: pd.DataFrame, narrow: bool) -> Figure:
     """A panel a teacher, a line a method; dashed and hollow: the same network without a teacher."""
     pairs = _pairs(points)
-    rows = -(-len(pairs) // 2)
-    figure, grid = plt.subplots(rows, 2, figsize=(9.5, 3.0 * rows + 0.6), layout="constrained", squeeze=False)
+    figure, grid = style.panels(len(pairs), narrow, 4 if len(pairs) > 2 else 2, (3.3, 2.9), 1.4 if narrow else 0.7)
     lines = {}
-    for axes, (teacher, dataset) in zip(grid.flat, pairs, strict=False):
+    for axes, (teacher, dataset) in zip(grid, pairs, strict=True):
         part = points[(points.teacher == teacher) & (points.dataset == dataset)]
         own = list(part.groupby(["method", "variant"], sort=False))
         budgets = sorted(part.epochs.unique())
@@ -63,7 +189,7 @@ def score_by_epochs(points: pd.DataFrame) -> Figure:
                 line.epochs + step * (place - (len(own) - 1) / 2),
                 line.score,
                 yerr=_bars(line),
-                marker=MARKERS.get(method, "o"),
+                marker=marker(method, methods_of(points)),
                 color=colour(method),
                 ls="--" if variant else "-",
                 markerfacecolor="white" if variant else None,
@@ -73,107 +199,74 @@ def score_by_epochs(points: pd.DataFrame) -> Figure:
             )
         lines["teacher"] = axes.axhline(part.teacher_score.mean(), color=GREY, ls="--", lw=1)
         axes.set(xlabel="epochs", xticks=budgets, ylim=(0, ROOM * part[["high", "teacher_score"]].max(axis=None)))
-        axes.set_ylabel(SHORT.get(part.headline.iloc[0], part.headline.iloc[0]))
-        axes.set_title(f"{teacher} on {dataset}", fontsize=10)
-    for axes in grid.flat[len(pairs) :]:
-        axes.remove()
-    figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=5, fontsize=9)
+        axes.set(ylabel=short_name(part.headline.iloc[0]), title=f"{teacher_name(teacher)} on {dataset_name(dataset)}")
+    style.legend(figure, lines, narrow, 5)
     return figure
 
 
-def size_against_score_points(frame: pd.DataFrame) -> pd.DataFrame:
-    """Each student at the most epochs: MB alone and deployed, score with its interval, and whether on which front."""
+def seconds_points(frame: pd.DataFrame) -> pd.DataFrame:
+    """Training seconds an epoch of each student, teacher cached: mean, least and most over its timed epochs."""
+    lines = []
     own = frame[(frame.outcome == "ok") & (frame.variant == "")]
-    own = own[own.epochs == own.epochs.max()]
-    key = ["teacher", "dataset", "method"]
-    points = score_by_epochs_points(own).merge(own.groupby(key, sort=False)[list(SIZES)].mean().reset_index(), on=key)
-    for size in SIZES:
-        points[f"front_{size}"] = False
-        for _, part in points.groupby(key[:2]):
-            points.loc[part.index, f"front_{size}"] = front(part[size], part.score)
-    return points.drop(columns="variant")
+    for (teacher, dataset, method), part in own.groupby(["teacher", "dataset", "method"], sort=False):
+        timed = epoch_seconds(part)
+        numbers = {"mean": timed.mean(), "min": timed.min(), "max": timed.max(), "epochs": len(timed)}
+        lines.append({"teacher": teacher, "dataset": dataset, "method": method} | numbers)
+    return pd.DataFrame(lines, columns=["teacher", "dataset", "method", "mean", "min", "max", "epochs"])
 
 
-def size_against_score(points: pd.DataFrame) -> Figure:
-    """A line of panels a teacher: left the student alone, right all that runs. Filled: on the Pareto front."""
-    pairs = _pairs(points)
-    figure, grid = plt.subplots(
-        len(pairs), 2, figsize=(9.5, 3.0 * len(pairs) + 0.6), layout="constrained", squeeze=False, sharey="row"
-    )
-    for line, (teacher, dataset) in enumerate(pairs):
-        part = points[(points.teacher == teacher) & (points.dataset == dataset)]
-        for axes, (size, words) in zip(grid[line], SIZES.items(), strict=True):
-            best = part[part[f"front_{size}"]].sort_values(size)
-            for point in part.itertuples():
-                on_it = getattr(point, f"front_{size}")
-                axes.errorbar(
-                    getattr(point, size),
-                    point.score,
-                    yerr=[[max(0, point.score - point.low)], [max(0, point.high - point.score)]],
-                    marker=MARKERS.get(point.method, "o"),
-                    color=colour(point.method),
-                    markerfacecolor=colour(point.method) if on_it else "white",
-                    markeredgewidth=1.5,
-                    elinewidth=0.9,
-                    ms=8,
-                    ls="none",
-                    zorder=3,
-                )
-            largest = part[size].max()
-            axes.step([*best[size], largest], [*best.score, best.score.max()], where="post", color="black", lw=1)
-            axes.axhline(part.teacher_score.mean(), color=GREY, ls="--", lw=1)
-            axes.set(xscale="log", xlabel=f"MB (log), {words}", xlim=(part[size].min() / 1.5, largest * 1.5))
-            axes.xaxis.set_major_formatter("{x:g}")
-            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=8))
-            axes.xaxis.set_minor_locator(NullLocator())
-            axes.set_title(f"{teacher} on {dataset}\nfront: {', '.join(best.method)}", fontsize=10)
-        grid[line, 0].set_ylim(0, ROOM * part[["high", "teacher_score"]].max(axis=None))
-        grid[line, 0].set_ylabel(SHORT.get(part.headline.iloc[0], part.headline.iloc[0]))
-    marks = _marks(points) | {
-        "Pareto front": Line2D([], [], color="black", lw=1),
-        "not on it": _mark(GREY, "o", "white"),
-        "teacher": Line2D([], [], color=GREY, ls="--", lw=1),
-    }
-    figure.legend(marks.values(), marks.keys(), loc="outside lower center", ncols=5, fontsize=9)
-    return figure
+def epoch_seconds(part: pd.DataFrame) -> np.ndarray:
+    """Seconds of each epoch that experiments were timed in; a longer training holds the epochs of a shorter one."""
+    longest = part.loc[part.groupby(["variant", "seed"]).epochs.idxmax()]
+    listed = longest.get("epoch_seconds", pd.Series("", index=longest.index)).fillna("").astype(str)
+    found = [float(value) for text in listed for value in text.split()]
+    return np.array(found) if found else part.seconds_per_epoch.to_numpy(dtype=float)
 
 
-def seconds_per_epoch_points(frame: pd.DataFrame) -> pd.DataFrame:
-    """Training seconds an epoch of each student, teacher cached: mean, least and most over its experiments."""
-    own = frame[(frame.outcome == "ok") & (frame.variant == "")]
-    seconds = own.groupby(["teacher", "dataset", "method"], sort=False).seconds_per_epoch
-    return seconds.agg(["mean", "min", "max", "count"]).reset_index().rename(columns={"count": "experiments"})
-
-
-def seconds_per_epoch(points: pd.DataFrame) -> Figure:
+def seconds(points: pd.DataFrame, narrow: bool) -> Figure:
     """A panel a teacher, a line a method, seconds on a logarithmic axis; bars reach from the least to the most."""
     pairs, methods = _pairs(points), methods_of(points)
-    rows = -(-len(pairs) // 2)
-    figure, grid = plt.subplots(
-        rows, 2, figsize=(9.5, 2.4 * rows + 0.4), layout="constrained", squeeze=False, sharex=True, sharey=True
-    )
-    for axes, (teacher, dataset) in zip(grid.flat, pairs, strict=False):
+    figure, grid = style.panels(len(pairs), narrow, 2, (4.7, 0.9 + 0.27 * len(methods)), 0.2)
+    for axes, (teacher, dataset) in zip(grid, pairs, strict=True):
         part = points[(points.teacher == teacher) & (points.dataset == dataset)]
         for point in part.itertuples():
-            axes.errorbar(
-                point.mean,
-                methods.index(point.method),
-                xerr=[[point.mean - point.min], [point.max - point.mean]],
-                marker=MARKERS.get(point.method, "o"),
-                color=colour(point.method),
-                ms=7,
+            place = methods.index(point.method)
+            reach = [[point.mean - point.min], [point.max - point.mean]]
+            look = {"marker": marker(point.method, methods), "color": colour(point.method), "ms": 7}
+            axes.errorbar(point.mean, place, xerr=reach, **look)
+            axes.annotate(
+                f"{point.mean:.2g}", (point.max, place), xytext=(6, -3), textcoords="offset points", fontsize=9
             )
-            axes.annotate(f"{point.mean:.2g}", (point.max, methods.index(point.method)), xytext=(6, -3),
-                          textcoords="offset points", fontsize=8)  # fmt: skip
         axes.set(xscale="log", yticks=range(len(methods)), yticklabels=methods, ylim=(len(methods) - 0.5, -0.5))
-        axes.set_title(f"{teacher} on {dataset}", fontsize=10)
+        axes.set(title=f"{teacher_name(teacher)} on {dataset_name(dataset)}", xlabel="seconds an epoch (log)")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=6))
         axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_locator(NullLocator())
         axes.margins(x=0.15)
-    for axes in grid.flat[len(pairs) :]:
-        axes.remove()
-    for axes in figure.axes:
-        axes.set_xlabel("seconds an epoch (log), teacher cached", fontsize=10)
-        axes.tick_params(labelbottom=True)
+    return figure
+
+
+def one_against_other(points: pd.DataFrame, narrow: bool) -> Figure:
+    """Scores of study B against those of A, of :func:`kdlib.report.two_studies.compare`; filled: moved."""
+    pairs = _pairs(points)
+    figure, grid = style.panels(len(pairs), narrow, 4 if len(pairs) > 2 else 2, (3.3, 3.3), 1.2 if narrow else 0.6)
+    for axes, (teacher, dataset) in zip(grid, pairs, strict=True):
+        part = points[(points.teacher == teacher) & (points.dataset == dataset)]
+        for point in part.itertuples():
+            inside = colour(point.method) if point.moved in ("up", "down") else "white"
+            across = np.nan_to_num([[max(0.0, point.a - point.a_low)], [max(0.0, point.a_high - point.a)]])
+            look = {"markerfacecolor": inside, "xerr": across}
+            style.point(axes, point.a, point.b, point.b_low, point.b_high, point.method, **look)
+        most = ROOM * part[["a", "b", "a_high", "b_high"]].max(axis=None)
+        axes.axline((0, 0), slope=1, color=GREY, ls="--", lw=1)
+        axes.set(xlim=(0, most), ylim=(0, most), xlabel="score in A", ylabel="score in B", aspect="equal")
+        axes.set_title(f"{teacher_name(teacher)} on {dataset_name(dataset)}")
+    marks = style.marks(methods_of(points)) | {
+        "moved": style.mark("o", GREY, GREY),
+        "not moved": style.mark("o", GREY, "white"),
+        "the same in both": Line2D([], [], color=GREY, ls="--", lw=1),
+    }
+    style.legend(figure, marks, narrow, 6)
     return figure
 
 
@@ -184,52 +277,3 @@ def _pairs(points: pd.DataFrame) -> list[tuple[str, str]]:
 def _bars(points: pd.DataFrame) -> np.ndarray:
     """(2, N) lengths of the interval below and above; a mean that lies outside has none on that side."""
     return np.clip([points.score - points.low, points.high - points.score], 0, None)
-
-
-def one_against_other(points: pd.DataFrame) -> Figure:
-    """Scores of study B against those of A, of :func:`kdlib.report.two_studies.compare`; filled: moved."""
-    pairs = _pairs(points)
-    rows = -(-len(pairs) // 2)
-    figure, grid = plt.subplots(rows, 2, figsize=(9.5, 3.6 * rows + 0.6), layout="constrained", squeeze=False)
-    for axes, (teacher, dataset) in zip(grid.flat, pairs, strict=False):
-        part = points[(points.teacher == teacher) & (points.dataset == dataset)]
-        for point in part.itertuples():
-            axes.errorbar(
-                point.a,
-                point.b,
-                xerr=_reach(point.a, point.a_low, point.a_high),
-                yerr=_reach(point.b, point.b_low, point.b_high),
-                marker=MARKERS.get(point.method, "o"),
-                color=colour(point.method),
-                markerfacecolor=colour(point.method) if point.moved in ("up", "down") else "white",
-                elinewidth=0.9,
-                ms=6,
-                ls="none",
-            )
-        most = ROOM * part[["a", "b", "a_high", "b_high"]].max(axis=None)
-        axes.axline((0, 0), slope=1, color=GREY, ls="--", lw=1)
-        axes.set(xlim=(0, most), ylim=(0, most), xlabel="score in A", ylabel="score in B", aspect="equal")
-        axes.set_title(f"{teacher} on {dataset}", fontsize=10)
-    for axes in grid.flat[len(pairs) :]:
-        axes.remove()
-    marks = _marks(points) | {
-        "moved": _mark(GREY, "o", GREY),
-        "not moved": _mark(GREY, "o", "white"),
-        "the same in both": Line2D([], [], color=GREY, ls="--", lw=1),
-    }
-    figure.legend(marks.values(), marks.keys(), loc="outside lower center", ncols=5, fontsize=9)
-    return figure
-
-
-def _marks(points: pd.DataFrame) -> dict[str, Line2D]:
-    """For a legend: each method as it looks when filled."""
-    return {name: _mark(colour(name), MARKERS.get(name, "o"), colour(name)) for name in methods_of(points)}
-
-
-def _mark(edge, marker: str, inside) -> Line2D:
-    return Line2D([], [], color=edge, marker=marker, markerfacecolor=inside, markeredgewidth=1.5, ls="none", ms=7)
-
-
-def _reach(score: float, low: float, high: float) -> list[list[float]]:
-    """Lengths of an interval below and above; none where it is not known."""
-    return [[np.nan_to_num(max(0.0, score - low))], [np.nan_to_num(max(0.0, high - score))]]

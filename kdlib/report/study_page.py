@@ -1,22 +1,28 @@
 """What a study found, part by part, as the notebooks summary, claims and ablations show it."""
 
 import html
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 
 import pandas as pd
 
-from kdlib.evaluate.uncertainty import BETTER, OPEN, WORSE, interval
-from kdlib.files import reports_root
-from kdlib.report import display, exhibits, experiment_page, listing, provenance, study_figures, style
+from kdlib.evaluate.uncertainty import BETTER, OPEN, OVERRULED, WORSE
+from kdlib.files import file_digest, read_json, reports_root, runs_root
+from kdlib.report import cautions as warnings
+from kdlib.report import display, listing, provenance, study_figures
+from kdlib.report import findings as sentences
+from kdlib.report import main_table as tables
 from kdlib.report import rows as results
-from kdlib.report import scores as tables_of
 from kdlib.report.paper import SAME
 from kdlib.report.paper import threeway as threeway_of
-from kdlib.report.verdicts import QUESTIONS
+from kdlib.report.scores import figure as table_of
+from kdlib.report.scores import line_name, of_the_paper, paper_figure, summary_of
+from kdlib.report.style import dataset_name, score_name, teacher_name
+from kdlib.report.tuning import TuningError, ranking
+from kdlib.report.verdicts import COLUMNS, QUESTIONS
 
-HOW_TO_READ = (
-    "Numbers are mean ± standard deviation over seeds (where there are several) [95 % interval over the test images: "
-    "1,000 bootstrap resamples, the captions of an image kept together]."
-)
+BRACKETS = "±: deviation over seeds; [ ]: 95 % interval over test images (1,000 bootstrap resamples)"
 OTHER_SCORES = {
     "coco": ("i2t_r@1", "t2i_r@1", "zeroshot_map", "similarity_cosine", "neighbour_agreement", "similarity_kl", "cka"),
     "tinyimagenet": (
@@ -25,253 +31,284 @@ OTHER_SCORES = {
 }  # fmt: skip
 
 
-def read(study: str) -> pd.DataFrame:
-    """The rows of a study's results.csv."""
-    return results.read(reports_root() / study)
+@dataclass(frozen=True, eq=False)
+class Study:
+    """A study as ``kdlib report`` left it: its rows, one an experiment, its verdicts, and the folder they lie in."""
+
+    name: str
+    folder: Path
+    rows: pd.DataFrame
+
+    @property
+    def good(self) -> pd.DataFrame:
+        """The experiments that have a result."""
+        return self.rows[self.rows.outcome == "ok"]
+
+    @cached_property
+    def verdicts(self) -> pd.DataFrame:
+        """The comparisons; empty where there are none yet."""
+        path = self.folder / "verdicts.csv"
+        return pd.read_csv(path) if path.exists() else pd.DataFrame(columns=COLUMNS)
+
+    @cached_property
+    def claims(self) -> pd.DataFrame:
+        """The paper's claims as ``kdlib report`` judged them."""
+        return pd.read_csv(self.folder / "claims.csv")
+
+    @property
+    def digest(self) -> str:
+        """What a citation names: of results.csv, which holds every number."""
+        return file_digest(self.folder / "results.csv")
 
 
-def head(rows: pd.DataFrame) -> None:
-    """What ran and what did not, and what a reader must know before any number."""
-    good = rows[rows.outcome == "ok"]
-    counts = rows.outcome.value_counts().to_dict()
-    listed = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items())
-    display.words(f"{len(rows)} experiments of the study '{rows.study.iloc[0]}': {listed}")
-    listing.failures(rows)
-    if not len(good):
+def read(name: str) -> Study:
+    """The study of a report, and a page about it begun."""
+    folder = reports_root() / name
+    study = Study(name, folder, results.read(folder))
+    display.begin(folder, facts(study))
+    return study
+
+
+def facts(study: Study) -> str:
+    """What every caption ends with: study, data, images, seeds, stand-ins, and what the brackets are."""
+    good = study.good
+    if good.empty:
+        return f"Study '{study.name}'."
+    drawn = " (drawn shapes)" if (good.data_root == "shapes").any() else ""
+    images = good.groupby("dataset", sort=False).images.max() if "images" in good else {}
+    counted = ", ".join(f"{dataset_name(name)} {int(count):,}" for name, count in dict(images).items())
+    seeds = good.seed.nunique()
+    standins = "; stand-in teachers" if (good.teacher_source == "stand-in").any() else ""
+    on = f"{good.score_on.iloc[0]} images" if "score_on" in good else "images"
+    return f"Study '{study.name}'{drawn}: {counted} {on}; {seeds} seed{'s' if seeds > 1 else ''}{standins}. {BRACKETS}."
+
+
+# ---------------------------------------------------------------- the first screen
+
+
+def findings(study: Study) -> None:
+    """What was found, in at most five sentences; what has no result stands above it."""
+    listing.failures(study.rows)
+    found = sentences.findings(study.rows, study.verdicts)
+    if not found:
         display.notice("No experiment has finished yet.")
         return
-    if (good.score_on == "dev").any():
-        display.notice("Scored on dev: these numbers may choose parameters, and none of them is a result.")
-    standins = sorted(good[good.teacher_source == "stand-in"].teacher.unique())
-    if standins:
-        display.notice(
-            f"Stand-in teachers for {', '.join(name.upper() for name in standins)}: small models that this project "
-            "trained on drawn shapes. Their numbers say nothing about the published checkpoints."
-        )
-    for name, source in good.groupby("teacher", sort=False).teacher_source.first().items():
-        experiment_page.given_by_hand(name, source)
-    at_chance(good)
-    if (good[good.method.isin(("resnet", "densenet"))].convnet == "narrow").any():
-        display.notice("ResNet and DenseNet are narrow ones here, so that the study ends in minutes.")
-    if good.untrained_teacher.any():
-        names = ", ".join(
-            sorted(
-                tables_of.line_name(row.teacher, row.variant)
-                for row in good[good.untrained_teacher].drop_duplicates(["teacher", "variant"]).itertuples()
-            )
-        )
-        display.notice(f"Teachers with untrained weights, allowed by name: {names}.")
-    if good.skipped_images.any():
-        display.notice(f"Up to {int(good.skipped_images.max())} unreadable images were left out.")
-    copies(good)
-    for line in results.references(reports_root() / good.study.iloc[0]):
-        (display.words if ": Meets" in line else display.notice)(line)
-    if good.seed.nunique() == 1:
-        display.notice(
-            "One seed: the verdicts carry the noise of the test images, not that of initial weights and order."
-        )
-    exposure(good)
-    display.words(HOW_TO_READ)
+    lines = "".join(f"<li><b>{html.escape(name)}:</b> {html.escape(said)}</li>" for name, said in found)
+    display.markup(f'<ul class="findings">{lines}</ul>')
 
 
-def copies(good: pd.DataFrame) -> None:
-    """Images that are in two splits and left training, and those that are twice in one."""
-    for dataset, row in good.sort_values("left_out_images").groupby("dataset", sort=False).last().iterrows():
-        if row.left_out_images:
-            display.notice(
-                f"{dataset}: {int(row.left_out_images)} images are also in another split by their content, and were "
-                f"left out of training: {row.left_out}. Each result names them all (data, left_out)."
-            )
-    for dataset, count in good.groupby("dataset", sort=False).duplicate_images.max().items():
-        if count:
-            display.words(f"{dataset}: {int(count)} images are copies of another of the same split; all are used.")
+def cautions(study: Study) -> None:
+    """What a reader must know before any number, in one box: in a line, and behind it in sentences."""
+    found = warnings.cautions(study.rows)
+    if found:
+        short = " · ".join(dict.fromkeys(name for name, _ in found))
+        lines = "".join(f"<li><b>{html.escape(name)}.</b> {html.escape(said)}</li>" for name, said in found)
+        display.markup(f'<details class="cautions"><summary><b>Careful:</b> {html.escape(short)}</summary>'
+                       f"<ul>{lines}</ul></details>")  # fmt: skip
 
 
-def at_chance(good: pd.DataFrame) -> None:
-    """Name the teachers whose own score cannot be told from that of a constant encoder."""
-    names = []
-    for row in good.drop_duplicates(["teacher", "dataset", "variant"]).itertuples():
-        if interval(tables_of.replicates(row, "teacher", row.headline))[0] <= row.constant:
-            names.append(tables_of.line_name(row.teacher, row.variant if row.untrained_teacher else ""))
-    if names:
-        display.notice(
-            f"The teacher itself is at chance: {'; '.join(sorted(set(names)))}. What its students score says nothing "
-            "of distillation."
-        )
-
-
-def exposure(good: pd.DataFrame) -> None:
-    """Whether teachers or initial weights have seen the test images or their labels."""
-    seen = good.groupby(["teacher", "dataset", "method"], sort=False).exposure.first().reset_index()
-    levels = {level: sorted({f"{row.teacher} on {row.dataset}" for row in part.itertuples()})
-              for level, part in seen.groupby("exposure")}  # fmt: skip
-    words = {
-        "none": "have not seen the test images",
-        "unknown": "may have seen the test images, nobody can say",
-        "images": "have seen test images in training",
-        "labels": "have seen test images or their classes with labels in training",
-    }
-    for level, names in levels.items():
-        line = f"Exposure '{level}': {', '.join(names)} {words[level]}."
-        display.words(line) if level == "none" else display.notice(line)
-
-
-def controls(rows: pd.DataFrame) -> None:
-    """Every student that is not better than itself untrained, than PCA or than its network without a teacher."""
-    found = verdict_table(rows.study.iloc[0])
-    if found is None:
+def picture(study: Study) -> None:
+    """Quality against size of what could be deployed, and beside it what more training brings."""
+    if study.good.empty:
         return
-    against = {"untrained": "itself untrained", "pca": "PCA", "no teacher": "its network without a teacher"}
-    for question, words in against.items():
-        part = found[found.question == question]
-        missing = part[part.verdict != "better"]
-        if not len(part):
-            continue
-        display.words(f"Better than {words}: {len(part) - len(missing)} of {len(part)} students.")
-        if len(missing):
-            worse = (missing.verdict == "worse").sum()
-            display.notice(f"Not better than {words}: {len(missing)} of {len(part)} students, {worse} of them worse.")
-            shown = missing[["teacher", "a", "verdict"]].rename(columns={"a": "student"})
-            shown["difference"] = [
-                f"{row.difference:+.3f} [{row.low:+.3f}, {row.high:+.3f}]" for row in missing.itertuples()
-            ]
-            display.table(shown, f"Not better than {words}", False, folded="which ones", prose=True)
-
-
-def tables(rows: pd.DataFrame, dataset: str, heading: str) -> None:
-    """The study's table, ours by its definition, ours by the sound one, with the controls as rows."""
-    part = rows[rows.dataset == dataset]
-    if part.empty:
+    sizes, training = study_figures.size_points(study.rows), study_figures.training_points(study.rows)
+    if sizes.empty:
         return
-    display.markup(f"<h3>{html.escape(heading)}</h3>")
-    report = exhibits.report_of(rows)
-    caption = "The study prints (accuracy as a fraction)"
-    exhibits.table(_headed(tables_of.paper_figure(dataset)), caption, report, f"{dataset}-printed")
-    good = part[part.outcome == "ok"]
-    if good.empty:
-        print(f"No finished experiment on {dataset}.")
-        return
-    headline = style.score_name(good.headline.iloc[0])
-    degenerate = any(SAME in str(names).split() for names in good.degenerate)
-    note = ": degenerate, an untrained student has it too" if degenerate else ""
-    caption = f"Ours by the study's definition, {SAME}{note}"
-    exhibits.table(_headed(tables_of.figure(part, dataset, SAME)), caption, report, f"{dataset}-in_batch")
-    exhibits.table(_headed(tables_of.figure(part, dataset)), f"Ours, {headline}", report, f"{dataset}-headline")
-    last = part[(part.epochs == part.epochs.max()) & (part.variant == "")]
-    for score in OTHER_SCORES.get(dataset, ()):
-        if f"student {score}" in last and last[f"student {score}"].notna().any():
-            caption = f"{score} after {part.epochs.max()} epochs"
-            name = f"{dataset}-{score.replace('@', '_at_')}"
-            exhibits.table(_headed(tables_of.figure(last, dataset, score)), caption, report, name, folded=caption)
+    fronts = "; ".join(
+        f"{dataset_name(dataset)}: {', '.join(f'{teacher_name(p.teacher)} {p.method}' for p in part.itertuples())}"
+        for dataset, part in sizes[sizes.front].sort_values("mb").groupby("dataset", sort=False)
+    )
+    caption = (
+        "Left of each pair: the score against all the MB that inference needs, the teachers (vertical marks) at the "
+        "right, and the line above which nothing is both smaller and better (Pareto front). Right: the share of the "
+        "teacher's score (dashed) against the images seen in training"
+    )
+    draw = lambda narrow: study_figures.overview(sizes, training, narrow)  # noqa: E731
+    alt = f"Quality against deployed size, and what more training brings. On the Pareto front, {fronts}."
+    display.figure(draw, alt, caption, "overview", sizes)
 
 
-def _headed(frame: pd.DataFrame) -> pd.DataFrame:
-    return frame.rename_axis(columns="teacher and student")
+def main_table(study: Study) -> None:
+    """Methods by teachers with all controls."""
+    frame = tables.main_table(study.rows, study.verdicts)
+    if len(frame):
+        display.table(frame, tables.CAPTION, name="main", kind="main")
+    for line in results.references(study.good):
+        display.words(line)
 
 
-def threeway(rows: pd.DataFrame) -> None:
-    """Each printed cell beside ours by both definitions, and why they differ."""
-    display.markup("<h3>Printed, ours, and why they differ</h3>")
-    caption = "Printed, by the study's definition, by a sound one"
-    frame = threeway_of(rows)
-    words = f"all {len(frame)} experiments that the study prints"
-    report = exhibits.report_of(rows)
-    exhibits.table(frame, caption, report, "threeway", index=False, prose=True, folded=words)
+def pages(study: Study) -> None:
+    """Links to the study's other pages and its files."""
+    names = {"claims.html": "the paper's claims", "results.csv": "all rows", "verdicts.csv": "all comparisons",
+             "threeway.csv": "the paper's numbers beside ours", "study.yaml": "study file"}  # fmt: skip
+    links = [f'<a href="{name}">{said}</a>' for name, said in names.items()
+             if (study.folder / name).exists() or (name == "claims.html" and claimed(study))]  # fmt: skip
+    display.markup(f'<p class="files">{" · ".join(links)}{_verified(study)}</p>')
 
 
-def verdict_table(study: str) -> pd.DataFrame | None:
-    """The comparisons of a study, None where there are none yet."""
-    path = reports_root() / study / "verdicts.csv"
-    return pd.read_csv(path) if path.exists() else None
+def _verified(study: Study) -> str:
+    """When the study was last run again and found the same."""
+    found = read_json(runs_root() / study.name / "verified.json")
+    when = (found or {}).get("finished") or (found or {}).get("verified")
+    return f" · verified {html.escape(str(when))}" if when else ""
 
 
-def verdicts(rows: pd.DataFrame, questions: tuple[str, ...] = tuple(QUESTIONS)) -> None:
+# ---------------------------------------------------------------- behind their questions
+
+
+def distilled(study: Study) -> None:
     """How often each verdict was reached, and the comparisons, question by question."""
-    found = verdict_table(rows.study.iloc[0])
-    if found is None or found.empty:
-        print("There is nothing to compare yet.")
+    if study.verdicts.empty:
         return
-    report = exhibits.report_of(rows)
-    found = found[found.question.isin(questions)]
-    counts = pd.crosstab(found.question, found.verdict).reindex(columns=[BETTER, OPEN, WORSE], fill_value=0)
+    counts = {question: part.verdict.eq(BETTER).sum() for question, part in study.verdicts.groupby("question")}
+    totals = study.verdicts.question.value_counts()
+    against = {"untrained": "itself untrained", "pca": "PCA", "no teacher": "its network without a teacher"}
+    said = ", ".join(f"{words} {counts[name]} of {totals[name]}" for name, words in against.items() if name in totals)
+    with display.fold(f"Is it distillation? Better than {said}" if said else "Which students differ?"):
+        verdicts(study)
+
+
+def verdicts(study: Study, questions: tuple[str, ...] = tuple(QUESTIONS)) -> None:
+    """How often each verdict was reached, and the comparisons behind a line for each question."""
+    found = study.verdicts[study.verdicts.question.isin(questions)]
+    if found.empty:
+        display.words("There is nothing to compare yet.")
+        return
+    names = [BETTER, OPEN, OVERRULED, WORSE]
+    counts = pd.crosstab(found.question, found.verdict).reindex(columns=names, fill_value=0)
     counts = counts.reindex([name for name in questions if name in counts.index])
     counts.index = [_sentence(QUESTIONS[name]) for name in counts.index]
-    counts.columns.name = "question"
-    name = "verdicts" if questions == tuple(QUESTIONS) else f"verdicts-of-{len(questions)}-questions"
-    exhibits.table(counts, "Comparisons by verdict on the first named", report, name)
+    counts.columns.name = "question, at every number of epochs"
+    every = questions == tuple(QUESTIONS)
+    name = "verdicts" if every else f"verdicts-of-{len(questions)}-questions"
+    caption = (
+        "Comparisons by verdict on the first named: a paired bootstrap on the same images, Holm-corrected within a "
+        "question and a teacher. 'Not distinguishable' does not say that the two are equal"
+    )
+    display.table(counts, caption, name=name)
     for question in questions:
         part = found[found.question == question]
         if part.empty:
             continue
         shown = part[["teacher", "dataset", "a", "b"]].copy()
-        shown["a − b"] = [f"{row.difference:+.3f} [{row.low:+.3f}, {row.high:+.3f}]" for row in part.itertuples()]
+        shown["a − b"] = [_difference(row) for row in part.itertuples()]
         shown["p, Holm"] = [f"{value:.3f}" for value in part.p_holm]
         shown["verdict on a"] = part.verdict
-        caption = _sentence(QUESTIONS[question])
-        words = f"{caption}: all {len(part)}"
-        name = f"verdicts-{question.replace(' ', '_')}"
-        exhibits.table(shown, caption, report, name, index=False, prose=True, folded=words)
+        said = _sentence(QUESTIONS[question])
+        with display.fold(f"{said}: all {len(part)}"):
+            display.table(shown, said, False, name=f"verdicts-{question.replace(' ', '_')}", kind="prose")
 
 
-def _sentence(words: str) -> str:
-    return f"{words[0].upper()}{words[1:]}"
+def _difference(row) -> str:
+    return f"{row.difference:+.3f} [{row.low:+.3f}, {row.high:+.3f}]"
 
 
-def judged(rows: pd.DataFrame) -> pd.DataFrame:
-    """The study's claims as ``kdlib report`` judged them."""
-    return pd.read_csv(exhibits.report_of(rows) / "claims.csv")
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}"
 
 
-def claims(rows: pd.DataFrame) -> None:
-    """The study's claims with what would show each, and what was found."""
-    frame = judged(rows)
-    _count_claims(frame)
-    caption = "The study's claims and what became of them"
-    exhibits.table(frame, caption, exhibits.report_of(rows), "claims", index=False, prose=True)
+def claimed(study: Study) -> bool:
+    """Whether the study has anything of what the paper's claims are about."""
+    return len(of_the_paper(study.rows)) > 0
 
 
-def claims_in_short(rows: pd.DataFrame) -> None:
-    """The study's claims and their verdicts, with a link to the page that says why."""
-    frame = judged(rows)
-    _count_claims(frame)
-    display.table(frame[["claim", "verdict"]], "The study's claims", index=False, prose=True)
-    display.markup('<p><a href="claims.html">What would show each claim, and what was found</a></p>')
-
-
-def _count_claims(frame: pd.DataFrame) -> None:
-    counts = frame.verdict.value_counts().to_dict()
-    display.words(f"{len(frame)} claims: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
-
-
-def epochs(rows: pd.DataFrame) -> None:
-    """Score by budget."""
-    if not (rows.outcome == "ok").any():
+def claims_in_short(study: Study) -> None:
+    """The paper's claims and what was judged of them, with a link to the page that says why."""
+    if not claimed(study):
         return
-    points = study_figures.score_by_epochs_points(rows)
-    last = points[points.epochs == points.epochs.max()]
-    best = last.loc[last.groupby(["teacher", "dataset"], sort=False).score.idxmax()]
-    alt = "Score at each number of epochs with 95 % intervals, a panel a teacher, a line a method. Highest at the end: "
-    alt += "; ".join(f"{p.teacher} {p.method} {p.score:.3f}, teacher {p.teacher_score:.3f}" for p in best.itertuples())
-    exhibits.figure(
-        study_figures.score_by_epochs(points), f"{alt}.", points, exhibits.report_of(rows), "score_by_epochs"
-    )
+    with display.fold(f"What became of the paper's claims? {_counted(study)}"):
+        display.table(study.claims[["claim", "judgement"]], "The paper's claims", False, kind="prose")
+        display.markup('<p><a href="claims.html">What would show each claim, and what was found</a></p>')
 
 
-def pages(study: str) -> None:
-    """Links to the study's other pages and its files."""
-    names = {"claims.html": "the study's claims", "results.csv": "all rows", "verdicts.csv": "all comparisons",
-             "threeway.csv": "printed beside ours", "study.yaml": "study file"}  # fmt: skip
-    links = [f'<a href="{name}">{words}</a>' for name, words in names.items()
-             if (reports_root() / study / name).exists() or name == "claims.html"]  # fmt: skip
-    display.markup(f"<p>{' · '.join(links)}</p>")
+def claims(study: Study) -> None:
+    """The paper's claims with what would show each, and what was found."""
+    if not claimed(study):
+        display.words("This study has none of the paper's teachers on its data, so its claims are not judged here.")
+        return
+    display.words(f"{len(study.claims)} claims: {_counted(study)}.")
+    display.table(study.claims, "The paper's claims and what became of them", False, name="claims", kind="prose")
 
 
-def again(rows: pd.DataFrame) -> None:
+def _counted(study: Study) -> str:
+    return ", ".join(f"{count} {name}" for name, count in study.claims.judgement.value_counts().items())
+
+
+def more_training(study: Study) -> None:
+    """The headline score at every number of epochs."""
+    if study.good.empty:
+        return
+    points = study_figures.training_points(study.rows)
+    budgets = sorted(points.epochs.unique())
+    with display.fold(f"What does more training bring? Scores after {' and '.join(map(str, budgets))} epochs"):
+        last = points[points.epochs == budgets[-1]]
+        best = last.loc[last.groupby(["teacher", "dataset"], sort=False).score.idxmax()]
+        said = "; ".join(
+            f"{p.teacher} {p.method} {p.score:.3f}, teacher {p.teacher_score:.3f}" for p in best.itertuples()
+        )
+        display.figure(
+            lambda narrow: study_figures.training(points, narrow),
+            f"Score at each number of epochs, a panel a teacher, a line a method. Highest at the end: {said}.",
+            "Score at each number of epochs, the teacher dashed, the same networks without a teacher hollow",
+            "training",
+            points,
+        )
+        for dataset in study.good.dataset.unique():
+            headline = score_name(study.good[study.good.dataset == dataset].headline.iloc[0])
+            caption = f"{dataset_name(dataset)}: {headline} after every number of epochs, and of all controls"
+            display.table(table_of(study.rows, dataset), caption, name=f"{dataset}-headline")
+
+
+def other_scores(study: Study) -> None:
+    """Recall, zero-shot, probes, likeness to the teacher, after the most epochs."""
+    own = sentences.at_the_end(study.rows)
+    own = own[own.variant == ""] if len(own) else own
+    with display.fold("What do other scores say? Recall at 1, zero-shot, probes, likeness to the teacher"):
+        for dataset, part in own.groupby("dataset", sort=False):
+            known = OTHER_SCORES.get(dataset) or [name for names in OTHER_SCORES.values() for name in names]
+            for score in dict.fromkeys(known):
+                if f"student {score}" in part and part[f"student {score}"].notna().any():
+                    name = f"{dataset}-{score.replace('@', '_at_')}"
+                    display.table(table_of(part, dataset, score), f"{dataset_name(dataset)}: {score}", name=name)
+
+
+def as_in_the_paper(study: Study) -> None:
+    """The paper's tables, ours by its definition, and why they differ."""
+    part = of_the_paper(study.rows)
+    if part[part.outcome == "ok"].empty:
+        return
+    with display.fold("How do the paper's two tables compare? Printed, by its definition, by a sound one"):
+        display.words(
+            f"{SAME} is the paper's accuracy, freed of the drawing of its batches: the probability that an image's "
+            "match beats 63 random others. On Tiny ImageNet it is an identity, since each image looks for itself: an "
+            "untrained student has it too."
+        )
+        for dataset, own in part.groupby("dataset", sort=False):
+            name = dataset_name(dataset)
+            display.table(
+                paper_figure(dataset), f"{name}, as the paper prints it (accuracy)", name=f"{dataset}-printed"
+            )
+            if any(SAME in str(names).split() for names in own.degenerate):
+                display.words(
+                    f"On {name} every student of ours has {SAME} = 1, trained or not: it is not repeated here."
+                )
+            else:
+                display.table(table_of(own, dataset, SAME), f"{name}, {SAME}", name=f"{dataset}-in_batch")
+        frame = threeway_of(part)
+        caption = "Each number that the paper prints, ours by its definition, ours by a sound one, and why they differ"
+        display.table(frame, caption, False, name="threeway", kind="prose")
+
+
+def experiments(study: Study) -> None:
+    """Every experiment, with a link to its page."""
+    with display.fold(f"Where is each experiment? All {len(study.rows)}, with their pages", "fold experiments-list"):
+        listing.experiments(study.rows)
+
+
+def again(study: Study) -> None:
     """How to make these numbers again: commit, versions, command, study file, and the hardware they were made on."""
-    folder = exhibits.report_of(rows)
-    record = provenance.read(folder)
+    record = provenance.read(study.folder)
     if not record["versions"]:
-        print("No experiment has finished yet.")
         return
     first = record["versions"][0]
     commit = first["commit"].removesuffix("-dirty")
@@ -280,21 +317,72 @@ def again(rows: pd.DataFrame) -> None:
         f"python -m pip install --editable . --requirement {provenance.LOCK}",
         f"kdlib run {provenance.STUDY}",
     ]
-    display.markup(f"<pre>{html.escape(chr(10).join(lines))}</pre>")
-    if any(versions["commit"].endswith("-dirty") for versions in record["versions"]):
-        display.notice(
-            "Made from a checkout with changes that are not in the commit ('-dirty'): the keys in each result say "
-            "whether the code that made a number is the code at hand; 'kdlib status' compares them."
-        )
-    if len(record["versions"]) > 1:
-        display.notice(
-            f"The experiments were made with {len(record['versions'])} sets of versions or commits; see the table."
-        )
-    for name, words in ((provenance.STUDY, "study file, as it was run"), (provenance.LOCK, "versions, for pip")):
-        text = html.escape((folder / name).read_text())
-        link = f'<p><a href="{name}">{name}</a></p>'
-        display.markup(f"<details><summary>{words}</summary>{link}<pre>{text}</pre></details>")
-    for kind in ("versions", "hardware"):
-        frame = pd.DataFrame(record[kind])
-        exhibits.table(frame, f"{_sentence(kind)} of the experiments", folder, kind, index=False, prose=True)
-    display.words(f"The experiments finished between {record['from']} and {record['to']}.")
+    with display.fold(f"How is it made again? Commit {commit[:10] or 'unknown'}, versions, hardware, study file"):
+        display.markup(f"<pre>{html.escape(chr(10).join(lines))}</pre>")
+        if len(record["versions"]) > 1:
+            display.notice(f"Made with {len(record['versions'])} sets of versions or commits; see the table.")
+        for name, said in ((provenance.STUDY, "study file, as it was run"), (provenance.LOCK, "versions, for pip")):
+            with display.fold(said):
+                display.markup(f'<p><a href="{name}">{name}</a></p>')
+                display.markup(f"<pre>{html.escape((study.folder / name).read_text())}</pre>")
+        for kind in ("versions", "hardware"):
+            frame = pd.DataFrame(record[kind])
+            display.table(frame, f"{_sentence(kind)} of the experiments", False, name=kind, kind="prose")
+        display.words(f"The experiments finished between {record['from']} and {record['to']}.")
+
+
+def cite(study: Study) -> None:
+    """How to cite the study: with the digest of the file that holds every number."""
+    if study.good.empty:
+        return
+    record = provenance.read(study.folder)
+    first = (record["versions"] or [{"kdlib": "", "commit": ""}])[0]
+    title = record["study"].get("title", study.name)
+    key = f"kdlib-{study.name}-{study.digest[:8]}"
+    lines = [
+        f"@misc{{{key},",
+        f"  title = {{{title}}},",
+        f"  howpublished = {{kdlib {first['kdlib']}, commit {first['commit'][:10] or 'none'}, study {study.name}}},",
+        f"  note = {{results.csv, SHA-256 {study.digest}}},",
+        f"  year = {{{record['to'][:4]}}},",
+        "}",
+    ]
+    display.markup(f'<h2>Cite</h2><pre class="cite">{html.escape(chr(10).join(lines))}</pre>')
+
+
+# ---------------------------------------------------------------- variants of a training
+
+
+def variants(study: Study) -> None:
+    """Each variant of a method's training beside the method's own, with the verdict; a table a teacher."""
+    found = study.verdicts
+    for (teacher, dataset), part in study.good.groupby(["teacher", "dataset"], sort=False):
+        lines = []
+        for (method, variant, epochs), group in part.groupby(["method", "variant", "epochs"], sort=False):
+            names = [line_name(method, name, epochs) for name in ("", variant)]
+            match = found[(found.teacher == teacher) & (found.dataset == dataset) & (found.a == names[0])
+                          & (found.b == names[1])]  # fmt: skip
+            row = next(match.itertuples(), None) if variant else None
+            lines.append({
+                "method": method,
+                "training": variant.replace("_", " ") or "the method's own",
+                "losses": group.objective.iloc[0],
+                "epochs": epochs,
+                "score": summary_of(group).text(3),
+                "own − variant": _difference(row) if row else "",
+                "verdict on the own": row.verdict if row else "",
+            })  # fmt: skip
+        caption = f"{teacher_name(teacher)} on {dataset_name(dataset)}, {score_name(part.headline.iloc[0])}"
+        file = f"variants-{teacher}-{dataset}".replace(":", ".")
+        display.table(pd.DataFrame(lines), caption, False, name=file, kind="prose")
+
+
+def best_on_dev(study: Study) -> None:
+    """The best variants, where the scores may choose: on dev."""
+    try:
+        frame = ranking(study.rows)
+    except TuningError:
+        display.words("Scored on test, to be reported: nothing may be chosen by these numbers, so there is no ranking.")
+        return
+    caption = "Share of the teacher's score on dev, best first: what the defaults follow"
+    display.table(frame, caption, False, name="ranking")

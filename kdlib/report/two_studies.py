@@ -53,7 +53,7 @@ def _name(row) -> str:
 
 def keep(frame: pd.DataFrame, folder: Path) -> None:
     """replicates.npz: the student's headline score on each resample, for each finished experiment of a study."""
-    good = frame[frame.outcome == "ok"][["run", "epochs", "controls", "headline"]]
+    good = frame[frame.outcome == "ok"]
     arrays = {_name(row): replicates(row, "student", row.headline).astype(np.float32) for row in good.itertuples()}
     write_arrays(folder / REPLICATES, arrays)
 

@@ -6,7 +6,8 @@ import pandas as pd
 
 from kdlib.evaluate.uncertainty import LEVEL
 from kdlib.files import reports_root
-from kdlib.report import display, exhibits, study_figures
+from kdlib.report import display, study_figures
+from kdlib.report.study_page import BRACKETS
 from kdlib.report.two_studies import DOWN, KEY, UP, Side, differences, read, unmatched
 
 
@@ -16,8 +17,9 @@ def side(name: str) -> Side:
     return read(folder if folder.is_dir() else reports_root() / name)
 
 
-def head(first: Side, second: Side) -> None:
-    """What A and B are."""
+def head(first: Side, second: Side, name: str) -> None:
+    """What A and B are; the page's files go to the report ``name``."""
+    display.begin(reports_root() / name, f"A: study '{first.name}', B: study '{second.name}'. {BRACKETS}.")
     lines = []
     for letter, one in (("A", first), ("B", second)):
         record = one.provenance
@@ -32,10 +34,10 @@ def head(first: Side, second: Side) -> None:
                 "finished": f"{record['from']} to {record['to']}" if record["from"] else "",
             }
         )
-    display.table(pd.DataFrame(lines), "What is compared", index=False, prose=True)
+    display.table(pd.DataFrame(lines), "What is compared", False, kind="prose")
 
 
-def moved(found: pd.DataFrame, report: Path) -> None:
+def moved(found: pd.DataFrame) -> None:
     """How many scores moved, which, and all of them."""
     if found.empty:
         display.notice("The two have no student in common.")
@@ -65,7 +67,7 @@ def moved(found: pd.DataFrame, report: Path) -> None:
     ]
     shown["p, Holm"] = [f"{p:.3f}" if pd.notna(p) else "" for p in found.p_holm]
     shown["moved"], shown["interval"] = found.moved, found.interval
-    exhibits.table(shown, "Scores, those that moved first", report, "compare", index=False, prose=True)
+    display.table(shown, "Scores, those that moved first", False, name="compare", kind="prose")
 
 
 def _score(row: dict, letter: str) -> str:
@@ -73,14 +75,15 @@ def _score(row: dict, letter: str) -> str:
     return f"{row[letter]:.3f}" + (f" [{low:.3f}, {high:.3f}]" if pd.notna(low) else "")
 
 
-def picture(found: pd.DataFrame, report: Path) -> None:
+def picture(found: pd.DataFrame) -> None:
     """Score of B against score of A."""
     points = found[found.difference.notna()]
     if len(points):
         names = [f"{p.teacher} {p.method}" for p in points[points.moved.isin((UP, DOWN))].itertuples()]
         which = ", ".join(dict.fromkeys(names)) or "none"
         alt = f"Score in B against score in A, {len(points)} students, with 95 % intervals. Moved: {which}."
-        exhibits.figure(study_figures.one_against_other(points), alt, points, report, "one_against_other")
+        draw = lambda narrow: study_figures.one_against_other(points, narrow)  # noqa: E731
+        display.figure(draw, alt, "Score in B against score in A", "one_against_other", points)
 
 
 def apart(first: Side, second: Side) -> None:
@@ -89,7 +92,7 @@ def apart(first: Side, second: Side) -> None:
     if frame.empty:
         display.words("Nothing: configuration, versions, commit, hardware and data are the same.")
     else:
-        display.table(frame, "What differs beside the scores", index=False, prose=True)
+        display.table(frame, "What differs beside the scores", False, kind="prose")
 
 
 def alone(first: Side, second: Side) -> None:
@@ -98,4 +101,4 @@ def alone(first: Side, second: Side) -> None:
     if frame.empty:
         display.words("None: both have scores of the same students.")
     else:
-        display.table(frame, "Students that only one side has a score of", index=False, prose=True)
+        display.table(frame, "Students that only one side has a score of", False, kind="prose")

@@ -1,4 +1,7 @@
-"""Comparisons with a verdict: better, worse or not distinguishable, by a paired bootstrap with Holm's correction.
+"""Comparisons with a verdict, by a paired bootstrap with Holm's correction.
+
+'Better' and 'worse' survive the correction; 'undecided after correction' is a difference whose own interval leaves
+0 out and which the correction overrules; 'not distinguishable' is one whose interval holds 0.
 
 A family, within which Holm corrects, is one question about one teacher: small enough for 1,000 resamples.
 """
@@ -15,10 +18,12 @@ QUESTIONS = {
     "untrained": "the student against itself untrained",
     "pca": "the student against PCA of its teacher's features at the same width",
     "no teacher": "the student against the same network trained without a teacher",
+    "teacher": "the student against its teacher",
     "technique": "one technique against another, at the most epochs",
     "variant": "the student against a variant of its training",
 }
 NO_TEACHER = "no_teacher"
+COLUMNS = ["question", "teacher", "dataset", "a", "b", "difference", "low", "high", "p", "p_holm", "verdict"]
 
 
 def verdicts(frame: pd.DataFrame) -> pd.DataFrame:
@@ -47,8 +52,7 @@ def verdicts(frame: pd.DataFrame) -> pd.DataFrame:
                 }
                 for result in compare(sides)
             ]
-    names = ["question", "teacher", "dataset", "a", "b", "difference", "low", "high", "p", "p_holm", "verdict"]
-    return pd.DataFrame(lines, columns=names)
+    return pd.DataFrame(lines, columns=COLUMNS)
 
 
 Side = tuple[pd.DataFrame, str, str]  # experiments that differ in the seed alone, whose score, which score
@@ -67,6 +71,7 @@ def families(part: pd.DataFrame) -> dict[tuple[str, str], list[tuple[Side, Side]
         if variant == "":
             result["untrained", ""].append((student, (group, "untrained", "")))
             result["pca", ""].append((student, (group, "pca", "")))
+            result["teacher", ""].append((student, (group, "teacher", "")))
         elif ("", method, epochs) in own:
             question = ("no teacher", "") if variant == NO_TEACHER else ("variant", method)
             result.setdefault(question, []).append(((own["", method, epochs], "student", ""), student))
@@ -85,5 +90,5 @@ def _names(question: str, a: Side, b: Side) -> tuple[str, str]:
     for experiments, who, _ in (a, b):
         row = experiments.iloc[0]
         student = line_name(row.method, row.variant, row.epochs)
-        names.append({"student": student, "pca": "PCA"}.get(who, f"{row.method}, {who}"))
+        names.append({"student": student, "pca": "PCA", "teacher": row.teacher}.get(who, f"{row.method}, {who}"))
     return names[0], names[1]

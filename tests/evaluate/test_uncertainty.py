@@ -226,7 +226,7 @@ def test_compare__p_is_counted_and_corrected_by_hand():
     results = compare([with_p(0), with_p(3), with_p(2), with_p(100)])
     assert [one.p for one in results] == pytest.approx([0.01, 0.04, 0.03, 1.0])
     assert [one.p_holm for one in results] == pytest.approx([0.04, 0.09, 0.09, 1.0])
-    assert [one.verdict for one in results] == ["better"] + 3 * ["not distinguishable"]
+    assert [one.verdict for one in results] == ["better", *2 * ["undecided after correction"], "not distinguishable"]
 
 
 def test_holm__by_hand():
@@ -263,7 +263,7 @@ def test_compare__leaves_room_for_a_verdict_among_24_and_none_among_26_at_a_thou
     sure = ("a", "b", [1.0], np.ones((1, RESAMPLES)), [0.0], np.zeros((1, RESAMPLES)))
     assert compare([sure])[0].p == 2 / (RESAMPLES + 1)
     assert {one.verdict for one in compare([sure] * 25)} == {"better"}
-    assert {one.verdict for one in compare([sure] * 26)} == {"not distinguishable"}
+    assert {one.verdict for one in compare([sure] * 26)} == {"undecided after correction"}
 
 
 @pytest.mark.parametrize("seeds", [1, 3])

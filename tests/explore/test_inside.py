@@ -18,17 +18,19 @@ def shown(monkeypatch) -> list[str]:
     """What the parts show, as text: notices, words, captions of tables with their content, descriptions of figures."""
     said: list[str] = []
     for name in ("notice", "words"):
-        monkeypatch.setattr(inside.show, name, said.append)
+        monkeypatch.setattr(inside.display, name, said.append)
     monkeypatch.setattr(
-        inside.show, "table", lambda frame, caption, *a, **k: said.append(f"{caption}\n{frame.to_string()}")
+        inside.display, "table", lambda frame, caption, *a, **k: said.append(f"{caption}\n{frame.to_string()}")
     )
+    monkeypatch.setattr(inside.display, "pictures", lambda parts, caption: said.append(f"{caption} {''.join(parts)}"))
 
-    def draw(drawn, alt: str, photographs: bool = False) -> None:
-        drawn.canvas.draw()
-        plt.close(drawn)
+    def draw(drawn, alt: str, *_) -> None:
+        for narrow in (False, True):
+            drawn(narrow).canvas.draw()
+        plt.close("all")
         said.append(alt)
 
-    monkeypatch.setattr(inside.show, "figure", draw)
+    monkeypatch.setattr(inside.display, "figure", draw)
     return said
 
 
@@ -75,7 +77,7 @@ def test_layers__go_on_with_the_features_when_the_teacher_cannot_be_had(finished
 
 def test_losses__of_classes_are_the_differences_of_the_scores(finished_study, shown, monkeypatch):
     frames = []
-    monkeypatch.setattr(inside.inside_plots, "losses", lambda given, *rest: frames.append(given) or plt.figure())
+    monkeypatch.setattr(inside.inside_figures, "losses", lambda given, *rest: frames.append(given) or plt.figure())
     (run,) = inside.read(finished_study, "dino", methods="resnet")
     inside.losses([run])
     frame = frames[0]["resnet"]
@@ -115,9 +117,9 @@ def test_notebook__runs_top_to_bottom_and_describes_every_figure(finished_study,
     given = {"study": finished_study, "sample": 30}
     papermill.execute_notebook(notebooks_folder() / "inside.ipynb", out, parameters=given, progress_bar=False)
     outputs = [one for cell in nbformat.read(out, as_version=4).cells for one in cell.get("outputs", [])]
-    kinds = {"image/png", "image/jpeg"}
-    figures = [(one, *kinds & set(one["data"])) for one in outputs if kinds & set(one.get("data", {}))]
-    assert len(figures) >= 8 and all(one["metadata"][kind]["alt"] for one, kind in figures)
+    shown = "".join("".join(one["data"].get("text/html", "")) for one in outputs if "data" in one)
+    images = re.findall(r"<img [^>]*>", shown)
+    assert len(images) >= 8 and all(re.search(r' alt="[^"]+"', image) for image in images)
     assert not [one for one in outputs if one["output_type"] == "stream" and one["name"] == "stderr"]
 
 

@@ -89,7 +89,7 @@ def test_neighbours__of_many_queries_are_looked_up_for_some_spread_evenly(crowd)
 def test_confusions__are_counted_most_frequent_first():
     labels = np.array([0, 0, 0, 1, 1, 1, 2])
     predicted = np.array([1, 1, 0, 0, 1, 1, 2])
-    found = gallery.Neighbours(np.arange(7), np.zeros((7, 1), int), predicted, np.zeros(7))
+    found = gallery.Neighbours(np.arange(7), labels, np.zeros((7, 1), int), predicted, np.zeros(7))
     first, second = gallery.confusions(found, labels)
     assert first == gallery.Confusion(label=0, taken_for=1, count=2, of=3, row=0)
     assert second == gallery.Confusion(label=1, taken_for=0, count=1, of=3, row=3)
@@ -97,4 +97,7 @@ def test_confusions__are_counted_most_frequent_first():
 
 def test_confusions__are_none_where_all_is_right():
     labels = np.array([0, 1])
-    assert gallery.confusions(gallery.Neighbours(np.arange(2), np.zeros((2, 1), int), labels, np.ones(2)), labels) == []
+    assert (
+        gallery.confusions(gallery.Neighbours(np.arange(2), labels, np.zeros((2, 1), int), labels, np.ones(2)), labels)
+        == []
+    )

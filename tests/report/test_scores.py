@@ -71,7 +71,7 @@ def test_figure__a_score_that_is_not_resampled_is_shown_without_interval(made_st
     frame["teacher cka"] = 1.0
     assert cell_text(frame, score="cka") == "0.625 ± 0.177"
     assert cell_text(frame.head(1), score="cka") == "0.500"
-    assert scores.figure(frame, "coco", "cka").loc["clip: the teacher itself", "control"].startswith("1.000")
+    assert scores.figure(frame, "coco", "cka").loc["clip, untrained", "teacher itself"].startswith("1.000")
 
 
 def test_figure__every_number_of_epochs_is_a_line_with_its_own_scores(made_study):
@@ -82,37 +82,34 @@ def test_figure__every_number_of_epochs_is_a_line_with_its_own_scores(made_study
 # ---------------------------------------------------------------- the layout
 
 
-def test_figure__methods_are_columns_in_the_studys_order(made_study):
+def test_figure__methods_are_columns_in_the_papers_order_and_controls_the_last(made_study):
     made = made_study(*({"method": name} for name in ("own", *reversed(METHODS))))
-    assert list(scores.figure(made, "coco")) == ["control", *METHODS, "own"]
-    assert list(scores.figure(made, "coco", controls=False)) == [*METHODS, "own"]
+    assert list(scores.figure(made, "coco")) == [*METHODS, "own", *scores.CONTROLS.values()]
 
 
 def test_figure__holds_one_data_set(made_study):
     frame = made_study({"teacher": "clip"}, {"teacher": "dino", "method": "attention"})
-    assert list(scores.figure(frame, "coco", controls=False).index) == ["clip, 5 epochs"]
-    assert list(scores.figure(frame, "tinyimagenet", controls=False).index) == ["dino, 5 epochs"]
-    assert list(scores.figure(frame, "tinyimagenet", controls=False)) == ["attention"]
+    assert list(scores.figure(frame, "coco").index) == ["clip, untrained", "clip, 5 epochs"]
+    assert list(scores.figure(frame, "tinyimagenet").index) == ["dino, untrained", "dino, 5 epochs"]
+    assert scores.figure(frame, "tinyimagenet").columns[0] == "attention"
 
 
-def test_figure__controls_are_lines_above_the_students(made_study):
+def test_figure__controls_stand_beside_the_untrained_students(made_study):
     shares = {"teacher_score": 0.95, "pca": 0.75, "shuffled": 0.02, "random": 0.03, "constant": 0.04}
     experiments_of = [{"method": method, "untrained": 0.2, **shares} for method in ("projection", "cbam")]
     frame = scores.figure(made_study(*experiments_of), "coco")
-    assert list(frame.index[-2:]) == ["clip: the student untrained", "clip, 5 epochs"] and len(frame) == 7
-    for line, share in zip(scores.CONTROLS.values(), (0.95, 0.75, 0.02, 0.03, 0.04), strict=True):
-        words = frame.loc[f"clip: {line}"]
-        assert words["control"].startswith(f"{share:.3f} [") and not words[["projection", "cbam"]].any(), line
-    untrained = frame.loc["clip: the student untrained"]
-    assert untrained["control"] == "" and untrained["projection"].startswith("0.200 [") and untrained["cbam"]
+    first, second = frame.loc["clip, untrained"], frame.loc["clip, 5 epochs"]
+    for name, share in zip(scores.CONTROLS.values(), (0.95, 0.75, 0.02, 0.03, 0.04), strict=True):
+        assert first[name].startswith(f"{share:.3f} [") and second[name] == "", name
+    assert first["projection"].startswith("0.200 [") and first["cbam"].startswith("0.200 [")
 
 
 def test_figure__controls_stand_once_however_many_epochs_and_seeds(made_study):
     frame = made_study(*({"epochs": epochs, "seed": seed} for epochs in (5, 10) for seed in (0, 1)))
     lines = scores.figure(frame, "coco")
-    assert list(lines.index[-2:]) == ["clip, 5 epochs", "clip, 10 epochs"] and len(lines) == 8
-    assert "±" not in lines.loc["clip: the teacher itself", "control"]
-    spread = NUMBER.fullmatch(lines.loc["clip: the student untrained", "projection"]).group(2)
+    assert list(lines.index) == ["clip, untrained", "clip, 5 epochs", "clip, 10 epochs"]
+    assert "±" not in lines.loc["clip, untrained", "teacher itself"]
+    spread = NUMBER.fullmatch(lines.loc["clip, untrained", "projection"]).group(2)
     assert spread == "0.000"  # two seeds, not four experiments
 
 
@@ -123,9 +120,9 @@ def test_figure__a_variant_has_its_own_controls_only_where_it_is_scored_otherwis
         {"variant": "untrained_heads", "exam_key": "other", "teacher_score": 0.3},
     )
     lines = scores.figure(frame, "coco")
-    assert "clip, no teacher: the teacher itself" not in lines.index
-    assert lines.loc["clip: the teacher itself", "control"].startswith("0.900 [")
-    assert lines.loc["clip, untrained heads: the teacher itself", "control"].startswith("0.300 [")
+    assert "clip, no teacher, untrained" not in lines.index
+    assert lines.loc["clip, untrained", "teacher itself"].startswith("0.900 [")
+    assert lines.loc["clip, untrained heads, untrained", "teacher itself"].startswith("0.300 [")
     assert {"clip, 5 epochs", "clip, no teacher, 5 epochs", "clip, untrained heads, 5 epochs"} <= set(lines.index)
 
 
@@ -133,7 +130,12 @@ def test_figure__without_a_finished_experiment_there_are_no_controls(made_study)
     frame = made_study({"outcome": "absent"}, {"method": "cbam", "outcome": "error"})
     lines = scores.figure(frame, "coco")
     assert list(lines.index) == ["clip, 5 epochs"]
-    assert lines.iloc[0].to_dict() == {"control": "", "projection": "absent", "cbam": "error"}
+    assert {name: text for name, text in lines.iloc[0].items() if text} == {"projection": "absent", "cbam": "error"}
+
+
+def test_of_the_paper__are_its_teachers_on_its_data(made_study):
+    rows = made_study({}, {"teacher": "clip", "dataset": "flowers"}, {"teacher": "own"}, {"teacher": "dino"})
+    assert scores.of_the_paper(rows).teacher.tolist() == ["clip", "dino"]
 
 
 def test_seeds_of__students_have_a_line_a_seed_and_controls_one(made_study):

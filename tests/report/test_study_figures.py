@@ -54,45 +54,69 @@ def study(made_study):
     return made_study(*budgets, {"method": "cbam", "outcome": "error"}, {"teacher": "dino", "epochs": 10})
 
 
-def test_size_against_score__points_say_who_is_on_which_front(study):
-    points = study_figures.size_against_score_points(study).query("teacher == 'clip'").set_index("method")
-    assert set(points.index) == {"projection", "resnet", "attention"} and set(points.epochs) == {10}
-    assert points.front_student_mb.to_dict() == {"projection": True, "resnet": False, "attention": False}
-    assert points.front_deployed_mb.to_dict() == {"projection": True, "resnet": True, "attention": False}
+def test_size_points__students_and_teachers_with_their_deployed_size_and_the_front(study):
+    points = study_figures.size_points(study).query("teacher == 'clip'").set_index("method")
+    assert points.kind.to_dict() == {
+        "projection": "student", "resnet": "student", "attention": "student", "teacher": "teacher"
+    }  # fmt: skip
+    assert points.mb.to_dict() == {"projection": 9, "resnet": 4, "attention": 10, "teacher": 8}
+    assert points.front.to_dict() == {"projection": False, "resnet": True, "attention": False, "teacher": True}
     assert (points.low < points.score).all() and (points.score < points.high).all()
 
 
-def test_size_against_score__both_sizes_stand_side_by_side_on_logarithmic_axes_with_the_front_named(study):
-    figure = study_figures.size_against_score(study_figures.size_against_score_points(study))
-    left, right = figure.axes[:2]
-    assert (left.get_xscale(), right.get_xscale()) == ("log", "log")
-    assert "student alone" in left.get_xlabel() and "all that inference needs" in right.get_xlabel()
-    assert left.get_title() == "clip on coco\nfront: projection"
-    assert right.get_title() == "clip on coco\nfront: resnet, projection"
-    assert left.get_ylim() == right.get_ylim() and left.get_ylim()[0] == 0
+def test_size_points__exported_files_are_points(made_study):
+    points = study_figures.size_points(made_study({"onnx": 0.7, "onnx_low": 0.6, "onnx_high": 0.8, "onnx_mb": 2.0}))
+    assert points[points.kind == "onnx"][["mb", "score"]].to_numpy().tolist() == [[2.0, 0.7]]
 
 
-def test_score_by_epochs__has_a_line_for_each_method_with_and_without_teacher(study):
-    points = study_figures.score_by_epochs_points(study)
-    clip = points[points.teacher == "clip"]
-    assert len(clip) == 8 and set(clip.seeds) == {2} and set(clip.teacher_score) == {0.9}
-    names = [text.get_text() for text in study_figures.score_by_epochs(points).legends[0].get_texts()]
+def test_training_points__are_shares_of_the_teacher_by_images_seen(study):
+    points = study_figures.training_points(study)
+    clip = points[(points.teacher == "clip") & (points.method == "projection")].set_index("epochs")
+    assert clip.share.to_dict() == pytest.approx({5: 0.8 / 0.9, 10: 0.8 / 0.9})
+    assert clip.images_seen.to_dict() == {5: 500, 10: 1000} and set(clip.seeds) == {2}
+
+
+@pytest.mark.parametrize("narrow", [False, True])
+def test_overview__has_for_each_data_set_quality_by_size_and_what_more_training_brings(study, narrow):
+    sizes, training = study_figures.size_points(study), study_figures.training_points(study)
+    figure = study_figures.overview(sizes, training, narrow)
+    titles = [axes.get_title() for axes in figure.axes]
+    assert titles == [
+        "COCO: quality and size", "COCO: more training", "Tiny ImageNet: quality and size",
+        "Tiny ImageNet: more training",
+    ]  # fmt: skip
+    assert figure.axes[0].get_xscale() == "log" and "MB deployed" in figure.axes[0].get_xlabel()
+    columns = {round(axes.get_position().x0, 1) for axes in figure.axes}
+    assert (len(columns) == 1) == narrow
+
+
+def test_overview__on_a_phone_no_letter_is_smaller_than_eleven_pixels(study):
+    figure = study_figures.overview(study_figures.size_points(study), study_figures.training_points(study), True)
+    figure.canvas.draw()
+    shown = 360 / (100 * figure.get_figwidth())  # of a phone's 390 pixels, without margins
+    letters = [text for text in figure.findobj(plt.Text) if text.get_text() and text.get_visible()]
+    assert min(text.get_fontsize() for text in letters) * 100 / 72 * shown >= 11
+
+
+def test_training__has_a_line_for_each_method_with_and_without_teacher(study):
+    points = study_figures.training_points(study)
+    names = [text.get_text() for text in study_figures.training(points, False).legends[0].get_texts()]
     assert {"projection", "attention", "resnet", "resnet, no teacher", "teacher"} == set(names)
 
 
-def test_seconds_per_epoch__are_of_all_experiments_of_a_method(made_study):
-    study = made_study(*({"seed": seed, "seconds_per_epoch": value} for seed, value in enumerate((1.0, 2.0, 6.0))))
-    points = study_figures.seconds_per_epoch_points(study)
-    assert points.iloc[0][["mean", "min", "max", "experiments"]].tolist() == [3.0, 1.0, 6.0, 3]
-    axes = study_figures.seconds_per_epoch(points).axes[0]
+def test_seconds__are_of_every_timed_epoch_of_the_longest_training(made_study):
+    study = made_study({"epochs": 5, "epoch_seconds": "9 9"}, {"epochs": 10, "epoch_seconds": "1 2 6"})
+    points = study_figures.seconds_points(study)
+    assert points.iloc[0][["mean", "min", "max", "epochs"]].tolist() == [3.0, 1.0, 6.0, 3]
+    axes = study_figures.seconds(points, False).axes[0]
     assert axes.get_xscale() == "log" and "seconds" in axes.get_xlabel()
 
 
 def test_figures__with_one_teacher_have_no_empty_panel(made_study):
     study = made_study({}, {"method": "cbam"})
-    for name, panels in (("score_by_epochs", 1), ("size_against_score", 2), ("seconds_per_epoch", 1)):
-        figure = getattr(study_figures, name)(getattr(study_figures, f"{name}_points")(study))
-        assert len(figure.axes) == panels, name
+    for name in ("training", "seconds"):
+        figure = getattr(study_figures, name)(getattr(study_figures, f"{name}_points")(study), False)
+        assert len(figure.axes) == 1, name
 
 
 def test_bars__are_never_negative():

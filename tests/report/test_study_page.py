@@ -2,179 +2,184 @@
 
 import re
 
-import nbformat
-import pandas as pd
 import pytest
 
-from kdlib.files import write_json
-from kdlib.report import ablations, cost_page, exhibits, experiment_page, listing, provenance, study_page
-from kdlib.report import display as primitives
-from kdlib.report.claims import judge
-from kdlib.report.verdicts import verdicts
+from kdlib.files import file_digest, write_json
+from kdlib.report import cost_page, provenance, study_page
 from kdlib.study import forecast
-from kdlib.study.file import notebooks_folder
 
-FACTS = {"score_on": "test", "untrained_teacher": False, "skipped_images": 0, "exposure": "none"}
-FACTS |= {"left_out_images": 0, "left_out": "", "duplicate_images": 0, "reference": ""}
-SPENT = {"train_seconds": 60.0, "store_bytes": 1e6, "fingerprints": "p", "image_size": 48}
+METHODS = ("projection", "cbam")
 
 
-@pytest.fixture
-def shown(monkeypatch) -> list[str]:
-    outputs: list[str] = []
-
-    def display(content, **_):
-        outputs.append(content["text/plain"] if isinstance(content, dict) else content.data)
-
-    for module in (primitives, study_page, exhibits, listing, experiment_page):
-        if callable(getattr(module, "display", None)):  # IPython's, and not our module of that name
-            monkeypatch.setattr(module, "display", display)
-    return outputs
+def text_of(shown: list[str]) -> str:
+    return "\n".join(shown)
 
 
-@pytest.fixture
-def study(made_study):
-    """Finished experiments with the files that ``kdlib report`` puts beside them."""
-
-    def make(*experiments: dict) -> pd.DataFrame:
-        rows = made_study(*({**FACTS, **SPENT, **experiment} for experiment in experiments))
-        folder = exhibits.report_of(rows)
-        verdicts(rows).to_csv(folder / "verdicts.csv", index=False)
-        judge(rows).to_csv(folder / "claims.csv", index=False)
-        return rows
-
-    return make
+def test_findings__failed_experiments_are_seen_before_any_number(study, shown):
+    study_page.findings(study({}, {"method": "cbam", "outcome": "out_of_memory"}))
+    text = text_of(shown)
+    assert "1 of 2 experiments have no result" in text and "out of memory" in text
+    assert text.index("have no result") < text.index("<li><b>Teachers:</b>")
 
 
-def test_head__failed_experiments_are_seen_before_any_number(study, shown):
-    rows = study({}, {"method": "cbam", "outcome": "out_of_memory"})
-    study_page.head(rows)
-    text = "\n".join(shown)
-    assert "1 ok, 1 out of memory" in text and "1 of 2 experiments have no result" in text
-    assert text.index("have no result") < text.index("Numbers are mean")
+def test_cautions__are_one_box_with_a_line_that_names_them(study, shown):
+    study_page.cautions(study({}))
+    (box,) = shown
+    assert box.startswith(
+        '<details class="cautions"><summary><b>Careful:</b> stand-in teachers · drawn data · one seed'
+    )
 
 
-def test_head__copies_that_left_training_are_named_and_counted(study, shown):
-    pair = "train2017/1.jpg (a copy of val2017/2.jpg)"
-    study_page.head(study({"left_out_images": 1, "left_out": pair, "duplicate_images": 3}))
-    text = "\n".join(shown)
-    assert f"1 images are also in another split by their content, and were left out of training: {pair}" in text
-    assert "3 images are copies of another of the same split" in text
+def test_facts__every_caption_says_study_data_images_seeds_stand_ins_and_brackets(study, shown):
+    found = study({}, {"teacher": "dino", "images": 300})
+    study_page.main_table(found)
+    (table,) = shown
+    for words in (found.name, "drawn shapes", "COCO 200, Tiny ImageNet 300 test images", "1 seed", "stand-in teachers",
+                  "95 % interval over test images", "<b>Table 1.</b>"):  # fmt: skip
+        assert words in table, words
+    paper = (found.folder / "figures" / "main.tex").read_text()
+    assert "stand-in teachers" in paper and "COCO 200" in paper
 
 
-@pytest.mark.parametrize("verdict", ["Meets", "Misses"])
-def test_head__says_whether_the_published_teacher_scores_as_others_measured(study, shown, verdict):
-    study_page.head(study({"reference": f"{verdict} public measurements: t2i_r@1 30.4%."}))
-    (line,) = [content for content in shown if "public measurements" in content]
-    assert f"CLIP: {verdict} public measurements: t2i_r@1 30.4%." in line
-    assert ("notice" in line) == (verdict == "Misses")
+def test_picture__is_a_figure_that_says_what_is_on_the_front(study, shown):
+    found = study(*({"method": method, "epochs": epochs} for method in METHODS for epochs in (5, 10)))
+    study_page.picture(found)
+    assert "On the Pareto front, COCO: CLIP teacher" in text_of(shown)
+    assert (found.folder / "figures" / "overview.svg").exists()
 
 
-def test_tables__printed_and_ours_stand_together_and_are_files(study, shown):
-    rows = study(*({"method": method, "epochs": epochs} for method in ("projection", "cbam") for epochs in (5, 10)))
-    study_page.tables(rows, "coco", "On COCO")
-    text, figures = "\n".join(shown), exhibits.report_of(rows) / "figures"
-    assert shown[0] == "<h3>On COCO</h3>" and "0.7234" in text and "0.800&nbsp;[" not in shown[1]
-    assert {path.name for path in figures.glob("coco-*.tex")} == {
-        "coco-printed.tex", "coco-in_batch.tex", "coco-headline.tex"
+def test_as_in_the_paper__printed_and_ours_stand_together_and_are_files(study, shown):
+    found = study(*({"method": method, "epochs": epochs} for method in METHODS for epochs in (5, 10)))
+    study_page.as_in_the_paper(found)
+    assert "0.7234" in text_of(shown)
+    assert {path.name for path in (found.folder / "figures").glob("*.tex")} == {
+        "coco-printed.tex", "coco-in_batch.tex", "threeway.tex"
     }  # fmt: skip
-    assert "clip, 10 epochs" in (figures / "coco-headline.tex").read_text()
 
 
-def test_tables__of_a_data_set_that_the_study_lacks_are_not_there(study, shown):
-    study_page.tables(study({}), "tinyimagenet", "On Tiny ImageNet")
-    assert not shown
+def test_as_in_the_paper__an_identity_is_said_once(study, shown):
+    study_page.as_in_the_paper(study({"teacher": "dino", "degenerate": "in_batch@64"}))
+    assert "trained or not: it is not repeated" in text_of(shown)
+    assert "Tiny ImageNet, in_batch@64" not in text_of(shown)
 
 
-def test_verdicts__are_counted_and_then_listed_behind_a_line(study, shown):
-    rows = study({"student": 0.8, "untrained": 0.2}, {"method": "cbam", "student": 0.2, "untrained": 0.2})
-    study_page.verdicts(rows, ("untrained",))
-    counts = pd.read_csv(exhibits.report_of(rows) / "figures" / "verdicts-of-1-questions.csv", index_col=0)
+def test_more_training__has_the_headline_at_every_number_of_epochs(study, shown, table_of_file):
+    found = study(*({"method": method, "epochs": epochs} for method in METHODS for epochs in (5, 10)))
+    study_page.more_training(found)
+    table = table_of_file(found, "coco-headline", index_col=0)
+    assert table.index.tolist() == ["clip, untrained", "clip, 5 epochs", "clip, 10 epochs"]
+    assert "Scores after 5 and 10 epochs" in text_of(shown)
+
+
+def test_other_scores__only_those_that_were_taken(study, shown):
+    study_page.other_scores(study({"student i2t_r@1": 0.4, "untrained i2t_r@1": 0.1, "teacher i2t_r@1": 0.5}))
+    assert "COCO: i2t_r@1" in text_of(shown) and "zeroshot_map" not in text_of(shown)
+
+
+def test_verdicts__are_counted_and_then_listed_behind_a_line(study, shown, table_of_file):
+    found = study({"student": 0.8, "untrained": 0.2}, {"method": "cbam", "student": 0.2, "untrained": 0.2})
+    study_page.verdicts(found, ("untrained",))
+    counts = table_of_file(found, "verdicts-of-1-questions", index_col=0)
     assert counts.loc["The student against itself untrained"].to_dict() == {
-        "better": 1, "not distinguishable": 1, "worse": 0
+        "better": 1, "not distinguishable": 1, "undecided after correction": 0, "worse": 0
     }  # fmt: skip
-    assert any(text.startswith("<details><summary>The student against itself untrained: all 2") for text in shown)
+    assert any("<summary>The student against itself untrained: all 2" in text for text in shown)
 
 
-def test_claims_in_short__has_each_claim_with_its_verdict_and_links_to_the_page(study, shown):
-    rows = study({})
-    study_page.claims_in_short(rows)
-    text = "\n".join(shown)
-    assert 'href="claims.html"' in text and text.count("not testable here") >= 5 and "10 claims:" in shown[0]
+def test_claims_in_short__has_each_claim_with_its_judgement_and_links_to_the_page(study, shown):
+    study_page.claims_in_short(study({}))
+    text = text_of(shown)
+    assert 'href="claims.html"' in text and text.count("not testable here") >= 5
+    assert "What became of the paper" in text
 
 
-def test_epochs_size_and_time__are_figures_that_say_what_they_show(study, shown):
-    rows = study(*({"method": method, "epochs": epochs} for method in ("projection", "resnet") for epochs in (5, 10)))
-    study_page.epochs(rows)
-    cost_page.size(rows)
-    cost_page.time(rows)
-    text = "\n".join(shown)
-    for name in ("score_by_epochs", "size_against_score", "seconds_per_epoch"):
-        assert f'href="figures/{name}.svg"' in text and f'href="figures/{name}.csv"' in text
-        assert (exhibits.report_of(rows) / "figures" / f"{name}.svg").exists()
-    assert "On the Pareto front: clip on coco, student alone: projection" in text
-    assert "clip projection 0.800, teacher 0.900" in text
+def test_claims__of_the_paper_are_not_judged_on_another_teacher(study, shown):
+    found = study({"teacher": "efficientnet", "dataset": "flowers"})
+    study_page.claims_in_short(found)
+    study_page.as_in_the_paper(found)
+    assert not shown
+    study_page.claims(found)
+    assert "none of the paper's teachers" in text_of(shown).replace("&#x27;", "'")
 
 
-def test_bill__has_a_line_a_teacher_and_their_sum(study, shown):
-    rows = study({}, {"teacher": "dino"})
-    cost_page.bill(rows)
-    lines = pd.read_csv(exhibits.report_of(rows) / "figures" / "spent.csv")
+def test_costs__sizes_and_times_are_figures_and_tables(study, shown):
+    found = study(*({"method": method, "epochs": epochs, **TIMES} for method in METHODS for epochs in (5, 10)))
+    cost_page.costs(found)
+    assert (found.folder / "figures" / "seconds_per_epoch.svg").exists()
+    assert (found.folder / "figures" / "sizes.tex").exists() and "What does a student cost?" in text_of(shown)
+
+
+TIMES = {"image_mb": 1.0, "safetensors_bytes": 2**20, "deployed_image_macs": 1e6, "first_epoch_seconds": 1.0,
+         "data_share": 0.1, "minutes_from_nothing": 1.0, "image_per_second": 9.0}  # fmt: skip
+TIMES |= {f"image_batch_{batch}_{part}_ms": 1.0 for batch in (1, 32) for part in ("p10", "p50", "p90")}
+
+
+def test_bill__has_a_line_a_teacher_and_their_sum(study, shown, table_of_file):
+    found = study({}, {"teacher": "dino"})
+    cost_page.bill(found)
+    lines = table_of_file(found, "spent")
     assert lines["what"].tolist() == ["clip on coco", "dino on tinyimagenet", "together"]
     assert lines["training, min"].tolist() == [1, 1, 2]
 
 
-@pytest.mark.parametrize(
-    "parts", [study_page.epochs, cost_page.size, cost_page.time, cost_page.sizes, cost_page.bill, study_page.again]
-)
-def test_parts__of_a_study_without_a_result_do_not_fail(made_study, shown, parts):
-    parts(made_study({"outcome": "absent"}))
+PARTS = [study_page.picture, study_page.main_table, study_page.distilled, study_page.more_training, study_page.cautions,
+         study_page.other_scores, study_page.as_in_the_paper, cost_page.costs, cost_page.bill, study_page.again,
+         study_page.cite, study_page.variants]  # fmt: skip
+
+
+@pytest.mark.parametrize("part", PARTS, ids=lambda part: part.__name__)
+@pytest.mark.parametrize("outcome", ["absent", "error"])
+def test_parts__of_a_study_without_a_result_do_not_fail(study, shown, part, outcome):
+    part(study({"outcome": outcome}))
     assert not any("<img" in text or "<table" in text for text in shown)
 
 
+def test_findings__of_a_study_without_a_result_are_its_failures(study, shown):
+    study_page.findings(study({"outcome": "error"}))
+    assert "1 of 1 experiments have no result" in text_of(shown) and "No experiment has finished yet" in text_of(shown)
+
+
 def test_again__says_commit_versions_command_and_hardware(study, shown):
-    rows = study({})
+    found = study({})
     versions = [{"kdlib": "0.1.0", "commit": "abc-dirty", "torch": "2.9.0", "experiments": 1}]
-    made = {
-        "study": {"study": "s"},
-        "versions": versions,
-        "hardware": [{"name": "A CPU", "experiments": 1}],
-        "configs": [],
-    }
-    provenance.write(made | {"from": "then", "to": "now"}, exhibits.report_of(rows))
-    study_page.again(rows)
-    text = "\n".join(shown)
-    for words in ("git checkout abc\n", "kdlib run study.yaml", "torch==2.9.0", "A CPU", "-dirty", "study: s"):
+    hardware = [{"name": "A CPU", "experiments": 1}]
+    made = {"study": {"study": "s"}, "versions": versions, "hardware": hardware, "configs": []}
+    provenance.write(made | {"from": "then", "to": "2026-11-24"}, found.folder)
+    study_page.again(found)
+    text = text_of(shown)
+    for words in ("git checkout abc\n", "kdlib run study.yaml", "torch==2.9.0", "A CPU", "study: s"):
         assert words in text, words
     assert 'href="study.yaml"' in text and 'href="requirements.txt"' in text
 
 
-def test_ablations__variants_stand_beside_the_methods_own(study, shown):
-    rows = study({"student": 0.8}, {"variant": "no_kl", "student": 0.3})
-    ablations.variants(rows)
-    frame = pd.read_csv(exhibits.report_of(rows) / "figures" / "variants-clip-coco.csv")
+def test_cite__names_the_digest_of_the_file_that_holds_every_number(study, shown):
+    found = study({})
+    study_page.cite(found)
+    assert file_digest(found.folder / "results.csv") in text_of(shown) and "@misc{kdlib-" in text_of(shown)
+
+
+def test_variants__stand_beside_the_methods_own(study, shown, table_of_file):
+    found = study({"student": 0.8}, {"variant": "no_kl", "student": 0.3})
+    study_page.variants(found)
+    frame = table_of_file(found, "variants-clip-coco")
     assert frame.training.tolist() == ["the method's own", "no kl"] and frame["verdict on the own"][1] == "better"
 
 
-@pytest.mark.parametrize("name", ["summary", "compare"])
-def test_notebook__its_contents_lead_to_its_headings(name):
-    """nbconvert makes a heading's anchor of its words, with hyphens."""
-    book = nbformat.read(notebooks_folder() / f"{name}.ipynb", as_version=4)
-    text = "\n".join(cell.source for cell in book.cells if cell.cell_type == "markdown")
-    headings = re.findall(r"^## (.*)$", text, flags=re.MULTILINE)
-    links = re.findall(r'<li><a href="#([^"]*)">(.*?)</a>', text)
-    assert links == [(words.replace(" ", "-"), words) for words in headings]
-    assert len(headings) >= 3
-
-
 def test_foretold__is_the_plans_seconds_beside_those_taken(study, shown):
-    rows = study({})
-    name = rows.study.iloc[0]
-    cost_page.foretold(rows)
+    found = study({})
+    cost_page.foretold(found)
     assert "Nothing was predicted" in shown[-1]
     experiment = {"notebook": "clip_coco", "method": "projection", "seconds": 60.0}
-    write_json(forecast.runs_root() / name / forecast.PREDICTED, {"experiments": {"one": experiment}, "prepare": {}})
-    forecast.took(name, "one", 48.0)
-    cost_page.foretold(rows)
+    write_json(
+        forecast.runs_root() / found.name / forecast.PREDICTED, {"experiments": {"one": experiment}, "prepare": {}}
+    )
+    forecast.took(found.name, "one", 48.0)
+    cost_page.foretold(found)
     assert "predicted 1.0 minutes" in shown[-2] and "a ratio of 1.25" in shown[-2]
     assert "by method" in shown[-1] and "48.00" in shown[-1]
+
+
+def test_experiments__the_score_comes_before_what_a_phone_cuts_off(study, shown):
+    study_page.experiments(study({}))
+    heads = re.findall(r'<th scope="col">([^<]*)</th>', text_of(shown))
+    assert heads[:3] == ["page", "method", "score"]

@@ -128,11 +128,11 @@ def test_families__holm_corrects_within_a_teacher_and_a_question(made_study):
     assert families.size().to_dict() == {
         (teacher, dataset, question): size
         for teacher, dataset in (("clip", "coco"), ("dino", "tinyimagenet"))
-        for question, size in (("untrained", 6), ("pca", 6), ("technique", 15))
+        for question, size in (("untrained", 6), ("pca", 6), ("teacher", 6), ("technique", 15))
     }
     for name, family in families:
         assert family.p_holm.tolist() == pytest.approx(holm(family.p.tolist())), name
-        decided = family.verdict != "not distinguishable"
+        decided = family.verdict.isin(("better", "worse"))
         assert (decided == (family.p_holm < 0.05)).all(), name
     assert (found.p_holm > found.p).any()
 
@@ -170,7 +170,7 @@ def test_families__of_a_study_as_large_as_the_printed_one_leave_room_for_a_verdi
 @pytest.mark.parametrize("variant", ["no_teacher", "untrained_heads"])
 def test_images__a_variant_of_other_images_is_not_compared_with_its_own(made_study, variant):
     found = verdicts(made_study({"teacher": "blip"}, {"teacher": "blip", "variant": variant, "images_key": "other"}))
-    assert set(found.question) == {"untrained", "pca"} and len(found) == 2
+    assert set(found.question) == {"untrained", "pca", "teacher"} and len(found) == 3
 
 
 def test_images__a_variant_of_another_teacher_on_the_same_images_is_compared(made_study):
@@ -200,7 +200,7 @@ def test_images__seeds_on_other_images_are_not_compared(made_study):
 
 def test_missing__one_number_of_epochs_asks_nothing_about_epochs(made_study):
     found = verdicts(made_study({}, {"method": "cbam"}))
-    assert set(found.question) == {"untrained", "pca", "technique"}
+    assert set(found.question) == {"untrained", "pca", "teacher", "technique"}
 
 
 @pytest.mark.parametrize("outcome", ["error", "out_of_memory", "absent"])

@@ -1,0 +1,164 @@
+"""What a study found, in at most five sentences, each made from its rows and verdicts.
+
+A sentence speaks of the students after the most epochs that their teacher's students were trained for.
+"""
+
+import pandas as pd
+
+from kdlib.evaluate.uncertainty import BETTER, OPEN, WORSE
+from kdlib.report.scores import line_name
+from kdlib.report.style import dataset_name, short_name, teacher_name
+from kdlib.report.verdicts import NO_TEACHER
+
+LISTED = 3  # students that a sentence names
+EXPORTED = {"onnx": "float32", "onnx_int8": "int8"}
+
+
+def findings(rows: pd.DataFrame, verdicts: pd.DataFrame) -> list[tuple[str, str]]:
+    """(What it is about, the sentence), at most five; nothing where no experiment has finished."""
+    last = at_the_end(rows)
+    if last.empty:
+        return []
+    found = {
+        "Teachers": teachers(last),
+        "Like the teacher": kept(last, verdicts),
+        "What training adds": gained(last, verdicts),
+        "What a teacher adds": helped(last, verdicts),
+        "Without the teacher at hand": deployed(last),
+    }
+    return [(name, sentence) for name, sentence in found.items() if sentence]
+
+
+def at_the_end(rows: pd.DataFrame) -> pd.DataFrame:
+    """The finished experiments at the most epochs of their teacher on their data set."""
+    good = rows[rows.outcome == "ok"]
+    if good.empty:
+        return good
+    return good[good.epochs == good.groupby(["teacher", "dataset"]).epochs.transform("max")]
+
+
+def students(last: pd.DataFrame) -> pd.DataFrame:
+    """A line a student of the study's own training: means over seeds, its name, and its share of the teacher."""
+    own = last[last.variant == ""]
+    numbers = ["student", "teacher_score", "student_mb", "deployed_mb"]
+    lines = own.groupby(["teacher", "dataset", "method", "epochs"], sort=False)[numbers].mean().reset_index()
+    lines["name"] = [f"{teacher_name(line.teacher)} {line.method}" for line in lines.itertuples()]
+    lines["share"] = lines.student / lines.teacher_score.where(lines.teacher_score > 0)
+    return lines
+
+
+def teachers(last: pd.DataFrame) -> str:
+    """'CLIP 0.58 and BLIP 0.33 in mean recall on COCO; ...: stand-ins of this project.'"""
+    own, parts = last[last.variant == ""] if (last.variant == "").any() else last, []
+    for (dataset, headline), part in own.groupby(["dataset", "headline"], sort=False):
+        scores = part.groupby("teacher", sort=False).teacher_score.mean()
+        listed = _listed([f"{teacher_name(name)} {score:.3f}" for name, score in scores.items()])
+        parts.append(f"{listed} in {short_name(headline)} on {dataset_name(dataset)}")
+    sources = own.groupby("teacher", sort=False).teacher_source.first()
+    standins = [teacher_name(name) for name, source in sources.items() if source == "stand-in"]
+    if not standins:
+        return f"{'; '.join(parts)}."
+    who = "all are" if len(standins) == len(sources) else f"{_listed(standins)} {'are' if standins[1:] else 'is a'}"
+    many = "s" if standins[1:] or who == "all are" else ""
+    return f"{'; '.join(parts)}; {who} stand-in{many} that this project trained."
+
+
+def kept(last: pd.DataFrame, verdicts: pd.DataFrame) -> str:
+    """Which students cannot be told from their teacher, and how large they are where they run."""
+    lines = _judged(students(last), verdicts, "teacher")
+    if lines.empty:
+        return ""
+    alike, above = lines[lines.verdict == OPEN], lines[lines.verdict == BETTER]
+    parts = []
+    if len(alike):
+        named = _sized(alike)
+        parts.append(f"{len(alike)} of {len(lines)} students are not distinguishable from their teacher: {named}")
+    if len(above):
+        parts.append(f"{len(above)} score above it: {_sized(above)}")
+    if parts:
+        return f"{'; '.join(parts)}."
+    best = lines.loc[lines.share.idxmax()] if lines.share.notna().any() else lines.iloc[0]
+    return (
+        f"none of {len(lines)} students is as good as its teacher; the closest, {best['name']}, keeps "
+        f"{100 * best.share:.0f} % of its score at {best.deployed_mb:.1f} MB deployed."
+    )
+
+
+def gained(last: pd.DataFrame, verdicts: pd.DataFrame) -> str:
+    """How many students beat themselves untrained, and PCA of their teacher's features."""
+    parts = []
+    for question, words in (("untrained", "themselves untrained"), ("pca", "PCA of their teacher's features")):
+        lines = _judged(students(last), verdicts, question)
+        if lines.empty:
+            continue
+        by_data = [
+            f"{dataset_name(dataset)} {(part.verdict == BETTER).sum()} of {len(part)}"
+            for dataset, part in lines.groupby("dataset", sort=False)
+        ]
+        apart = f" ({', '.join(by_data)})" if len(by_data) > 1 else ""
+        worse = (lines.verdict == WORSE).sum()
+        fell = f", {worse} are worse" if worse else ""
+        parts.append(f"{(lines.verdict == BETTER).sum()} of {len(lines)} students beat {words}{apart}{fell}")
+    return f"{'; '.join(parts)}." if parts else ""
+
+
+def helped(last: pd.DataFrame, verdicts: pd.DataFrame) -> str:
+    """What became of the networks that were also trained without a teacher."""
+    without = last[last.variant == NO_TEACHER][["teacher", "dataset", "method"]].drop_duplicates()
+    lines = _judged(students(last).merge(without), verdicts, "no teacher")
+    if lines.empty:
+        return ""
+    named = {
+        verdict: _listed(lines[lines.verdict == verdict].name.tolist(), LISTED)
+        for verdict in (BETTER, WORSE)
+        if (lines.verdict == verdict).any()
+    }
+    better, worse = ((lines.verdict == verdict).sum() for verdict in (BETTER, WORSE))
+    said = f"a teacher makes {better} of {len(lines)} networks better than the same network trained without one"
+    said += f" ({named[BETTER]})" if better else ""
+    return f"{said}{f', and {worse} worse ({named[WORSE]})' if worse else ''}."
+
+
+def deployed(last: pd.DataFrame) -> str:
+    """The best student that needs no teacher at inference, and what is exported."""
+    lines = students(last)
+    alone = lines[(lines.deployed_mb - lines.student_mb).abs() < 1e-6]
+    best = [
+        f"{line['name']}, keeps {100 * line.share:.0f} % of its teacher's score at {line.deployed_mb:.1f} MB"
+        for _, line in alone.sort_values("share", ascending=False).groupby("dataset", sort=False).head(1).iterrows()
+    ]
+    parts = [f"of {len(alone)} students that read no teacher the best, {_listed(best)}"] if best else []
+    files = []
+    for who, words in EXPORTED.items():
+        for row in last[last[who].notna()].itertuples() if who in last else ():
+            name = line_name(f"{teacher_name(row.teacher)} {row.method}", row.variant)
+            files.append((getattr(row, f"{who}_mb"), f"{name} {words} {getattr(row, who):.3f} (before export "
+                          f"{row.student:.3f}) in {getattr(row, f'{who}_mb'):.1f} MB"))  # fmt: skip
+    parts.append(
+        f"exported: {_listed([text for _, text in sorted(files)], LISTED)}" if files else "nothing is exported"
+    )
+    return f"{'; '.join(parts)}."
+
+
+# ---------------------------------------------------------------- words
+
+
+def _judged(lines: pd.DataFrame, verdicts: pd.DataFrame, question: str) -> pd.DataFrame:
+    """Students with the study's verdict on them; those without one are left out."""
+    part = verdicts[verdicts.question == question]
+    known = {(row.teacher, row.dataset, row.a): row.verdict for row in part.itertuples()}
+    keys = [(row.teacher, row.dataset, line_name(row.method, "", row.epochs)) for row in lines.itertuples()]
+    return lines.assign(verdict=[known.get(key) for key in keys]).dropna(subset="verdict")
+
+
+def _sized(lines: pd.DataFrame) -> str:
+    """Students with the MB that inference needs, the smallest first."""
+    lines = lines.sort_values("deployed_mb", kind="stable")
+    return _listed([f"{line['name']} ({line.deployed_mb:.1f} MB deployed)" for _, line in lines.iterrows()], LISTED)
+
+
+def _listed(names: list[str], most: int = 99) -> str:
+    """'a, b and c', or 'a, b and 4 more'."""
+    if len(names) > most:
+        names = [*names[: most - 1], f"{len(names) - most + 1} more"]
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
