@@ -48,7 +48,7 @@ def read(study: str, teacher: str, dataset: str = "", methods: str = "", seed: i
     if others:
         display.notice(f"Shown is {runs[0].teacher_name}; set 'dataset' for {', '.join(others)}.")
     try:
-        same = [run for run in runs if run.split.store.path == runs[0].split.store.path]
+        same = [run for run in runs if _features(run) == _features(runs[0])]
         _ = runs[0].rows
     except (StoreError, DataError) as error:
         display.notice(str(error))
@@ -68,6 +68,11 @@ def read(study: str, teacher: str, dataset: str = "", methods: str = "", seed: i
         )
     _head(same)
     return same
+
+
+def _features(run: Finished) -> str:
+    """What the teacher made of the scored images; stores may differ in the tokens that they hold beside it."""
+    return run.split.store.manifest["arrays"]["image_pooled"]["sha256"]
 
 
 def _nothing(study, teacher, dataset, methods, seed, epochs, found) -> str:
