@@ -1,13 +1,14 @@
 """How far students have come: their score against the images that they have seen, and whether more would help."""
 
-import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from kdlib.evaluate.convergence import convergence
-from kdlib.report import display, exhibits
+from kdlib.report import display, style
 from kdlib.report.scores import line_name, seeds_of, summary_of
-from kdlib.report.style import GREY, colour
+from kdlib.report.study_page import Study
+from kdlib.report.style import GREY, colour, dataset_name, teacher_name
 
 STYLES = ("-", "--", ":", "-.")
 
@@ -24,37 +25,30 @@ def images_seen_points(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=[*key, "images_seen", "mean", "low", "high"])
 
 
-def images_seen_drawn(points: pd.DataFrame) -> Figure:
+def images_seen_drawn(points: pd.DataFrame, narrow: bool) -> Figure:
     """A panel a teacher, a line a student, images on a logarithmic axis."""
-    teachers = list(points.groupby(["teacher", "dataset"], sort=False))
-    rows = -(-len(teachers) // 2)
-    drawn, grid = plt.subplots(rows, 2, figsize=(9.5, 3.4 * rows + 0.6), layout="constrained", squeeze=False)
-    lines = {}
-    for axes, ((teacher, dataset), part) in zip(grid.flat, teachers, strict=False):
+    teachers, lines = list(points.groupby(["teacher", "dataset"], sort=False)), {}
+    drawn, panels = style.panels(len(teachers), narrow, 2, (6.5, 3.4), 2.0 if narrow else 0.9)
+    for axes, ((teacher, dataset), part) in zip(panels, teachers, strict=True):
         for place, ((method, variant), line) in enumerate(part.groupby(["method", "variant"], sort=False)):
-            bars = [line["mean"] - line.low, line.high - line["mean"]]
-            name = line_name(method, variant)
-            lines[name] = axes.errorbar(
+            bars = np.clip([line["mean"] - line.low, line.high - line["mean"]], 0, None)
+            lines[line_name(method, variant)] = axes.errorbar(
                 line.images_seen, line["mean"], yerr=bars, marker="o", ms=4, lw=1.2, elinewidth=0.8,
                 color=colour(method), ls=STYLES[place % len(STYLES)],
             )  # fmt: skip
         lines["teacher"] = axes.axhline(1, color=GREY, ls="--", lw=1)
-        axes.set(
-            xscale="log", xlabel="training images seen (log)", ylabel="share of the teacher's score", ylim=(0, None)
-        )
-        axes.set_title(f"{teacher} on {dataset}", fontsize=10)
-    for axes in grid.flat[len(teachers) :]:
-        axes.remove()
-    drawn.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=3, fontsize=8)
+        axes.set(xscale="log", xlabel="training images seen (log)", ylabel="of the teacher's score", ylim=(0, None))
+        axes.set_title(f"{teacher_name(teacher)} on {dataset_name(dataset)}")
+    style.legend(drawn, lines, narrow, 3)
     return drawn
 
 
-def images_seen(rows: pd.DataFrame) -> None:
+def images_seen(study: Study) -> None:
     """The figure of every student of a study, and its numbers."""
-    points = images_seen_points(rows)
+    points = images_seen_points(study.rows)
     if len(points):
-        alt = "Score as a share of the teacher's against the training images seen, a panel a teacher."
-        exhibits.figure(images_seen_drawn(points), alt, points, exhibits.report_of(rows), "images-seen")
+        caption = "Score as a share of the teacher's against the training images seen, a panel a teacher"
+        display.figure(lambda narrow: images_seen_drawn(points, narrow), caption, caption, "images-seen", points)
 
 
 def convergences(rows: pd.DataFrame) -> pd.DataFrame:
@@ -76,11 +70,11 @@ def convergences(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-def converged(rows: pd.DataFrame) -> None:
+def converged(study: Study) -> None:
     """Whether each student has converged, in a table."""
-    found = convergences(rows)
+    found = convergences(study.rows)
     if found.empty:
         display.words("No student was cooled down at E and at 2E epochs, so that none can be said to have converged.")
         return
     caption = "The cooled-down student at 2E epochs against that at E, paired on dev: [95 % interval]"
-    exhibits.table(found, caption, exhibits.report_of(rows), "convergence", index=False, prose=True)
+    display.table(found, caption, False, name="convergence", kind="prose")

@@ -3,8 +3,9 @@
 import pandas as pd
 
 from kdlib.evaluate.uncertainty import OPEN, compare
-from kdlib.report import display, exhibits, style
+from kdlib.report import display, style
 from kdlib.report.scores import seeds_of, summary_of
+from kdlib.report.study_page import Study
 
 SHARE = 0.9  # of the teacher's score: how many images a method needs for it
 
@@ -77,23 +78,23 @@ def _of_teachers(rows: pd.DataFrame):
     return good.groupby(["teacher", "dataset"], sort=False)
 
 
-def methods(rows: pd.DataFrame) -> None:
+def methods(study: Study) -> None:
     """A table a teacher, and the answer in a sentence."""
-    for (teacher, dataset), part in _of_teachers(rows):
+    for (teacher, dataset), part in _of_teachers(study.rows):
         found = comparison(part)
         name = style.score_name(part.headline.iloc[0])
         caption = f"{teacher} on {dataset}, {name}, {part.epochs.max()} epochs and cooldown, learning rates by dev"
         file = f"methods-{teacher}-{dataset}".replace(":", ".")
-        exhibits.table(found, caption, exhibits.report_of(rows), file, index=False, prose=True)
+        display.table(found, caption, False, name=file, kind="prose")
         display.words(answer(teacher, found))
 
 
-def trials(rows: pd.DataFrame) -> None:
+def trials(study: Study) -> None:
     """Every trial: the score on dev of each learning rate, by which one was chosen."""
-    for (teacher, dataset), part in _of_teachers(rows):
+    for (teacher, dataset), part in _of_teachers(study.rows):
         last = part[part.epochs == part.epochs.max()]
         found = last.pivot_table("dev", ["method", "objective"], "lr_peak", sort=False).reset_index()
         found.columns = [str(name) for name in found.columns]
         file = f"trials-{teacher}-{dataset}".replace(":", ".")
         caption = f"{teacher} on {dataset}, on dev, by learning rate"
-        exhibits.table(found, caption, exhibits.report_of(rows), file, index=False)
+        display.table(found, caption, False, name=file)

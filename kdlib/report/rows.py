@@ -8,7 +8,7 @@ import pandas as pd
 
 from kdlib.data.dataset import DataError
 from kdlib.evaluate import reference
-from kdlib.files import RunDir, runs_root, write_atomic
+from kdlib.files import RunDir, read_json, runs_root, write_atomic
 from kdlib.keys import SCHEMA
 from kdlib.report.style import teacher_name
 from kdlib.study.file import ExperimentSpec
@@ -46,7 +46,7 @@ def collect(experiments, folder_of, report_folder: Path) -> list[dict]:
             "run": run.path.relative_to(runs_root()).as_posix(),
         }
         if outcome == "ok":
-            row |= flatten(result)
+            row |= flatten(result) | exported(run, config.epochs, result)
         elif result:
             row["error"] = result.get("error", "")
         row["page"] = page.relative_to(report_folder).as_posix() if page.exists() else ""
@@ -131,6 +131,22 @@ def flatten(result: dict) -> dict:
         "cell_key": result["keys"]["experiment"],
         "commit": result["versions"]["commit"],
     }
+
+
+def exported(run: RunDir, epochs: int, result: dict) -> dict:
+    """Of the student's exported files the headline score, its interval, MB, and ms of one image; {} where none are.
+
+    Files of another result than this one are not its own.
+    """
+    record = read_json(run.exported_path(epochs)) or {}
+    if record.get("experiment") != result["keys"]["experiment"]:
+        return {}
+    row, name = {}, record["headline"]
+    for who, found in record["rows"].items():
+        if who != "student":
+            low, high = found["intervals"][name]
+            row |= {who: found["scores"][name], f"{who}_low": low, f"{who}_high": high, f"{who}_mb": found["mb"]}
+    return row
 
 
 def _copies(splits: dict[str, dict]) -> dict:

@@ -78,12 +78,19 @@ def training_points(frame: pd.DataFrame) -> pd.DataFrame:
             "seeds": score.seeds,
             "teacher_score": teacher,
             "share": score.mean / teacher if teacher > 0 else np.nan,
-            "images_seen": values[KEY.index("epochs")] * experiments.train_images.mean(),
+            "images_seen": _seen(experiments),
             "headline": experiments.headline.iloc[0],
         }
         lines.append(dict(zip(KEY, values, strict=True)) | numbers | facts)
     names = [*KEY, "score", "deviation", "low", "high", "seeds", "teacher_score", "share", "images_seen", "headline"]
     return pd.DataFrame(lines, columns=names)
+
+
+def _seen(experiments: pd.DataFrame) -> float:
+    """Training images that a student has seen: repeated ones count each time."""
+    if "images_seen" in experiments and experiments.images_seen.notna().all():
+        return experiments.images_seen.mean()
+    return (experiments.epochs * experiments.train_images).mean()
 
 
 def overview(sizes: pd.DataFrame, training: pd.DataFrame, narrow: bool) -> Figure:

@@ -38,7 +38,8 @@ def test_export_experiment__style_and_script_of_a_study_are_within_the_page(tmp_
     export_page(source, tmp_path / "a.html", "Title", ".own { color: red; }", "let own = '\\\\1';")
     text = (tmp_path / "a.html").read_text()
     assert ".own { color: red; }" in text and text.count("<script>") == 1 and "let own = '\\\\1';" in text
-    assert text.index("<script>") > text.index("A study") and text.split("<!-- made")[0].rstrip().endswith("</body>\n</html>")
+    body = text.split("<!-- made")[0].rstrip()
+    assert body.index("<script>") > body.index("A study") and body.endswith("</body>\n</html>")
 
 
 def test_missing_pages__a_failed_attempt_has_a_page_too(spec):

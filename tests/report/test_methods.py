@@ -79,13 +79,13 @@ def test_images_seen__are_shares_of_the_teacher(rows):
     one = points[(points.variant == "anchor_kl-0.002") & (points.epochs == 10)].iloc[0]
     assert one["mean"] == pytest.approx(0.85 / 0.9) and one.low < one["mean"] < one.high
     assert one.images_seen == 10_000
-    drawn = learning.images_seen_drawn(points)
+    drawn = learning.images_seen_drawn(points, False)
     assert drawn.axes[0].get_xscale() == "log"
 
 
-def test_pages__of_a_study_without_cooldowns_say_so(made_study, capsys):
-    rows = made_study({"teacher": "dino", "images_seen": None})
-    methods.methods(rows)
-    methods.trials(rows)
-    learning.images_seen(rows)
-    learning.converged(rows)
+def test_pages__of_a_study_without_cooldowns_say_so(study, shown):
+    found = study({"teacher": "dino", "images_seen": None})
+    methods.methods(found)
+    methods.trials(found)
+    learning.images_seen(found)
+    learning.converged(found)
