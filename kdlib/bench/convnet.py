@@ -53,11 +53,11 @@ def _split(setting: Setting, folder: Path) -> Split:
     paths = [Path(path) for path, _ in found.samples]
     data = _Files(paths, np.array(found.targets))
     stores = []
-    made = {"pixels": features.pixel_encoder(SIZE), "pooled": Encoder(lambda image: 0, _random_pooled)}
+    made = {"pixels": features.pixel_encoder(SIZE), "pooled": Encoder(lambda image, name: 0, _random_pooled)}
     for name, encoder in made.items():
         path = setting.scratch / name
         shutil.rmtree(path, ignore_errors=True)
-        features.build(path, {"bench": name}, data, lambda encoder=encoder: encoder)
+        features.build_store(path, {"bench": name}, data, lambda encoder=encoder: encoder)
         stores.append(FeatureStore.open(path))
     return Split("fit", stores[1], stores[0], data.labels)
 

@@ -62,7 +62,7 @@ def store(setting: Setting, teacher, dataset) -> Row:
 
     def build():
         shutil.rmtree(path, ignore_errors=True)
-        features.build(path, {"bench": "store"}, dataset, encoder)
+        features.build_store(path, {"bench": "store"}, dataset, encoder)
 
     slow, quick = in_turns(build, bare, rounds=2)
     decoding = seconds(lambda: [dataset.images[row] for row in range(IMAGES)]) / IMAGES

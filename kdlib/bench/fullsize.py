@@ -100,7 +100,8 @@ def random_store(path: Path, images: int, tokens: int = TOKENS, width: int = WID
     side = round(tokens**0.5)
     facts = {"family": "clip", "grid": [side, side], "logit_scale": 100.0, "centre_crop": True, "text": captions > 0}
     shutil.rmtree(path, ignore_errors=True)
-    features.build(path, {"bench": "random"}, _Blank(images, captions), lambda: Encoder(lambda image: 0, encode, facts))
+    encoder = Encoder(lambda image, name: 0, encode, facts)
+    features.build_store(path, {"bench": "random"}, _Blank(images, captions), lambda: encoder)
     return FeatureStore.open(path)
 
 

@@ -38,6 +38,8 @@ def encode_text(run: Finished, text: str) -> dict[str, Tensor]:
     batch = {"text": read["text_pooled"], "text_tokens": read["text_tokens"][None]}
     batch |= {"text_attention": read["text_attention"][None]}
     batch["text_mask"] = torch.ones_like(batch["text_attention"], dtype=torch.bool)
+    if run.student.text_reads == "ids":
+        batch["text_ids"] = torch.from_numpy(run.vocabulary.ids(read["text_ids"].numpy().astype("int64")))[None]
     with torch.inference_mode():
         made = run.student.read(batch)
     return {"teacher": unit_rows(batch["text"])[0], "student": unit_rows(made["text"])[0]}
