@@ -59,10 +59,10 @@ def run(
 
     config = study.load(study_file, data_root, seeds)
     if plan:
-        from kdlib.study import calibrate, engine
+        from kdlib.study import engine, probe
         from kdlib.study.forecast import plan as make_plan
 
-        print(make_plan(config, calibrate.measure, workers or engine.default_workers()))
+        print(make_plan(config, probe.measure, workers or engine.default_workers()))
         return
     from kdlib.report.rows import read, references
     from kdlib.study import grid

@@ -1,12 +1,11 @@
 """An experiment's overhead, and how well the grid keeps all cores busy."""
 
-import json
 import shutil
 import statistics
 import subprocess
 import sys
 import time
-from datetime import datetime
+from pathlib import Path
 
 import psutil
 
@@ -16,6 +15,7 @@ from kdlib.files import runs_root
 from kdlib.notebook.worker import run_job
 from kdlib.study import grid as grids
 from kdlib.study.file import StudyConfig
+from kdlib.study.probe import working_seconds
 from kdlib.study.status import Inspector
 
 ROUNDS = 3
@@ -39,7 +39,7 @@ def overhead(setting: Setting) -> list[Row]:
         report = run_job(job)
         if report["outcome"] != "ok":
             raise RuntimeError(f"The experiment of the bench failed: {report.get('error')}")
-        work = working_seconds(job["output"])
+        work = working_seconds(Path(job["output"]))
         taken.append(report["seconds"] - work)
         parts.append(work)
     ours = statistics.median(taken[1:])
@@ -58,19 +58,6 @@ def overhead(setting: Setting) -> list[Row]:
             note=f"training and scoring themselves {statistics.median(parts[1:]):.1f} s",
         )
     ]
-
-
-def working_seconds(notebook: str) -> float:
-    """Seconds that a notebook spent in training and scoring, by papermill's clock."""
-    with open(notebook) as file:
-        cells = json.load(file)["cells"]
-    spent = 0.0
-    for cell in cells:
-        source, clock = "".join(cell["source"]), cell["metadata"].get("papermill", {})
-        if "experiment.train(" in source or "experiment.evaluate()" in source:
-            times = [datetime.fromisoformat(clock[name]) for name in ("start_time", "end_time")]
-            spent += (times[1] - times[0]).total_seconds()
-    return spent
 
 
 def grid(setting: Setting) -> list[Row]:

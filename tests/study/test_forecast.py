@@ -7,16 +7,13 @@ import yaml
 
 from kdlib import study
 from kdlib.study import forecast
-from kdlib.teachers import check
 
-STUDENT = {"once": 0.0, "step": 0.1, "checkpoint": 0.5, "bytes": 1000, "image": 0.01, "call": 0.2, "singly": 0.0}
-RATES = {
-    "experiment": {"fixed": 5.0},
-    "student": STUDENT,
-    "exam": {"once": 0.0, "score": 2.0, "write": 0.0},
-    "teacher": {"once": 3.0, "image": 0.1, "call": 0.5},
-    "pixels": {"image": 0.001},
-}
+METHOD = {"epoch": 0.01, "once": 0.25, "checkpoint": 0.5, "image": 0.02, "alone": 0.1, "call": 0.2, "pixel": 0.001}
+TEACHER = {"load": 3.0, "image": 0.1, "call": 0.5, "score": 2.0, "controls": 12.0}
+FIXED = {"fixed": 5.0}
+EXAM = 20 * 0.02 + 2.0  # of 20 scored scenes
+TRAINING = 5 * (36 * 0.01 + 0.5)  # five epochs of 36 scenes, with their checkpoints
+EACH = 5.0 + 0.25 + TRAINING + EXAM + 20 * (0.1 + 2 * 0.02)
 
 
 @pytest.fixture
@@ -34,79 +31,80 @@ def made(tmp_path, small_shapes):
     return make
 
 
-def rates_of(works) -> forecast.Rates:
-    return {key: RATES[kind] for work in works for kind, key in work.keys.items()}
+def probes_of(specs, counts=None, workers: int = 1) -> dict[str, dict]:
+    """What a probe finds, the same everywhere."""
+    methods = {spec.config.method: METHOD | {"bytes": 1000} for spec in specs}
+    found = {str(spec.sources): TEACHER | {"methods": methods} for spec in specs}
+    return found | {spec.config.dataset: FIXED for spec in specs} | {"all": {"seconds": 7.0}}
 
 
-def seconds_of(config, done=frozenset()) -> dict[str, dict]:
-    works = forecast.works_of(study.experiments(config))[0]
-    return forecast.experiment_seconds(works, rates_of(works), done)
+def prediction_of(config, workers: int = 1) -> dict:
+    specs = study.experiments(config)
+    return forecast.predict(specs, forecast.sources_of(specs), probes_of(specs), workers)
 
 
-def test_plan__ten_epochs_after_five_are_five_more(made):
-    first, second = seconds_of(made()).values()
-    training = 5 * (3 * 0.1 + 0.5)  # epochs x (steps of 12 among 36 images + a checkpoint)
-    assert first["parts"]["training"] == pytest.approx(training)
-    assert second["parts"]["training"] == pytest.approx(training)
-    alone = seconds_of(made(epochs=[10]))
-    assert next(iter(alone.values()))["parts"]["training"] == pytest.approx(2 * training)
+def seconds_of(config) -> list[float]:
+    return [experiment["seconds"] for experiment in prediction_of(config)["experiments"].values()]
 
 
-def test_plan__a_chain_pays_its_untrained_student_and_its_timed_calls_once(made):
-    first, second = seconds_of(made()).values()
-    scores = 20 * 0.01 + 2.0
-    assert first["parts"]["untrained"] == first["parts"]["scores"] == pytest.approx(scores)
-    assert first["parts"]["timing"] == pytest.approx(20 * 0.2)
-    assert second["seconds"] == pytest.approx(5.0 + 4.0 + scores)
+def test_predict__ten_epochs_after_five_are_five_more_and_the_first_of_a_chain_pays_what_it_shares(made):
+    first, second = seconds_of(made())
+    assert second == pytest.approx(EACH)
+    assert first == pytest.approx(EACH + EXAM + 20 * 0.2 + 12.0)  # the untrained student, 20 calls, the controls
+    (alone,) = seconds_of(made(epochs=[10]))
+    assert alone == pytest.approx(first + TRAINING)
 
 
-def test_plan__controls_are_paid_once_a_teacher_and_pixels_once_a_data_set(made):
+def test_predict__controls_are_paid_once_a_teacher_and_pixels_once_a_data_set(made):
     config = made(notebooks={"clip_coco": None, "blip_coco": None}, methods=["resnet", "densenet"], seeds=[0, 1])
-    experiments = seconds_of(config)
-    with_controls = [name for name, experiment in experiments.items() if "controls" in experiment["parts"]]
-    assert sorted(name.split("_")[0] for name in with_controls) == ["blip", "clip"]
-    assert sum(experiment["parts"].get("controls", 0) for experiment in experiments.values()) == pytest.approx(24)
-    assert sum(experiment["parts"].get("pixels", 0) for experiment in experiments.values()) == pytest.approx(56 * 0.001)
+    experiments = prediction_of(config)["experiments"]
+    chains = 2 * 2 * 2
+    shared = chains * (EXAM + 20 * 0.2) + 2 * 12.0 + 56 * 0.001
+    assert sum(one["seconds"] for one in experiments.values()) == pytest.approx(2 * chains * EACH + shared)
 
 
-def test_plan__what_is_done_is_not_paid_again(made):
-    left = seconds_of(made(), frozenset({"clip_coco projection 5 epochs"}))
-    assert list(left) == ["clip_coco projection 10 epochs"]
-    assert set(left["clip_coco projection 10 epochs"]["parts"]) == {"notebook and page", "training", "scores"}
+def test_predict__features_are_loaded_for_each_split_and_once_more_to_be_timed(made):
+    (job,) = prediction_of(made())["prepare"].values()
+    assert job["seconds"] == pytest.approx(3 * 3.0 + 56 * 0.1 + 20 * 0.5)
 
 
-def test_wall__features_first_then_the_longest_chain_whose_features_are_there():
-    chains = [("a", [3.0]), ("a", [2.0, 3.0]), ("b", [6.0])]
-    prepare = {"a": 4.0, "b": 2.0}
-    assert forecast.wall(prepare, chains, 1) == 4 + 2 + 3 + 2 + 3 + 6
-    # a 0-4, b 0-2; the six 2-8; two of the chain 4-6, its three 6-9 for it is still the longest; the last three 8-11
-    assert forecast.wall(prepare, chains, 2) == 11
-    # a chain is never in two slots
-    assert forecast.wall(prepare, chains, 9) == 9
-    assert forecast.wall({}, chains, 9) == 6  # features that are there keep nobody waiting
+def test_predict__what_is_left_is_shared_among_workers_but_a_chain_is_never_cut(made, monkeypatch):
+    monkeypatch.setattr(forecast, "there", lambda *_: {"features of clip_coco stand-in"})
+    config = made(methods=["projection", "bottleneck"])
+    one, two, many = (prediction_of(config, workers)["left"] for workers in (1, 2, 9))
+    assert one["experiments"] == 4 and one["seconds"] == pytest.approx(sum(seconds_of(config)))
+    longest = sum(seconds_of(config)[:2])  # the first chain pays the controls
+    assert two["seconds"] == pytest.approx(max(one["seconds"] / 2, longest)) and many["seconds"] == longest
+    done = {"features of clip_coco stand-in", "clip_coco projection 5 epochs"}
+    monkeypatch.setattr(forecast, "there", lambda *_: done)
+    rest = prediction_of(made())["left"]
+    assert rest["experiments"] == 1 and rest["seconds"] == pytest.approx(EACH)
 
 
-def test_plan__what_was_not_measured_is_named_and_the_rest_is_summed(made):
-    works = forecast.works_of(study.experiments(made(methods=["projection", "cbam"])))[0]
-    rates = rates_of(works) | {works[-1].keys["student"]: {"problem": "student: RuntimeError: no such layer"}}
-    prediction = forecast.predict(works, rates, 1)
+def test_predict__what_was_not_measured_is_named_and_the_rest_is_summed(made):
+    specs = study.experiments(made(methods=["projection", "cbam"]))
+    probes = probes_of(specs)
+    probes[str(specs[0].sources)]["methods"]["cbam"] = {"problem": "cbam: RuntimeError: no such layer"}
+    prediction = forecast.predict(specs, forecast.sources_of(specs), probes, 1)
     assert prediction["experiments"]["clip_coco cbam 5 epochs"]["seconds"] is None
-    assert prediction["left"]["seconds"] == pytest.approx(
-        sum(experiment["seconds"] or 0 for experiment in prediction["experiments"].values())
-        + prediction["prepare"]["features of clip_coco stand-in"]["seconds"]
-    )
-    assert "not predicted: student: RuntimeError: no such layer" in "\n".join(forecast._time_lines(prediction))
+    known = [job["seconds"] for part in ("experiments", "prepare") for job in prediction[part].values()]
+    assert prediction["left"]["seconds"] == pytest.approx(sum(filter(None, known)))
+    assert "not predicted: cbam: RuntimeError: no such layer" in "\n".join(forecast._time_lines(prediction))
+
+
+def test_predict__an_experiment_writes_a_checkpoint_an_epoch(made):
+    assert [one["bytes"] for one in prediction_of(made())["experiments"].values()] == [5000, 5000]
 
 
 def test_plan__is_kept_and_compared_with_what_the_run_took(made):
-    text = forecast.plan(made(), lambda works, workers: rates_of(works) | {"calibration": {"seconds": 7.0}}, 2)
-    assert "2 at a time" in text and "measured in 7 s" in text
+    text = forecast.plan(made(), probes_of, 2)
+    assert "2 at once" in text and "measured in 7 s" in text and "Nothing is missing." in text
     assert forecast.goodness("made") is None  # nothing has run
     predicted = forecast.runs_root() / "made" / forecast.PREDICTED
     experiments = json.loads(predicted.read_text())["experiments"]
     for name, experiment in experiments.items():
         forecast.took("made", name, 2 * experiment["seconds"])
-    forecast.took("made", "features of clip_coco stand-in", 3.0 + 5.6 + 10.0)
+    forecast.took("made", "features of clip_coco stand-in", 3 * 3.0 + 5.6 + 10.0)
     frame = forecast.goodness("made").set_index("method")
     assert frame.loc["projection", "jobs"] == 2
     assert frame.loc["projection", "ratio"] == pytest.approx(0.5, abs=0.01)
@@ -115,29 +113,22 @@ def test_plan__is_kept_and_compared_with_what_the_run_took(made):
     assert frame.loc["", "taken"] == pytest.approx(frame.taken[:-1].sum())
 
 
-def test_plan__without_a_calibration_it_has_experiments_and_stores(made):
+def test_plan__without_a_probe_it_has_experiments_and_stores(made):
     text = forecast.plan(made())
     assert "2 experiments:" in text and "36 images" in text and "minutes" not in text
 
 
-def test_plan__an_experiment_writes_a_checkpoint_an_epoch_and_its_embeddings(made):
-    config = made()
-    experiments = seconds_of(config)
-    embeddings = (20 + 100) * study.experiments(config)[0].config.width * 4  # 20 scenes, five captions each
-    assert [experiment["bytes"] for experiment in experiments.values()] == [
-        5 * 1000 + embeddings,
-        5 * 1000 + embeddings,
-    ]
-
-
-def test_plan__a_teacher_of_ones_own_that_is_not_here_is_taken_for_a_vit(made, monkeypatch, tmp_path):
-    (tmp_path / "own_teacher.py").write_text("class Own:\n    DEFAULT = 'somebody/own-teacher'\n")
+@pytest.mark.parametrize("teacher", ["own_teacher:Own", "own_teacher:Other", "no_such_file:Own"])
+def test_plan__a_teacher_of_ones_own_that_cannot_be_had_is_said_and_the_rest_is_planned(
+    made, monkeypatch, tmp_path, teacher
+):
+    (tmp_path / "own_teacher.py").write_text("class Own:\n    DEFAULT = './gone'\n")
     monkeypatch.syspath_prepend(tmp_path)
-    spec = study.experiments(made())[0]
-    own = spec.model_copy(
-        update={"config": spec.config.model_copy(update={"teacher": "own_teacher:Own", "checkpoint": ""})}
-    )
-    monkeypatch.setattr(check, "_absent", lambda name, *_: check.Standing(name, note="to be downloaded"))
-    works, missing = forecast.works_of([own])
-    assert (works[0].tokens, works[0].width) == (196, 768)
-    assert "somebody/own-teacher" in missing[0] and "taken for a ViT-B/16" in missing[0]
+    whole = study.experiments(made())
+    given = whole[0].config.model_copy(update={"teacher": teacher, "checkpoint": ""})
+    own = whole[0].model_copy(update={"config": given, "notebook": "own_coco"})
+    monkeypatch.setattr(study, "experiments", lambda config: [own, *whole])
+    text = forecast.plan(made(), probes_of)
+    assert f"teacher {teacher.split(':')[0]}" in text.split("Missing on this machine:")[1]
+    assert "not predicted: 1 experiments whose teacher or data are not here" in text
+    assert "About 1." in text or "About 0." in text

@@ -1,0 +1,119 @@
+"""The probe, on a machine that need not be fast: every number that the plan adds up is there and is a time."""
+
+import json
+import math
+import time
+from itertools import count
+
+import numpy as np
+import pytest
+
+from kdlib import sources, study
+from kdlib.notebook import worker
+from kdlib.study import forecast, probe
+from kdlib.study.file import ExperimentSpec
+
+TEACHER = {"load", "image", "call", "score", "controls", "methods"}
+METHOD = {"epoch", "once", "checkpoint", "image", "alone", "call", "pixel", "bytes"}
+
+
+@pytest.fixture
+def split_of(small_run):
+    def make(teacher: str):
+        config = small_run(teacher)
+        return sources.open_splits(config, sources.load_data(config))["test"]
+
+    return make
+
+
+def test_probe__a_teacher_and_its_methods_give_what_the_plan_adds_up(small_run, tmp_path):
+    """A method that cannot be built says why; the others are measured."""
+    methods = {name: small_run("clip", method=name) for name in ("projection", "resnet")}
+    methods["attention"] = small_run("clip", method="attention", heads=7)
+    found = probe.probe(methods, {"fit": (36, 180), "test": (20, 100)}, tmp_path)
+    assert set(found) == TEACHER
+    assert all(math.isfinite(found[name]) and found[name] > 0 for name in TEACHER - {"methods"})
+    assert "7 heads do not divide" in found["methods"]["attention"]["problem"]
+    for name in ("projection", "resnet"):
+        method = found["methods"][name]
+        assert set(method) == METHOD
+        assert all(math.isfinite(method[kind]) for kind in METHOD)
+        assert all(method[kind] > 0 for kind in METHOD - {"once", "pixel"})
+    assert found["methods"]["projection"]["pixel"] == 0 < found["methods"]["resnet"]["pixel"]
+
+
+def test_few__are_spread_over_the_split_with_all_that_belongs_to_them(small_run):
+    whole = sources.load_data(small_run("dino"))["fit"]
+    some = probe.few(whole, 10)
+    places = [whole.ids.index(name) for name in some.ids]
+    assert len(some) == 10 and places[0] == 0 and places[-1] == len(whole) - 1
+    assert some.labels.tolist() == [whole.labels[place] for place in places]
+    assert some.fingerprint != whole.fingerprint
+    assert len(probe.few(whole, 10**6)) == len(whole)
+
+
+@pytest.mark.parametrize("teacher", ["clip", "dino"])
+def test_many__repeats_a_split_without_making_two_images_alike(split_of, teacher):
+    split = split_of(teacher)
+    large = probe.many(split, 5 * len(split))
+    assert len(large) == 5 * len(split) and large.has_text == split.has_text
+    pooled = np.array(large.store["image_pooled"])
+    assert len(np.unique(pooled, axis=0)) == len(large) and np.isfinite(pooled).all()
+    if split.has_text:
+        assert large.owner.max() == len(large) - 1 and len(large.owner) == len(large.store["text_pooled"])
+        assert large.has_prompts and len(large.relevant) == len(large)
+    else:
+        assert large.labels.tolist() == split.labels.tolist() * 5
+
+
+def test_working_seconds__are_those_of_training_and_scoring(tmp_path):
+    def cell(source: str, seconds: int) -> dict:
+        clock = {"start_time": "2026-01-01T00:00:00", "end_time": f"2026-01-01T00:00:{seconds:02d}"}
+        return {"source": [source], "metadata": {"papermill": clock}}
+
+    cells = [cell("history = experiment.train(distiller)", 7), cell("show.setup(experiment)", 20),
+             cell("result = experiment.finish(experiment.evaluate(), history)", 4)]  # fmt: skip
+    (tmp_path / "done.ipynb").write_text(json.dumps({"cells": cells}))
+    assert probe.working_seconds(tmp_path / "done.ipynb") == 11
+
+
+def test_working_seconds__finds_both_in_the_notebooks():
+    for name in ("dino_tinyimagenet", "clip_coco"):
+        text = (study.notebooks_folder() / f"{name}.ipynb").read_text()
+        assert "experiment.train(" in text and "experiment.evaluate()" in text
+
+
+def test_measure__the_whole_of_it(small_run):
+    """Notebook, processes and all; nothing is left in the folder of runs."""
+    spec = ExperimentSpec(notebook="dino_tinyimagenet", config=small_run("dino"))
+    sizes = forecast.sources_of([spec])
+    rates = probe.measure([spec], {key: source.counts for key, source in sizes.items()}, 2)
+    assert not [name for name, rate in rates.items() if "problem" in rate], rates
+    assert 0 < rates["tinyimagenet"]["fixed"] < rates["all"]["seconds"]
+    predicted = forecast.predict([spec], sizes, rates, 1)
+    assert predicted["experiments"][spec.name]["seconds"] > rates["tinyimagenet"]["fixed"]
+    assert not list(forecast.runs_root().glob("probe-*"))
+
+
+def test_measure__an_interruption_leaves_nothing_behind(small_run, monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    (tmp_path / "sleeper.py").write_text("import time\n\ntime.sleep(600)\n")
+    running, turns = [], count()
+
+    def run(*given):
+        """The first probe is interrupted while the second one's job runs."""
+        if next(turns):
+            return worker.run_job({"module": "sleeper", "threads": 1, "memory_bytes": 0, "log": str(tmp_path / "log")})
+        while not worker._running:
+            time.sleep(0.05)
+        running.extend(worker._running)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(probe, "_run", run)
+    monkeypatch.setattr(probe, "_notebook", run)
+    spec = ExperimentSpec(notebook="dino_tinyimagenet", config=small_run("dino"))
+    with pytest.raises(KeyboardInterrupt):
+        probe.measure([spec], {spec.sources: {}}, workers=2)
+    assert running and all(process.poll() is not None for process in running)
+    assert not list(forecast.runs_root().glob("probe-*"))
