@@ -13,7 +13,7 @@ NOT_TRAINING = {
 class RunConfig(BaseModel):
     """What is trained on what, and how. Unknown names and values out of range are errors.
 
-    The defaults are the embedded study's: small students, since its teachers are 128 wide. The study's own
+    The defaults are the embedded study's: small students, since its teachers are 128 wide. The paper's own
     sizes (width 256, bottleneck 128, full ResNet and DenseNet) are in notebooks/studies/paper.yaml.
     """
 

@@ -88,7 +88,7 @@ def combined(
     contrastive_weight: float = 1.0,
     kl_weight: float = 1.0,
 ) -> Tensor:
-    """The study's loss for pixel students: contrastive + KL to the teacher's logits, weighted."""
+    """The paper's loss for pixel students: contrastive + KL to the teacher's logits, weighted."""
     matching = logit_matching(student, teacher, tau=tau)
     return contrastive_weight * contrastive(student, positives) + kl_weight * matching
 

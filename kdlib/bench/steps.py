@@ -35,7 +35,7 @@ def run(setting: Setting) -> list[Row]:
 
 
 def configuration(setting: Setting, method: str, **given) -> RunConfig:
-    """The full-size study's."""
+    """The configuration of a method at full size."""
     given = {"width": 256, "bottleneck": 128, "batch_size": BATCH, "epochs": 1, "threads": setting.threads} | given
     return RunConfig(study="bench", teacher="clip", dataset="coco", method=method, device="cpu", **given)
 

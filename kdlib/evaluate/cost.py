@@ -56,7 +56,7 @@ def _to(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
 
 
 def _text_megabytes(student: Student) -> float:
-    """MB of the text side, which the study's sizes of pixel students leave out."""
+    """MB of the text side, which the paper's sizes of pixel students leave out."""
     sides = [module for name, module in student.named_children() if name.startswith("text")]
     return sum(megabytes(side) for side in sides)
 

@@ -32,7 +32,7 @@ class CBAM(Student):
     """The refined map's mean beside the teacher's pooled feature, as in the attention student.
 
     The mean of the tokens alone is not what the teacher pools: such a student kept 91 % of CLIP's mean recall on dev
-    at best in the same tuning, where this one keeps 97 to 100 % (notebooks/studies/tuning.csv). The study's
+    at best in the same tuning, where this one keeps 97 to 100 % (notebooks/studies/tuning.csv). The paper's
     CBAM is as good as its projection, which sees the pooled feature.
     """
 

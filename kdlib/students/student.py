@@ -92,5 +92,5 @@ def standardised(features: Tensor) -> Tensor:
 
 
 def megabytes(module: nn.Module) -> float:
-    """Float32 parameters in MB of 2^20 bytes: the study's size."""
+    """Float32 parameters in MB of 2^20 bytes: the paper's size."""
     return sum(parameter.numel() for parameter in module.parameters()) * 4 / 2**20

@@ -76,7 +76,7 @@ def load(
 
     Raises TeacherError when weights that the teacher's outputs use are not in the checkpoint, unless
     ``allow_untrained``; their names are then in ``teacher.untrained``. ``untrained_heads`` asks for BLIP with
-    new layers in the place of its joint space, which is what the study's BLIP numbers look like. ``precision``: of
+    new layers in the place of its joint space, which is what the paper's BLIP numbers look like. ``precision``: of
     its forward pass.
     """
     folder = resolve(family, source, revision)

@@ -1,7 +1,7 @@
 """BLIP: the image-text contrastive (ITC) space of BlipForImageTextRetrieval. Li et al., arXiv:2201.12086.
 
 Not BlipModel: no public checkpoint carries its projections, which are then random (transformers issues
-25024, 28034, 37486; the likely cause of the study's BLIP numbers, see the README).
+25024, 28034, 37486; the likely cause of the paper's BLIP numbers, see the README).
 """
 
 import torch

@@ -28,6 +28,6 @@ def load(folder):
     """Class, model, names of weights that the checkpoint lacks, preprocessing, no tokenizer."""
     from transformers import ViTModel
 
-    # The study's feature is the class token itself, so the pooler, which DINO never trained, is left out.
+    # The paper's feature is the class token itself, so the pooler, which DINO never trained, is left out.
     model, missing = load_model(ViTModel, folder, add_pooling_layer=False)
     return DinoTeacher, model, missing, load_processor(folder), None
