@@ -8,7 +8,7 @@ import time
 
 import torch
 
-from kdlib.bench import convnet, forward, grid, memory, scoring, steps
+from kdlib.bench import convnet, exported, forward, grid, memory, scoring, steps
 from kdlib.bench.measure import Row, Setting
 from kdlib.files import read_json, reports_root, write_json
 from kdlib.machine import choose, hardware, versions
@@ -22,6 +22,7 @@ BENCHES = Registry(
         "convnet": convnet.run,
         "search": scoring.run,
         "memory": memory.run,
+        "export": exported.run,
         "experiments": grid.overhead,
         "grid": grid.grid,
     },

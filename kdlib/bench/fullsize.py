@@ -46,6 +46,22 @@ def clip_checkpoint(setting: Setting) -> Path:
     return folder
 
 
+def dino_checkpoint(setting: Setting) -> Path:
+    """Likewise DINO's ViT-B/16: transformers' defaults are its sizes."""
+    import torch
+    from transformers import ViTConfig, ViTImageProcessor, ViTModel
+
+    folder = setting.scratch / "dino-vitb16"
+    if not (folder / "model.safetensors").exists():
+        scratch = folder.with_name(f".{folder.name}")
+        shutil.rmtree(scratch, ignore_errors=True)
+        torch.manual_seed(0)
+        ViTModel(ViTConfig()).save_pretrained(scratch)
+        ViTImageProcessor().save_pretrained(scratch)
+        scratch.rename(folder)
+    return folder
+
+
 def photos(setting: Setting, count: int) -> Dataset:
     """``count`` photographs of COCO (or drawn images of their size), each with five drawn captions.
 

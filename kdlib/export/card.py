@@ -2,6 +2,7 @@
 
 import json
 
+from kdlib.config import RunConfig
 from kdlib.evaluate.exposure import LEVELS
 from kdlib.finished import Finished
 from kdlib.teachers import STANDIN, TEACHERS
@@ -29,8 +30,7 @@ images = student.encode_images(pil_images)  # (B, {width}), of length 1
 
 Without kdlib and torch: `image.onnx`{and_text} in onnxruntime. The graph takes uint8 pixels (B, 3, {size}, {size}), red
 green blue, as Pillow makes them of an upright image: `ImageOps.fit(image.convert("RGB"), ({size}, {size}),
-Image.Resampling.BICUBIC)`; mean and deviation are in the graph.{ids} Embeddings have length 1, so that a product is a
-cosine.
+Image.Resampling.BICUBIC)`; mean and deviation are in the graph.{ids} Embeddings have length 1: a product is a cosine.
 """
 
 
@@ -39,7 +39,6 @@ def card(run: Finished, record: dict) -> str:
     config, result = run.config, run.result
     teacher, text = result["teacher"], "text.onnx" in record["files"]
     source = teacher["source"] or TEACHERS[config.teacher].DEFAULT
-    data = "shapes" if config.data_root == "shapes" else config.dataset
     header = {
         "library_name": "kdlib",
         "license": "other",
@@ -52,7 +51,7 @@ def card(run: Finished, record: dict) -> str:
         size=config.image_size,
         texts=f"texts = student.encode_texts(texts)  # (B, {config.width})\n" if text else "",
         and_text=" and `text.onnx`" if text else "",
-        ids=" `text.onnx` takes `input_ids` and `attention_mask` as `tokenizer.json` pads them." if text else "",
+        ids="\n`text.onnx` takes `input_ids` and `attention_mask` as `tokenizer.json` pads them." if text else "",
     )
     lines = [
         "---",
@@ -82,7 +81,7 @@ def card(run: Finished, record: dict) -> str:
         "## Where it comes from",
         "",
         f"- Teacher: {source}, revision {teacher['revision']}. Licence: {LICENCES.get(source, UNKNOWN)}.",
-        f"- Data: {LICENCES.get(data, UNKNOWN)}. Training images: {result['data']['fit']['images']}.",
+        f"- Data: {_data(config)}. Training images: {result['data']['fit']['images']}.",
         f"- What teacher or student had seen of the scored images ({' < '.join(LEVELS)}): "
         f"**{result['exposure']['level']}**, {result['exposure']['why']}.",
         f"- Made by kdlib {result['versions']['kdlib']}, commit {result['versions']['commit'] or 'unknown'}, "
@@ -91,6 +90,14 @@ def card(run: Finished, record: dict) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _data(config: RunConfig) -> str:
+    """What the data are, as far as kdlib can know: a folder may hold another set in the same layout."""
+    if config.data_root == "shapes":
+        return LICENCES["shapes"]
+    known = LICENCES.get(config.dataset, UNKNOWN)
+    return f"a folder in the layout of {config.dataset}; the published set's terms: {known}"
 
 
 def _scores(run: Finished, record: dict) -> list[str]:

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import save
 
@@ -87,8 +88,7 @@ def export(run: Finished, to: Path | None = None, int8: bool = False) -> Path:
 def standalone(run: Finished) -> Standalone:
     """The trained student of a run with all that it needs, or ExportError where that is its teacher."""
     student = run.student
-    alone = getattr(student, "stands_alone", student.reads == "pixels" and not student.spec.text)
-    if not alone:
+    if not student.stands_alone:
         needed = "text features" if student.reads == "pixels" else f"image {student.reads}"
         able = [name for name in students.STUDENTS if students.class_of(name).reads == "pixels"]
         raise ExportError(
@@ -103,15 +103,14 @@ def standalone(run: Finished) -> Standalone:
 def text_parts(run: Finished):
     """The teacher's whole tokenizer, which cuts and pads as it does, and where its tokens are in the cut table.
 
-    0 in the table is padding and 1 unknown: see :mod:`kdlib.students.text`.
+    See :class:`kdlib.features.vocabulary.Vocabulary`.
     """
     loaded = load_teacher(run.config.model_copy(update={"device": "cpu"}))
     tokenizer = loaded.tokenizer.backend_tokenizer
     tokenizer.enable_truncation(loaded.max_tokens)
     tokenizer.enable_padding(pad_id=loaded.tokenizer.pad_token_id, pad_token=loaded.tokenizer.pad_token)
-    known = run.vocabulary.tokens
-    places = torch.ones(tokenizer.get_vocab_size(), dtype=torch.int16 if len(known) < 2**15 - 2 else torch.int32)
-    places[torch.from_numpy(known).long()] = torch.arange(2, len(known) + 2, dtype=places.dtype)
+    places = run.vocabulary.ids(np.arange(max(tokenizer.get_vocab().values()) + 1))
+    places = torch.from_numpy(places).to(torch.int16 if run.vocabulary.size < 2**15 else torch.int32)
     return tokenizer, places
 
 
@@ -121,7 +120,7 @@ def _write_parts(folder: Path, student: Standalone, run: Finished) -> None:
     write_atomic(folder / WEIGHTS, save(weights, metadata={"format": "pt"}))
     made_by = {
         "architectures": ["kdlib.export.Standalone"],
-        "teacher": run.result["teacher"],
+        "teacher": {name: run.result["teacher"][name] for name in ("family", "source", "revision")},
         "dataset": run.config.dataset,
         "experiment": run.result["keys"]["experiment"],
     }

@@ -40,6 +40,27 @@ def quantise(source: Path, target: Path, feeds: Iterable[Feed]) -> None:
             )
         finally:
             root.setLevel(level)
+    _shorten(target)
+
+
+def _shorten(path: Path) -> None:
+    """Give tensors short names and drop what is known of their shapes: of a small network a tenth of the file."""
+    import onnx
+
+    model = onnx.load(path)
+    graph, names = model.graph, {}
+    kept = {value.name for value in (*graph.input, *graph.output)} | {""}
+
+    def short(name: str) -> str:
+        return name if name in kept else names.setdefault(name, f"t{len(names)}")
+
+    for tensor in graph.initializer:
+        tensor.name = short(tensor.name)
+    for node in graph.node:
+        node.name = ""
+        node.input[:], node.output[:] = map(short, node.input), map(short, node.output)
+    del graph.value_info[:]
+    onnx.save(model, path)
 
 
 class _Reader:

@@ -53,6 +53,7 @@ class Inputs:
         """Raises DataError where the data are not those of the result."""
         config = run.config
         data = load_data(config)
+        data.pop("extra", None)  # never scored
         for name, dataset in data.items():
             if dataset.fingerprint != run.result["data"][name]["fingerprint"]:
                 raise DataError(f"{dataset.tree.where}: '{name}' is not what {run.run.path} was made with.")

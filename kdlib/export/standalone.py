@@ -9,11 +9,13 @@ from PIL import Image, ImageOps
 from torch import Tensor, nn
 
 import kdlib
-from kdlib import students, teachers
+from kdlib import students
 from kdlib.export.graph import ExportError, ImageTower, TextTower
 from kdlib.features.encoders import fitted
 from kdlib.files import read_json
 from kdlib.students import Student, StudentSpec
+from kdlib.teachers import hub
+from kdlib.teachers.fetch import model_id
 
 WEIGHTS, CONFIG, TOKENIZER = "model.safetensors", "config.json", "tokenizer.json"
 
@@ -35,7 +37,10 @@ class Standalone(nn.Module):
         """The student in a folder that ``kdlib export`` wrote, or in such a repository of the model hub."""
         from safetensors.torch import load_file
 
-        folder = teachers.resolve("", str(source), revision)
+        folder = Path(source).expanduser()
+        if not folder.is_dir():
+            model_id(str(source))
+            folder = hub.snapshot(str(source), revision, ("*.json", WEIGHTS))
         config = read_json(folder / CONFIG) or {}
         if "student" not in config:
             raise ExportError(f"{folder / CONFIG} is not of an exported student; 'kdlib export' writes one.")

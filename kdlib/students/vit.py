@@ -37,7 +37,7 @@ class ViT(nn.Module):
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """``pixels`` (B, 3, S, S), normalised as for every network."""
         patches = self.stem(pixels).flatten(2).transpose(1, 2) + self.places  # (B, N, W)
-        tokens = torch.cat([self.first.expand(len(patches), 1, -1), patches], dim=1)
+        tokens = torch.cat([self.first.expand(patches.shape[0], 1, -1), patches], dim=1)
         for block in self.blocks[:-1]:
             tokens = block(tokens)
         attention = self.blocks[-1].attention_of_first(tokens)

@@ -27,7 +27,7 @@ class ClipTeacher(Teacher):
         """(B, L) ids and mask -> pooled (B, T), tokens (B, L, T), attention (B, L)."""
         outputs = self.model.text_model(ids, attention_mask=mask, output_attentions=True)
         joint = self.model.text_projection(outputs.last_hidden_state)  # (B, L, T)
-        rows = torch.arange(len(ids), device=ids.device)
+        rows = torch.arange(ids.shape[0], device=ids.device)
         end = mask.sum(dim=1) - 1  # the tokenizer ends each text with the token that CLIP pools
         attention = outputs.attentions[-1].mean(dim=1)[rows, end] * mask  # (B, L)
         attention = attention.scatter(1, end[:, None], 0.0)

@@ -5,10 +5,12 @@ import time
 
 import torch
 
-from kdlib import bench
-from kdlib.bench import measure, memory, page, scoring
+from kdlib import bench, students
+from kdlib.bench import exported, measure, memory, page, scoring
 from kdlib.bench.measure import Row, Setting
+from kdlib.export.graph import ImageTower
 from kdlib.files import read_json, reports_root
+from kdlib.students import StudentSpec
 
 
 def row(ratio: float, bar: float | None, at_most: bool = False) -> Row:
@@ -68,3 +70,19 @@ def test_peak__sees_memory_that_was_freed_again():
         pages.close()
         freed = memory.anonymous()
     assert peak.bytes > before + size // 2 > freed
+
+
+def test_exported__a_student_is_held_against_each_teacher_and_its_own_twin(monkeypatch, tmp_path):
+    """A narrow network in the place of all others: what is measured is only measured by running the bench."""
+    spec = StudentSpec(teacher_width=8, width=8, convnet="narrow")
+    monkeypatch.setattr(exported, "STUDENTS", (("resnet", 64),))
+    monkeypatch.setattr(exported, "ROUNDS", 1)
+    monkeypatch.setattr(exported, "_student", lambda method, size: ImageTower(students.build(method, spec)))
+    monkeypatch.setattr(exported, "TeacherImage", lambda teacher: exported._student("resnet", 224))
+    monkeypatch.setattr(exported.teachers, "load", lambda family, folder: None)
+    for name in ("dino_checkpoint", "clip_checkpoint"):
+        monkeypatch.setattr(exported.fullsize, name, lambda setting: tmp_path)
+    rows = exported.run(Setting(threads=torch.get_num_threads()))
+    assert [row.bar for row in rows] == [20.0, 20.0, 3.9]
+    assert all(row.ratio > 0 and "int8" in f"{row.note} {row.what}" for row in rows)
+    assert rows[-1].ratio == rows[-1].theirs / rows[-1].ours > 3

@@ -10,9 +10,10 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from kdlib import finished
-from kdlib.export import ExportError, Standalone, check, choose, export, folder, record
+from kdlib import finished, students
+from kdlib.export import ExportError, Standalone, check, choose, export, folder, graph, record
 from kdlib.files import read_json, runs_root
+from kdlib.students import StudentSpec
 
 FILES = {"model.safetensors", "config.json", "preprocessor_config.json", "image.onnx", "README.md", "parity.json"}
 
@@ -89,7 +90,7 @@ def test_graph__keeps_no_trace_of_the_machine_that_wrote_it(taken):
         assert str(Path(folder.__file__).parents[1]).encode() not in content and b"forward" not in content
 
 
-def test_int8__has_signed_weights_per_channel_and_a_third_of_the_size_at_most(taken):
+def test_int8__has_signed_weights_per_channel_and_little_more_than_a_quarter_of_the_size(taken):
     model = onnx.load(taken / "image.int8.onnx")
     weights = {one.name: one for one in model.graph.initializer if one.data_type == onnx.TensorProto.INT8}
     scaled = [node for node in model.graph.node if node.op_type == "DequantizeLinear" and node.input[0] in weights]
@@ -98,7 +99,7 @@ def test_int8__has_signed_weights_per_channel_and_a_third_of_the_size_at_most(ta
         assert sizes[node.input[1]] in [sizes[node.input[0]][:1], sizes[node.input[0]][1:]]  # a scale a channel
     convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
     assert len(scaled) > len(convolutions) == 13
-    assert (taken / "image.int8.onnx").stat().st_size < (taken / "image.onnx").stat().st_size / 3
+    assert (taken / "image.int8.onnx").stat().st_size < 0.27 * (taken / "image.onnx").stat().st_size
 
 
 def test_record__scores_the_files_by_our_evaluation_beside_the_student(taken, run):
@@ -154,6 +155,34 @@ def test_card__is_made_from_the_result(taken, run):
         assert words in card
 
 
+@pytest.mark.parametrize("method", ["densenet", "mobilenet", "vit"])
+def test_write__every_network_that_reads_pixels(method, tmp_path):
+    torch.manual_seed(0)
+    spec = StudentSpec(teacher_width=16, width=8, convnet="narrow", image_size=32)
+    tower = graph.ImageTower(students.build(method, spec)).eval()
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 3, 32, 32), dtype=np.uint8)
+    graph.write(tower, "image", (torch.from_numpy(pixels[:2]),), tmp_path / "image.onnx")
+    made = check.File(tmp_path / "image.onnx").all(check.image_feeds(pixels, 3))
+    check.agreement(method, made, check.in_torch(tower, check.image_feeds(pixels, 5)))
+
+
+@pytest.mark.parametrize("side", ["bag", "transformer"])
+def test_write__every_text_side_takes_texts_of_any_length_and_unknown_tokens(side, tmp_path):
+    torch.manual_seed(0)
+    spec = StudentSpec(teacher_width=16, width=8, heads=2, text=True, text_side=side, vocabulary=7, convnet="narrow")
+    places = torch.tensor([1, 2, 3, 1, 4, 5, 6, 1, 1], dtype=torch.int16)
+    tower = graph.TextTower(students.build("resnet", spec), places).eval()
+    random = np.random.default_rng(0)
+
+    def feed(count, length):
+        mask = np.arange(length) < random.integers(1, length + 1, (count, 1))
+        return {"input_ids": random.integers(0, 9, (count, length)), "attention_mask": mask.astype(np.int64)}
+
+    graph.write(tower, "text", tuple(map(torch.from_numpy, feed(2, 5).values())), tmp_path / "text.onnx")
+    feeds = [feed(1, 1), feed(3, 8), feed(2, 32)]
+    check.agreement(side, check.File(tmp_path / "text.onnx").all(feeds), check.in_torch(tower, feeds))
+
+
 def test_export__of_a_student_that_needs_its_teacher_is_refused_and_says_which_do_not(taken):
     with pytest.raises(ExportError, match=r"image features.*resnet, densenet"):
         export(choose(["dino", "projection"]))
@@ -197,7 +226,7 @@ def test_write__refuses_a_frozen_batch(tmp_path):
             return pixels.float().mean(dim=(2, 3))[torch.arange(len(pixels))].reshape(2, 3)
 
     with pytest.raises(Exception) as caught:
-        record.graph.write(Frozen(), "image", (torch.zeros(2, 3, 4, 4, dtype=torch.uint8),), tmp_path / "image.onnx")
+        graph.write(Frozen(), "image", (torch.zeros(2, 3, 4, 4, dtype=torch.uint8),), tmp_path / "image.onnx")
     assert "batch" in str(caught.value)
     assert list(tmp_path.iterdir()) == []
 
