@@ -1,4 +1,4 @@
-"""The command line: ``kdlib run | status | report | export | bench | data``. Thin: verbs are functions elsewhere."""
+"""The command line: ``kdlib run | status | verify | report | export | bench | data``. Thin."""
 
 import signal
 import sys
@@ -121,6 +121,30 @@ def status(
     for found in teachers.values():
         if not found.ready:
             print(found)
+
+
+@app.command()
+def verify(
+    study_file: StudyFile,
+    data_root: DataRoot = None,
+    seeds: Seeds = None,
+    sample: Annotated[int, typer.Option(min=0, help="results whose scores are computed again")] = 3,
+) -> None:
+    """Check that nothing which a study left was altered or lost since it was written.
+
+    All feature stores, checkpoints, results, arrays and notebooks are hashed and held against what was recorded, and a
+    few results are computed again from their embeddings. The report says when this was last done. The exit code is 1
+    when something is wrong; each problem is named, and 'kdlib run' makes again what can be made.
+    """
+    from kdlib import study
+    from kdlib.study import verify as verification
+
+    found = verification.verify(study.load(study_file, data_root, seeds), sample)
+    print(f"{found['results']} results are as they were written, {found['recomputed']} of them computed again.")
+    for problem in found["problems"]:
+        print(f"  {problem}", file=sys.stderr)
+    if found["problems"]:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -53,7 +53,7 @@ class RunConfig(BaseModel):
     diagonal: bool = Field(False, description="keep each image's match with itself in logit matching")
     batch_size: int = Field(64, ge=2, description="images a step")
     # lr_peak, tau and the three weights: chosen on dev, notebooks/studies/tuning.yaml and tuning.csv.
-    lr_peak: float = Field(1e-2, gt=0, description="learning rate after the warm-up")
+    lr_peak: float = Field(1e-2, gt=0, lt=1e6, description="learning rate after the warm-up")
     warmup_steps: int = Field(50, ge=1, description="steps to the peak; then the rate falls as 1/sqrt(step)")
     weight_decay: float = Field(0.01, ge=0, description="AdamW's, on matrices only")
     tau: float = Field(2.0, gt=0, description="temperature of the softened logits")

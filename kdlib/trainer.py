@@ -141,13 +141,12 @@ def _epoch(distiller, optimizer, loader, config, epoch: int, step: int, rate: Ca
         if progress.due or done == len(loader):
             mean = sums["loss"].item() / done
             if not math.isfinite(mean):
-                raise FloatingPointError(
-                    f"The loss is {mean} in epoch {epoch}, by step {step}. Lower lr_peak or raise "
-                    "warmup_steps; the checkpoints up to the epoch before are good."
-                )
+                raise _not_finite(f"The loss is {mean}", epoch, step, batch)
             speed = done * loader.batch_size / (now(device) - started)
             progress.update(step, f"epoch {epoch}, loss {mean:.3f}, {speed:.0f} images/s")
 
+    if not all(value.isfinite().all() for value in distiller.state_dict().values()):
+        raise _not_finite("A weight is not finite", epoch, step, batch)  # the last loss was taken before the last step
     seconds = now(device) - started
     return {
         "epoch": epoch,
@@ -159,3 +158,15 @@ def _epoch(distiller, optimizer, loader, config, epoch: int, step: int, rate: Ca
         "data_share": waited / seconds,
         "images_per_second": len(loader) * loader.batch_size / seconds,
     }
+
+
+def _not_finite(what: str, epoch: int, step: int, batch: dict[str, Tensor]) -> FloatingPointError:
+    """The error of a training that left the numbers, with the remedy: the teacher's, where it is the teacher."""
+    wrong = [name for name, value in batch.items() if value.is_floating_point() and not value.isfinite().all()]
+    remedy = (
+        f"The teacher's stored features are not finite either ({', '.join(wrong)}): look for NaN in the teacher's "
+        "outputs or its checkpoint; no learning rate mends them."
+        if wrong
+        else "Lower lr_peak or raise warmup_steps; the checkpoints up to the epoch before are good."
+    )
+    return FloatingPointError(f"{what} in epoch {epoch}, by step {step}. {remedy}")

@@ -5,7 +5,7 @@ import torch
 
 from kdlib import checkpoints
 from kdlib.experiment import Experiment
-from kdlib.features.loader import TrainLoader
+from kdlib.features.loader import Reader, TrainLoader
 from kdlib.files import file_digest
 from kdlib.trainer import cooldown_epochs, cooled, learning_rate
 
@@ -119,3 +119,32 @@ def test_clip_norm__bounds_the_step_and_is_in_the_history(small_run):
     assert "gradient_norm" not in free[0] and held[0]["gradient_norm"] > 1e-3
     assert loose[0]["loss"] == free[0]["loss"] and loose[0]["gradient_norm"] > 0
     assert held[0]["loss"] != free[0]["loss"]
+
+
+def test_train__weights_that_are_not_finite_are_never_saved(small_run, monkeypatch):
+    """One step an epoch: its loss is taken before the step that ruins the weights."""
+    step = torch.optim.AdamW.step
+
+    def ruin(optimizer):
+        step(optimizer)
+        with torch.no_grad():
+            optimizer.param_groups[0]["params"][0].fill_(torch.inf)
+
+    experiment = Experiment.open(small_run("clip", batch_size=1000, epochs=2))
+    monkeypatch.setattr(torch.optim.AdamW, "step", ruin)
+    with pytest.raises(FloatingPointError, match=r"A weight is not finite in epoch 1, by step 1\. Lower lr_peak"):
+        experiment.train()
+    assert not list(experiment.run.checkpoints.glob("epoch-*"))
+
+
+def test_train__a_teacher_that_is_not_finite_is_not_blamed_on_the_learning_rate(small_run, monkeypatch):
+    images = Reader.images
+
+    def broken(reader, *given):
+        batch = images(reader, *given)
+        return batch | {"image": batch["image"] * torch.nan}
+
+    experiment = Experiment.open(small_run("clip", epochs=1))
+    monkeypatch.setattr(Reader, "images", broken)
+    with pytest.raises(FloatingPointError, match=r"The teacher's stored features are not finite either \(image\)"):
+        experiment.train()

@@ -1,9 +1,10 @@
 """An executed notebook as one HTML page that needs nothing but itself."""
 
 import html
+import re
 from pathlib import Path
 
-from kdlib.files import file_digest, read_json, reports_root, write_atomic
+from kdlib.files import file_digest, read_record, reports_root, write_atomic
 
 TEMPLATE = Path(__file__).parent / "template"
 MADE_FROM = "<!-- made from the notebook "
@@ -60,17 +61,21 @@ def _headed(notebook: Path, book, page: Path, title: str) -> str:
     if first is None:
         return title
     heading, _, rest = first.source.partition("\n")
-    heading = f"# {_of_its_own(notebook, heading[2:])}"
-    heading = f"{heading[2:]}: {title}" if title else heading[2:]
+    heading = _of_its_own(notebook, heading[2:])
     if given.get("study") and page.parents[1] == reports_root() / given["study"]:
         rest = f"\n[All of this study](../index.html)\n{rest}"
-    first.source = f"# {html.escape(heading)}\n{rest}"
-    return heading
+    first.source = f"# {html.escape(heading)}{': ' if title else ''}{as_text(title)}\n{rest}"
+    return f"{heading}: {title}" if title else heading
+
+
+def as_text(words: str) -> str:
+    """Words from a file or from data as Markdown that shows them and does nothing else: no link, no markup."""
+    return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", " ".join(words.split()))
 
 
 def _of_its_own(notebook: Path, heading: str) -> str:
     """A copied notebook's heading names the teacher and data set that it was copied from; the run's folder knows."""
-    config = (read_json(notebook.parent / "config.json") or {}).get("config", {})
+    config = (read_record(notebook.parent / "config.json") or {}).get("config", {})
     names = [config.get(name, "") for name in ("teacher", "dataset")]
     said = heading.lower().replace(" ", "")
     return heading if all(name.lower().replace(" ", "") in said for name in names) else " on ".join(names)

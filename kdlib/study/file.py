@@ -8,7 +8,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kdlib.config import RunConfig
 from kdlib.files import project_root, reports_root, runs_root
-from kdlib.study import check
 
 METHODS = ("projection", "bottleneck", "attention", "cbam", "resnet", "densenet")
 
@@ -104,6 +103,8 @@ def load(path: str | Path, data_root: str | None = None, seeds: int | None = Non
 
     Raises StudyError with the entry and the remedy.
     """
+    from kdlib.study import check  # which asks for students, losses and teachers: a dask worker needs none of them
+
     path = Path(path)
     try:
         content, lines = check.read(path)

@@ -67,7 +67,8 @@ def test_run_job__threads_are_capped(job):
 
 
 def test_worker__imports_nothing_heavy():
-    code = "import kdlib.notebook.worker, sys; print(sorted({'torch', 'pandas', 'transformers'} & set(sys.modules)))"
+    look = "print(sorted({'torch', 'pandas', 'transformers'} & set(sys.modules)))"
+    code = f"import kdlib.notebook.worker, kdlib.study.cluster, sys; {look}"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert json.loads(out) == []
 

@@ -1,6 +1,8 @@
 """Pages: which are made again, what is put into those of a study, and the table that sorts."""
 
+import html
 import os
+import re
 import shutil
 from types import SimpleNamespace
 
@@ -141,3 +143,14 @@ def test_filter__shows_rows_with_all_words_and_counts_them(page):
     assert column(page, 1) == ["cbam"] and count.inner_text() == "1 of 4 experiments"
     box.fill("")
     assert count.inner_text() == "4 of 4 experiments"
+
+
+@pytest.mark.parametrize(
+    "title", ["[x](javascript:alert(1))", "<img src=x onerror=alert(1)>", "javascript:alert(1) `a` $b$"]
+)
+def test_page__a_title_is_text_whatever_is_in_it(tmp_path, title):
+    export_page(notebook(tmp_path / "a.ipynb", "# A cell"), tmp_path / "a.html", title)
+    page = (tmp_path / "a.html").read_text()
+    assert "<img src=x" not in page and 'href="javascript' not in page
+    heading = re.sub("<[^>]*>", "", re.search("<h1.*?</h1>", page, re.S).group())
+    assert title in html.unescape(heading)
