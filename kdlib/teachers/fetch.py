@@ -1,6 +1,7 @@
 """From a name to a folder with safetensors: a local folder, or a revision of a repository on the model hub."""
 
 import re
+import sys
 from pathlib import Path
 
 from kdlib.files import digest, read_json, runs_root, write_json
@@ -32,6 +33,12 @@ def fetch(source: str, revision: str = "", pinned: str = "", bin_digest: str = "
     except hub.RevisionGone:
         folder = _from_hub(source, "main", (hub.PICKLES, hub.SAFETENSORS), bin_digest)
     write_json(_target(source, f"{pinned}.json"), {"gone": pinned, "in_its_place": folder.name})
+    digest_is = "the published one" if bin_digest else "recorded, since none was published"
+    print(
+        f"{source}: the pinned commit {pinned[:12]} is gone from the hub. The weights of main took its place (commit "
+        f"{commit_of(folder)[:12]}); the SHA-256 of its pickle is {digest_is}.",
+        file=sys.stderr,
+    )
     return folder
 
 
