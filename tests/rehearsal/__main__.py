@@ -45,24 +45,30 @@ def main(given: Sequence[str] | None = None) -> int:
         data(stage, record)
         if options.part != "faults":
             study(stage, record, options.workers, options.small)
+            write(stage, record)
         if options.part != "study":
             all_faults(stage, record, options.small)
-        record["commands"] = [
-            {
-                "command": words,
-                "code": done.code,
-                "seconds": done.seconds,
-                "cpu_seconds": done.cpu_seconds,
-                "peak_gb": done.memory / GB,
-            }
-            for words, done in stage.log
-        ]
-    (folder / "rehearsal.json").write_text(json.dumps(record, indent=1))
+        write(stage, record)
     show(record, folder / "rehearsal.json")
     if not options.keep:
         for left in ("runs", "home", "published", "data"):
             shutil.rmtree(folder / left, ignore_errors=True)
     return bool(record["wrong"])
+
+
+def write(stage: Stage, record: dict) -> None:
+    """rehearsal.json, with what each command took."""
+    record["commands"] = [
+        {
+            "command": words,
+            "code": done.code,
+            "seconds": done.seconds,
+            "cpu_seconds": done.cpu_seconds,
+            "peak_gb": done.memory / GB,
+        }
+        for words, done in stage.log
+    ]
+    (stage.folder / "rehearsal.json").write_text(json.dumps(record, indent=1))
 
 
 def data(stage: Stage, record: dict) -> None:
