@@ -34,6 +34,7 @@ __all__ = [
 CONTROLS = {"untrained": "itself untrained", "pca": "PCA of the teacher's features", "teacher": "its teacher"}
 # The study's verdicts are put here when its report is made: they are corrected for all of its comparisons.
 VERDICTS = '<div class="verdicts"></div>'
+COPIES = 5  # that a notice names
 
 
 # ---------------------------------------------------------------- what was run
@@ -57,6 +58,10 @@ def setup(experiment: Experiment) -> None:
     skipped = sum(len(split.store.skipped) for split in experiment.splits.values())
     if skipped:
         notice(f"{skipped} unreadable images were left out.")
+    copies = [f"{name} (a copy of {twin})" for data in experiment.data.values() for name, twin in data.left_out]
+    if copies:
+        more = ", ..." if len(copies) > COPIES else ""
+        notice(f"{len(copies)} images are also in another split and left training: {', '.join(copies[:COPIES])}{more}.")
     pretrained = config.pretrained and students.class_of(config.method).reads == "pixels"
     seen = exposure(sources.source(config), config.dataset, config.data_root, pretrained)
     badge = f'<span class="badge {seen["level"]}">exposure: {seen["level"]}</span>'
