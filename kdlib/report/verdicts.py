@@ -19,11 +19,13 @@ QUESTIONS = {
     "pca": "the student against PCA of its teacher's features at the same width",
     "no teacher": "the student against the same network trained without a teacher",
     "teacher": "the student against its teacher",
+    "alone": "a student that stands alone against the same network trained without a teacher",
     "technique": "one technique against another, at the most epochs",
     "variant": "the student against a variant of its training",
 }
 NO_TEACHER = "no_teacher"
 COLUMNS = ["question", "teacher", "dataset", "a", "b", "difference", "low", "high", "p", "p_holm", "verdict"]
+ALONE = ("standalone", "with_labels", "with_captions")  # variants that are held against it too
 
 
 def verdicts(frame: pd.DataFrame) -> pd.DataFrame:
@@ -72,7 +74,9 @@ def families(part: pd.DataFrame) -> dict[tuple[str, str], list[tuple[Side, Side]
             result["untrained", ""].append((student, (group, "untrained", "")))
             result["pca", ""].append((student, (group, "pca", "")))
             result["teacher", ""].append((student, (group, "teacher", "")))
-        elif ("", method, epochs) in own:
+        if variant in ALONE and (NO_TEACHER, method, epochs) in experiments:
+            result["alone", ""].append((student, (experiments[NO_TEACHER, method, epochs], "student", "")))
+        if variant and ("", method, epochs) in own:
             question = ("no teacher", "") if variant == NO_TEACHER else ("variant", method)
             result.setdefault(question, []).append(((own["", method, epochs], "student", ""), student))
     methods = [method for method in methods_of(part) if ("", method, budgets[-1]) in own]

@@ -24,6 +24,8 @@ class Variant(BaseModel):
     parameters: dict[str, Any]
     notebooks: tuple[str, ...] = Field((), description="all where none is named")
     methods: tuple[str, ...] = Field((), description="all where none is named")
+    epochs: tuple[int, ...] = Field((), description="the study's where none is named")
+    seeds: tuple[int, ...] = Field((), description="the study's where none is named, and none that it lacks")
 
 
 class StudyConfig(BaseModel):
@@ -179,7 +181,9 @@ def experiments(study: StudyConfig) -> list[ExperimentSpec]:
             raise StudyError(f"The variant '{name}' names notebooks that the study lacks: {', '.join(unknown)}.")
         notebooks = variant.notebooks or tuple(study.notebooks)
         given = {notebook: study.notebooks[notebook] for notebook in notebooks}
-        result += _experiments(study, name, given, variant.methods or study.methods, variant.parameters)
+        seeds = tuple(seed for seed in variant.seeds or study.seeds if seed in study.seeds)
+        own = study.model_copy(update={"seeds": seeds, "epochs": variant.epochs or study.epochs})
+        result += _experiments(own, name, given, variant.methods or study.methods, variant.parameters)
     return result
 
 

@@ -25,7 +25,7 @@ def load(tmp_path, **fields) -> study.StudyConfig:
 
 def test_mini__is_the_48_experiments_of_the_study_and_its_controls():
     experiments = study.experiments(study.load(studies_folder() / "mini.yaml"))
-    assert len({experiment.name for experiment in experiments}) == len(experiments) == 48 + 16 + 8
+    assert len({experiment.name for experiment in experiments}) == len(experiments) == 48 + 16 + 8 + 8
     assert len([experiment for experiment in experiments if not experiment.config.variant]) == 48
     assert {experiment.config.teacher for experiment in experiments} == {"clip", "blip", "dino", "beit"}
     assert {experiment.config.epochs for experiment in experiments} == {5, 10}
@@ -77,6 +77,13 @@ def test_variants__are_further_experiments_in_folders_and_pages_of_their_own(tmp
         == len({experiment.name for experiment in made})
         == 3
     )
+
+
+def test_variants__have_epochs_and_seeds_of_their_own_but_no_seed_that_the_study_lacks(tmp_path):
+    variants = {"short": {"parameters": {"tau": 9.0}, "epochs": [3], "seeds": [0, 5]}}
+    made = study.experiments(load(tmp_path, methods=["projection"], epochs=[5, 10], seeds=[0, 1], variants=variants))
+    own = [(one.config.epochs, one.config.seed) for one in made if one.config.variant]
+    assert own == [(3, 0)] and len(made) == 4 + 1
 
 
 def test_variants__share_the_feature_store_unless_their_teacher_is_another(tmp_path):
