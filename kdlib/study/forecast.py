@@ -5,7 +5,7 @@ The seconds are those of :mod:`~kdlib.study.probe`, added up here as the study's
 
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
@@ -14,11 +14,13 @@ import psutil
 from kdlib import study
 from kdlib.config import RunConfig
 from kdlib.data import shapes
+from kdlib.data.coco import CAPTIONS
 from kdlib.data.dataset import DataError
+from kdlib.data.extra import DRAWN
 from kdlib.experiment import BATCH_ROWS
 from kdlib.files import read_json, runs_root, write_json
 from kdlib.machine import WARM_UP_CALLS
-from kdlib.sources import load_data, reads, split_names, teacher_store_is_built
+from kdlib.sources import load_data, reads, split_names, teacher_store_is_built, views_of
 from kdlib.study.file import ExperimentSpec, StudyConfig
 from kdlib.study.status import Inspector
 from kdlib.teachers import check
@@ -39,7 +41,11 @@ Measure = Callable[[list[ExperimentSpec], dict, int], dict[str, dict]]
 
 @dataclass(frozen=True)
 class Source:
-    """What is known of the inputs that experiments share: ``counts``: split -> (images, captions)."""
+    """What is known of the inputs that experiments share: ``counts``: split -> (images, captions).
+
+    ``extra``: what experiments are also trained on, as their configurations name it -> (images, captions); ``views``:
+    views of images that the teacher is run on.
+    """
 
     spec: ExperimentSpec
     counts: dict[str, tuple[int, int]]
@@ -48,16 +54,27 @@ class Source:
     text: bool
     missing: tuple[str, ...]
     stores_tokens: bool
+    extra: dict[str, tuple[int, int]] = field(default_factory=dict)
+    views: int = 0
+
+    @property
+    def stores(self) -> list[tuple[str, int, float]]:
+        """(name, images, bytes) of each store that the teacher fills."""
+        item, words = BYTES[self.spec.config.feature_dtype], CAPTION_TOKENS if self.text else 0
+        shape = self.tokens, self.width, words, item, self.stores_tokens
+        parts = [*self.counts.items(), *(("extra", count) for name, count in self.extra.items() if name)]
+        found = [(name, images, store_bytes(images, texts, *shape)) for name, (images, texts) in parts]
+        return found + ([("views", self.views, self.views * self.width * item)] if self.views else [])
+
+    @property
+    def passes(self) -> int:
+        """Images and views that the teacher is run on."""
+        return sum(images for _, images, _ in self.stores)
 
     @property
     def images(self) -> int:
         """Images of all splits."""
         return sum(images for images, _ in self.counts.values())
-
-    def bytes_of(self, split: str) -> float:
-        """Size on disk of the store of a split."""
-        item, words = BYTES[self.spec.config.feature_dtype], CAPTION_TOKENS if self.text else 0
-        return store_bytes(*self.counts[split], self.tokens, self.width, words, item, self.stores_tokens)
 
 
 def plan(config: StudyConfig, measure: Measure | None = None, workers: int = 1) -> str:
@@ -112,7 +129,7 @@ def predict(specs: list[ExperimentSpec], sources: dict, probes: dict[str, dict],
             known["bytes"] = fresh * method["bytes"]
         experiments[spec.name] = known | {"seconds": seconds, "problem": problem}
         if "load" in probe and name not in prepare:
-            built = len(source.counts) * probe["load"] + source.images * probe["image"]
+            built = len(source.stores) * probe["load"] + source.passes * probe["image"]
             built += probe["load"] + _calls(spec.config) * probe["call"]
             prepare[name] = known | {"method": "features", "bytes": 0, "seconds": built, "problem": ""}
         epochs[spec.chain] = spec.config.epochs
@@ -149,7 +166,8 @@ def _first(spec: ExperimentSpec, paid: set) -> set[str]:
 def _seconds(config: RunConfig, source: Source, probe: dict, method: dict, fixed: dict, epochs: int, first) -> float:
     """Seconds of one experiment that trains so many epochs beyond the ones that are there."""
     scored, texts = source.counts[config.score_on]
-    rows = min(source.counts["fit"][0], config.train_limit or source.counts["fit"][0])
+    rows = source.counts["fit"][0] + source.extra[config.extra_images][0]
+    rows = min(rows, config.train_limit or rows)
     embedded = scored if texts else source.images
     exam = embedded * method["image"] + probe["score"]
     singly = min(BATCH_ROWS, scored) * (method["alone"] + 2 * method["image"])
@@ -191,7 +209,11 @@ def sources_of(specs: list[ExperimentSpec]) -> dict[tuple, Source]:
     for spec in {spec.sources: spec for spec in reversed(specs)}.values():
         run, tokens = spec.config, any(reads(one.config.method) == "tokens" for one in specs
                                        if one.sources == spec.sources)  # fmt: skip
-        counts, missing = _counts(run)
+        alike = [one.config for one in specs if one.sources == spec.sources]
+        counts, missing = _counts(run.model_copy(update={"extra_images": ""}))
+        extra = {one.extra_images: _extra(one) for one in alike}
+        seen = {(views_of(one), one.extra_images) for one in alike if views_of(one)}
+        views = sum(drawn.count * (counts.get("fit", (0, 0))[0] + extra[name][0]) for drawn, name in seen)
         (patches, width), text = PUBLISHED.get(run.teacher, VIT), run.teacher in ("clip", "siglip2", "blip")
         width = BLIPMODEL_WIDTH if run.untrained_heads else width
         try:
@@ -203,8 +225,21 @@ def sources_of(specs: list[ExperimentSpec]) -> dict[tuple, Source]:
                 missing += [str(standing)]
         except (ImportError, AttributeError, KeyError) as error:
             missing += [f"teacher {run.teacher}: {error.args[0]}"]
-        found[spec.sources] = Source(spec, counts, run.token_grid**2 or patches, width, text, tuple(missing), tokens)
+        found[spec.sources] = Source(spec, counts, run.token_grid**2 or patches, width, text, tuple(missing), tokens,
+                                     extra, views)  # fmt: skip
     return found
+
+
+def _extra(run: RunConfig) -> tuple[int, int]:
+    """Extra images and their captions; drawn ones are not drawn for it."""
+    if (number := run.extra_images.removeprefix(DRAWN)).isdecimal():
+        images = int(number)
+        return images, images * CAPTIONS * (run.dataset == "coco")
+    try:
+        data = load_data(run).get("extra", ()) if run.extra_images else ()
+    except (DataError, OSError):  # said where the data are counted, or by the run
+        return 0, 0
+    return len(data), sum(map(len, getattr(data, "captions", None) or ()))
 
 
 def _counts(run: RunConfig) -> tuple[dict[str, tuple[int, int]], list[str]]:
@@ -253,9 +288,8 @@ def _store_lines(specs: list[ExperimentSpec], sources: dict, prediction: dict | 
     for key, source in sources.items():
         run, job = source.spec.config, prediction["prepare"].get(prepare_name(key)) if prediction else None
         name = f"{run.teacher}{' (untrained heads)' if run.untrained_heads else ''}"
-        for split, (images, _) in source.counts.items():
-            minutes = f" {job['seconds'] / 60 * images / source.images:>7.1f} min" if job else ""
-            size = source.bytes_of(split)
+        for split, images, size in source.stores:
+            minutes = f" {job['seconds'] / 60 * images / source.passes:>7.1f} min" if job else ""
             total += size
             lines.append(f"  {name:<22} {run.dataset:<13} {split:<5} {images:>7} images {size / 1e9:>8.2f} GB{minutes}")
     for run in {(one.config.dataset, one.config.image_size): one.config

@@ -63,6 +63,23 @@ def test_predict__controls_are_paid_once_a_teacher_and_pixels_once_a_data_set(ma
     assert sum(one["seconds"] for one in experiments.values()) == pytest.approx(2 * chains * EACH + shared)
 
 
+def test_predict__views_and_extra_images_go_through_the_teacher_and_into_training(made):
+    """Two views of 36 scenes and 60 more, which no one draws for it; the plain resnet trains on fit alone."""
+    own = {"extra_images": "drawn:60", "crop": 0.8, "views": 2}
+    config = made(methods=["resnet"], epochs=[5], variants={"more": {"parameters": own}})
+    prediction = prediction_of(config)
+    (job,) = prediction["prepare"].values()
+    passes = 56 + 60 + 2 * (36 + 60)
+    assert job["seconds"] == pytest.approx((4 + 1) * 3.0 + passes * 0.1 + 20 * 0.5)
+    plain, more = (one["seconds"] for one in prediction["experiments"].values())
+    shared = 12.0 + 56 * 0.001  # the first of them pays
+    assert more - (plain - shared) == pytest.approx(5 * 60 * 0.01)
+    (source,) = forecast.sources_of(study.experiments(config)).values()
+    sizes = {name: (images, size) for name, images, size in source.stores}
+    assert sizes["views"] == (192, 192 * 128 * 2) and sizes["extra"][0] == 60
+    assert "views" in forecast.plan(config) and not list(forecast.runs_root().glob("data/drawn*"))
+
+
 def test_predict__features_are_loaded_for_each_split_and_once_more_to_be_timed(made):
     (job,) = prediction_of(made())["prepare"].values()
     assert job["seconds"] == pytest.approx(3 * 3.0 + 56 * 0.1 + 20 * 0.5)
