@@ -6,9 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from kdlib import losses, projectors
+from kdlib import losses, projectors, students
 from kdlib.config import RunConfig
+from kdlib.features.loader import Split, means
 from kdlib.registry import Registry
+from kdlib.seeding import derive
 from kdlib.students import Student
 
 INITIAL_SCALE = 1 / 0.07  # CLIP's, arXiv:2103.00020, section 2.5
@@ -28,6 +30,7 @@ OBJECTIVES = Registry(
         "vit": ("feature_regression", "anchor_kl"),
     },
 )
+DEFAULT_OBJECTIVE = ("logit_matching",)
 # Losses in the teacher's own space: they see the student's embedding through a projector.
 IN_ITS_SPACE = {"feature_regression", "anchor_kl", "teacher_contrastive"}
 
@@ -220,3 +223,33 @@ LOSSES = Registry(
         "orthogonal_projection": _orthogonal_projection,
     },
 )
+
+
+def objective_of(config: RunConfig) -> tuple[str, ...]:
+    """The losses of a configuration: those that it names, else the method's."""
+    return tuple(config.objective.split("+")) if config.objective else OBJECTIVES.get(config.method, DEFAULT_OBJECTIVE)
+
+
+def build(config: RunConfig, fit: Split, classes: int = 0) -> Distiller:
+    """Student and losses of a configuration with the initial weights of its seed, to be trained on ``fit``.
+
+    ``classes``: of labelled images. In eval mode: a batch that somebody looks at leaves the statistics of a batch norm
+    as they are, and the trainer sets what it needs.
+    """
+    spec = students.StudentSpec(
+        teacher_width=fit.store["image_pooled"].shape[1],
+        width=config.width,
+        grid=tuple(fit.store.manifest["facts"]["grid"]),
+        text=fit.has_text,
+        bottleneck=config.bottleneck,
+        heads=config.heads,
+        convnet=config.convnet,
+        pretrained=config.pretrained,
+        image_size=config.image_size,
+        text_side=config.text_side if fit.has_text else "teacher",
+        vocabulary=fit.vocabulary.size if fit.vocabulary else 0,
+    )
+    objective = objective_of(config)
+    torch.manual_seed(derive(config.seed, "weights"))
+    given = students.build(config.method, spec), objective, config, fit.teacher_scale, classes
+    return Distiller(*given, means=means(fit.store) if IN_ITS_SPACE & set(objective) else None).eval()

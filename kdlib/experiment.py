@@ -16,14 +16,14 @@ from kdlib import checkpoints, edits, sources, students, teachers
 from kdlib import data as datasets
 from kdlib.config import RunConfig
 from kdlib.data import splits as splitting
-from kdlib.distiller import IN_ITS_SPACE, LOSSES, OBJECTIVES, Distiller
+from kdlib.distiller import LOSSES, Distiller, build, objective_of
 from kdlib.evaluate import controls, reference
 from kdlib.evaluate.controls import wire
 from kdlib.evaluate.cost import minutes_from_nothing, sizes, student_cost, times
 from kdlib.evaluate.embed import embed
 from kdlib.evaluate.exam import Exam, Scores
 from kdlib.evaluate.exposure import exposure
-from kdlib.features.loader import Split, TrainLoader, means, with_shuffled_words
+from kdlib.features.loader import Split, TrainLoader, with_shuffled_words
 from kdlib.files import (
     RunDir,
     digest,
@@ -36,10 +36,8 @@ from kdlib.files import (
 )
 from kdlib.keys import SCHEMA, digest_of, edited_keys, experiment_keys
 from kdlib.machine import choose, gpu, hardware, versions
-from kdlib.seeding import derive
 from kdlib.trainer import cooldown_epochs, train
 
-DEFAULT_OBJECTIVE = ("logit_matching",)
 PAIRING = "student image x student text"
 BATCHES, BATCH_ROWS, BATCH_SLACK = (1, 32, 256), 256, 1e-4  # of the wire on the evaluation batch
 
@@ -129,33 +127,13 @@ class Experiment:
     @property
     def objective(self) -> tuple[str, ...]:
         """The losses that train this experiment: the configuration's, else the method's."""
-        if self.config.objective:
-            return tuple(self.config.objective.split("+"))
-        return OBJECTIVES.get(self.config.method, DEFAULT_OBJECTIVE)
+        return objective_of(self.config)
 
     def distiller(self) -> Distiller:
         """Student and losses with the initial weights of this seed."""
-        store, vocabulary = self.splits["fit"].store, self.splits["fit"].vocabulary
-        spec = students.StudentSpec(
-            teacher_width=store["image_pooled"].shape[1],
-            width=self.config.width,
-            grid=tuple(store.manifest["facts"]["grid"]),
-            text=self.has_text,
-            bottleneck=self.config.bottleneck,
-            heads=self.config.heads,
-            convnet=self.config.convnet,
-            pretrained=self.config.pretrained,
-            image_size=self.config.image_size,
-            text_side=self.config.text_side if self.has_text else "teacher",
-            vocabulary=vocabulary.size if vocabulary else 0,
-        )
-        torch.manual_seed(derive(self.config.seed, "weights"))
-        student = students.build(self.config.method, spec)
-        classes = len(self.data["fit"].class_names)
-        given = student, self.objective, self.config, self.splits["fit"].teacher_scale, classes
-        made = Distiller(*given, means=means(store) if IN_ITS_SPACE & set(self.objective) else None)
+        made = build(self.config, self.splits["fit"], len(self.data["fit"].class_names))
         made.__dict__["_made_from"] = self.config
-        return made.eval()  # a batch that somebody looks at leaves the statistics of a batch norm as they are
+        return made
 
     @property
     def checkpoint(self) -> Path | None:

@@ -9,11 +9,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from kdlib import data as datasets
-from kdlib import features, students
+from kdlib import features
 from kdlib.bench import fullsize
 from kdlib.bench.measure import Row, Setting, seconds
 from kdlib.config import RunConfig
-from kdlib.distiller import Distiller
+from kdlib.distiller import Distiller, build
 from kdlib.features.encoders import Encoder
 from kdlib.features.loader import Split, TrainLoader
 from kdlib.features.store import FeatureStore
@@ -53,7 +53,8 @@ def _split(setting: Setting, folder: Path) -> Split:
     paths = [Path(path) for path, _ in found.samples]
     data = _Files(paths, np.array(found.targets))
     stores = []
-    made = {"pixels": features.pixel_encoder(SIZE), "pooled": Encoder(lambda image, name: 0, _random_pooled)}
+    pooled = Encoder(lambda image, name: 0, _random_pooled, {"grid": [1, 1], "logit_scale": 14.0})
+    made = {"pixels": features.pixel_encoder(SIZE), "pooled": pooled}
     for name, encoder in made.items():
         path = setting.scratch / name
         shutil.rmtree(path, ignore_errors=True)
@@ -85,24 +86,19 @@ class _Files:
         return decode(self.paths[row].read_bytes(), self.paths[row].name, least)
 
 
-def _distiller(config: RunConfig, classes: int) -> Distiller:
-    torch.manual_seed(0)
-    student = students.build(config.method, students.StudentSpec(fullsize.WIDTH, config.width, convnet="full"))
-    return Distiller(student, ("no_teacher",), config, 14.0, classes)
-
-
 def _epoch(setting: Setting, folder: Path, split: Split, method: str) -> Row:
     """From labels, so that the teacher's part is nil on both sides. Each side has one epoch to warm up."""
-    given = {"width": 256, "batch_size": BATCH, "threads": setting.threads, "device": "cpu", "lr_peak": 1e-3}
+    given = {"width": 256, "batch_size": BATCH, "threads": setting.threads, "device": "cpu", "lr_peak": 1e-3,
+             "objective": "no_teacher"}  # fmt: skip
     config = RunConfig(study="bench", teacher="dino", dataset="tinyimagenet", method=method, epochs=2,
                        convnet="full", image_size=SIZE, precision="bfloat16", **given)  # fmt: skip
     classes = int(split.labels.max()) + 1
     run = RunDir(setting.scratch / "run")
     shutil.rmtree(run.path, ignore_errors=True)
     loader = TrainLoader(split, "pixels", BATCH, seed=0)
-    history = train(_distiller(config, classes), loader, config, run, "bench")
+    history = train(build(config, split, classes), loader, config, run, "bench")
     shutil.rmtree(run.path)
-    plain = PlainLoop(_distiller(config, classes), config, folder, setting.threads)
+    plain = PlainLoop(build(config, split, classes), config, folder, setting.threads)
     plain.epoch()
     images = len(loader) * BATCH
     ours, theirs = images / history[-1]["seconds"], images / seconds(plain.epoch)

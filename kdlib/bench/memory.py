@@ -60,12 +60,11 @@ class Peak:
 
 def main() -> None:
     """One size in a process of its own: a store of attention's tokens, then an epoch from it."""
-    from kdlib.bench import fullsize, steps
+    from kdlib.bench import fullsize
     from kdlib.config import RunConfig
-    from kdlib.distiller import Distiller
+    from kdlib.distiller import build
     from kdlib.features.loader import Split, TrainLoader
     from kdlib.files import RunDir
-    from kdlib.students import StudentSpec, build
     from kdlib.trainer import train
 
     path, rows = Path(sys.argv[1]), int(sys.argv[2])
@@ -74,10 +73,9 @@ def main() -> None:
     time.sleep(0.1)
     config = RunConfig(study="bench", teacher="dino", dataset="tinyimagenet", method="attention", batch_size=BATCH,
                        epochs=1, device="cpu")  # fmt: skip
-    spec = StudentSpec(WIDTH, config.width, (4, 4), heads=config.heads)
+    split = Split("fit", store)
     with Peak() as training:
-        model = Distiller(build("attention", spec), steps.OBJECTIVES["attention"], config, 14.0)
-        train(model, TrainLoader(Split("fit", store), "tokens", BATCH, 0), config, RunDir(path / "run"), "bench")
+        train(build(config, split), TrainLoader(split, "tokens", BATCH, 0), config, RunDir(path / "run"), "bench")
     import shutil
 
     shutil.rmtree(path)

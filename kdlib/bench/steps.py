@@ -11,7 +11,7 @@ from kdlib import students, teachers
 from kdlib.bench import fullsize
 from kdlib.bench.measure import Row, Setting, in_turns, seconds
 from kdlib.config import RunConfig
-from kdlib.distiller import OBJECTIVES, Distiller
+from kdlib.distiller import build
 from kdlib.features.loader import Split, TrainLoader
 from kdlib.files import RunDir
 from kdlib.trainer import make_optimizer, train
@@ -38,15 +38,6 @@ def configuration(setting: Setting, method: str, **given) -> RunConfig:
     """The configuration of a method at full size."""
     given = {"width": 256, "bottleneck": 128, "batch_size": BATCH, "epochs": 1, "threads": setting.threads} | given
     return RunConfig(study="bench", teacher="clip", dataset="coco", method=method, device="cpu", **given)
-
-
-def distiller(config: RunConfig) -> Distiller:
-    """Student and losses at full size, with random initial weights."""
-    torch.manual_seed(0)
-    spec = students.StudentSpec(
-        fullsize.WIDTH, config.width, (7, 7), text=True, bottleneck=config.bottleneck, heads=config.heads
-    )
-    return Distiller(students.build(config.method, spec), OBJECTIVES.get(config.method, ()), config, 100.0)
 
 
 class LiveLoader(TrainLoader):
@@ -78,7 +69,7 @@ def epoch_seconds(setting: Setting, config: RunConfig, loader: TrainLoader) -> f
     """Seconds of an epoch of the trainer itself, without its checkpoint."""
     folder = setting.scratch / "run"
     shutil.rmtree(folder, ignore_errors=True)
-    history = train(distiller(config), loader, config, RunDir(folder), "bench")
+    history = train(build(config, loader.split), loader, config, RunDir(folder), "bench")
     shutil.rmtree(folder)
     return history[-1]["seconds"]
 
@@ -106,7 +97,7 @@ def _against_ram(setting: Setting, split: Split, method: str, bar: float) -> Row
     loader = TrainLoader(split, students.class_of(method).reads, BATCH, seed=0)
     ready = list(loader.epoch(1))
     times: list[float] = []
-    model = distiller(config)
+    model = build(config, split)
     optimizer = make_optimizer(model, config)
 
     def bare():
