@@ -52,6 +52,7 @@ class Explorer:
     def __init__(self, study: str = ""):
         self.run: Finished | None = None
         self._image: Image.Image | None = None  # the uploaded one
+        self._first: Finished | None = None  # what is shown at first
         self._quiet = False
         names = ("status", "result", "changed", "looks", "neighbours", "answer", "seen")
         self.panels = {name: widgets.HTML() for name in names}
@@ -65,6 +66,7 @@ class Explorer:
         self._build()
         self._of_study: list[Finished] = []
         self._fill("study", studies, study if study in studies else studies[0])
+        self._first = telling(finished.find(self.choosers["study"].value))
         self._narrow("study")
         self._connect()
 
@@ -139,7 +141,9 @@ class Explorer:
             if place > names.index(changed):
                 values = list(dict.fromkeys(value_of(run) for run in sorted(runs, key=_order)))
                 # The last number of epochs is the one that a study ends with.
-                self._fill(name, values, values[-1] if name == "epochs" else values[0])
+                default = values[-1] if name == "epochs" else values[0]
+                wanted = value_of(self._first) if self._first else default
+                self._fill(name, values, wanted if wanted in values else default)
             runs = [run for run in runs if value_of(run) == self.choosers[name].value]
         self.run = replace(runs[0])  # without what was opened of it before: dozens of runs would fill the memory
         self._show()
@@ -284,7 +288,10 @@ class Explorer:
         if not text:
             return cards.words("Type a caption and press Enter: the images that teacher and student find for it.")
         self._loading("answer")
-        return self._images(search.encode_text(self.run, text), f"'{text}'")
+        found = search.encode_text(self.run, text)
+        unknown = search.unknown_words(self.run.config, text)
+        said = f"The teacher's vocabulary has no {', '.join(map(repr, unknown))}: the answer knows nothing of it."
+        return cards.message(said if unknown else "") + self._images(found, f"'{text}'")
 
     def _take_upload(self) -> None:
         if self.upload.value:
@@ -320,6 +327,15 @@ class Explorer:
     def _loading(self, panel: str) -> None:
         """Say that the teacher is being loaded, which takes seconds the first time."""
         self.panels[panel].value = cards.card(cards.words("Loading the teacher ..."), live=True)
+
+
+def telling(runs: list[Finished]) -> Finished | None:
+    """The run that says most: the best student of a vision-language teacher after the most epochs, else the best."""
+    captioned = [run for run in runs if run.result.get("pairing")] or runs
+    last = max((run.config.epochs for run in captioned), default=0)
+    own = [run for run in captioned if run.config.epochs == last]
+    own = [run for run in own if not run.config.variant] or own
+    return max(own, key=lambda run: run.score(), default=None)
 
 
 FITTED = {"description_width": "initial"}

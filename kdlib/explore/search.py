@@ -45,6 +45,19 @@ def encode_text(run: Finished, text: str) -> dict[str, Tensor]:
     return {"teacher": unit_rows(batch["text"])[0], "student": unit_rows(made["text"])[0]}
 
 
+def unknown_words(config: RunConfig, text: str) -> list[str]:
+    """The words of a caption that the teacher's vocabulary lacks: read as one sign for all, or nearly letter by letter.
+
+    The stand-ins know the words of their drawn scenes and little else.
+    """
+    tokenizer, found = teacher_of(config).tokenizer, []
+    for word in text.split():
+        pieces = tokenizer(word, add_special_tokens=False).input_ids
+        if tokenizer.unk_token_id in pieces or len(pieces) > max(2, len(word) // 2):
+            found.append(word)
+    return found
+
+
 def encode_image(run: Finished, image: Image.Image) -> dict[str, Tensor]:
     """An image as teacher and student see it, likewise; of each also where it looks, as '<who>_attention' (h * w,).
 
