@@ -73,10 +73,26 @@ def test_scores__do_not_depend_on_the_evaluation_batch(small_run, method):
         assert all(torch.allclose(whole[name], parts[name], atol=1e-5) for name in whole)
 
 
-def test_untrained_control__is_the_student_that_training_starts_from(small_run):
+def test_untrained_control__is_scored_on_the_weights_that_training_starts_from(small_run, monkeypatch):
+    import kdlib.experiment as module
+
+    seen, score = {}, Experiment.score
+
+    def scored(self, distiller, *given):
+        seen.setdefault("scored", {name: value.clone() for name, value in distiller.state_dict().items()})
+        return score(self, distiller, *given)
+
+    def trained(distiller, *given):
+        seen["trained"] = {name: value.clone() for name, value in distiller.state_dict().items()}
+        return []
+
+    monkeypatch.setattr(Experiment, "score", scored)
+    monkeypatch.setattr(module, "train", trained)
     experiment = Experiment.open(small_run("dino"))
-    first, second = experiment.distiller().state_dict(), experiment.distiller().state_dict()
-    assert all(torch.equal(first[name], second[name]) for name in first)
+    experiment.controls()
+    experiment.train()
+    assert seen["scored"].keys() == seen["trained"].keys()
+    assert all(torch.equal(seen["scored"][name], value) for name, value in seen["trained"].items())
 
 
 def test_train_limit__takes_the_same_images_every_epoch(small_run):

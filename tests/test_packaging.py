@@ -1,6 +1,7 @@
 """Versions are stated once, and everything that installs the project agrees."""
 
 import re
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -50,6 +51,9 @@ def test_makefile__has_at_most_eight_verbs():
     assert {"study", "test"} <= set(verbs) and len(verbs) <= 8
 
 
-def test_gate__runs_the_readmes_test_command():
-    assert "make test" in (ROOT / "README.md").read_text()
-    assert (ROOT / ".ci/run").read_text().strip().endswith("make test")
+def test_gate__runs_the_tests_by_the_readmes_command():
+    """The command that README gives for the tests is the gate's last line, and make would run pytest by it."""
+    command = re.search(r"^(make \w+) .*runs the tests", (ROOT / "README.md").read_text(), flags=re.MULTILINE)[1]
+    assert (ROOT / ".ci/run").read_text().splitlines()[-1].strip() == command
+    planned = subprocess.run([*command.split(), "--dry-run"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "-m pytest" in planned.stdout

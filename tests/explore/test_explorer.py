@@ -2,7 +2,6 @@
 
 import html
 import io
-import time
 from datetime import UTC, datetime
 
 import ipywidgets as widgets
@@ -215,16 +214,3 @@ def _all(widget):
     yield widget
     for child in getattr(widget, "children", ()):
         yield from _all(child)
-
-
-def test_benchmark__of_a_change(explorer, capsys):
-    """Printed, not judged: other work on the machine is not the explorer's."""
-    choose(explorer, teacher="dino on tinyimagenet")
-    seconds = {}
-    for name, value in (("teacher", "clip on coco"), ("method", "attention"), ("epochs", 2), ("method", "resnet")):
-        started = time.perf_counter()
-        choose(explorer, **{name: value})
-        seconds[f"{name} {value}"] = time.perf_counter() - started
-    with capsys.disabled():
-        print("\nexplorer:", ", ".join(f"{name} {value * 1000:.0f} ms" for name, value in seconds.items()))
-    assert explorer.run.name == "resnet"
