@@ -9,11 +9,12 @@ LAB ?=
 # An image that is uploaded to the explorer comes in one message; the server's own limit is 10 MB.
 ROOM := {"websocket_max_message_size": 67108864}
 
-.PHONY: study test bench rehearsal lint lab explore help
+.PHONY: study test faults bench rehearsal lint lab explore help
 
 help:
 	@echo "make study   install if needed, run the embedded study, build its report"
 	@echo "make test    install if needed, run the tests"
+	@echo "make faults  kill it, cut its power, feed it bad input, and print what was lost (an hour)"
 	@echo "make bench   measure how fast it is here, as ratios (DATA=folder with real images)"
 	@echo "make rehearsal   the paper's study from an empty cache, with all downloads on a loopback address"
 	@echo "make lab     open the notebooks in JupyterLab"
@@ -32,6 +33,9 @@ study: $(VENV)/installed
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest -n auto --dist loadfile
+
+faults: $(VENV)/installed
+	$(BIN)/python tests/faults $(FAULTS)
 
 bench: $(VENV)/installed
 	$(BIN)/kdlib bench --whole-grid $(if $(DATA),--data-root $(DATA))

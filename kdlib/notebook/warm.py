@@ -119,6 +119,7 @@ def _allowed_to_fork():
 
 def _be_module(module: str, argument: str, log: str, environment: dict[str, str], threads: int) -> None:
     os.setsid()
+    multiprocessing.current_process()._config["daemon"] = False  # which it has from its worker; it forks a kernel
     os.environ.clear()
     os.environ.update(environment | {MARK: "1"})
     tempfile.tempdir = None  # what the fork server found; the environment names another

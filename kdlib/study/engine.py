@@ -16,6 +16,7 @@ from kdlib.progress import say
 from kdlib.study import cluster
 
 SHARE = 0.9  # of a machine's memory is for experiments
+CONNECT_SECONDS = 30  # in which a scheduler must answer
 
 
 def default_workers() -> int:
@@ -101,7 +102,7 @@ class Cluster:
         self.where, self.memory_gb, self.marker = scheduler, memory_gb, marker
         options = {"scheduler_file": scheduler} if Path(scheduler).exists() else {"address": scheduler}
         try:
-            self.client = Client(**options, timeout=30)
+            self.client = Client(**options, timeout=CONNECT_SECONDS)
         except (OSError, TimeoutError, ValueError) as error:
             raise RuntimeError(
                 f"No dask scheduler answers at {scheduler} ({type(error).__name__}). Start it, then run the same "
