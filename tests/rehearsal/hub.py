@@ -22,7 +22,8 @@ class Repository:
 
     commits: dict[str, dict[str, Path]] = field(default_factory=dict)
     revisions: dict[str, str] = field(default_factory=dict)
-    gated: int = 0  # 401 to whoever is not logged in, 403 to whoever has not been let in
+    gated: bool = False
+    refusal: int = 401  # of a gated repository to whoever is not logged in; 403 to whoever has not been let in
     private: bool = False
     dies_at: dict[str, int] = field(default_factory=dict)  # file -> bytes after which the connection is cut
     deaths: int = 0  # how often it is still cut; below 0 each time
@@ -160,7 +161,7 @@ class Handler(BaseHTTPRequestHandler):
         if sha is None:
             return None
         if repository.gated:
-            return self._error(repository.gated, "GatedRepo", f"Access to model {name} is restricted.")
+            return self._error(repository.refusal, "GatedRepo", f"Access to model {name} is restricted.")
         path = repository.commits[sha].get(file)
         if path is None:
             return self._error(404, "EntryNotFound", "Entry not found", {"X-Repo-Commit": sha})

@@ -194,7 +194,7 @@ def test_fetch__a_hub_that_dies_in_a_file_is_no_checkpoint_and_then_goes_on(clie
 @pytest.mark.parametrize("gated", [401, 403, 0])
 def test_fetch__says_how_to_get_into_a_gated_and_a_private_repository(client, repository, pickled, gated):
     repository.commit(pickled("dino"), "main")
-    repository.gated, repository.private = gated, not gated
+    repository.gated, repository.private, repository.refusal = bool(gated), not gated, gated
     words = r"is gated\. Accept its conditions on http://.*/owner/.*hf auth login"
     with pytest.raises(TeacherError, match=words if gated else "no such public repository"):
         client("fetch", repository.id)
@@ -459,7 +459,7 @@ def test_standing__names_what_cannot_load(client, repository, pickled, tmp_path,
         (tmp_path / "empty" / "config.json").write_text("{}")
     if fault != "unknown":
         repository.commit(tmp_path / "empty" if fault == "no weights" else pickled("dino"), "main")
-    repository.gated, repository.private = 401 * (fault == "gated"), fault == "unknown"
+    repository.gated, repository.private = fault == "gated", fault == "unknown"
     found = client("standing", "dino", repository.id, "v9" if fault == "gone" else "")
     words = {"gated": "is gated", "unknown": "no such public", "no weights": "neither", "gone": "no revision 'v9'"}
     assert words[fault] in found["problem"]
