@@ -8,7 +8,7 @@ import time
 
 import torch
 
-from kdlib.bench import convnet, exported, forward, grid, memory, scoring, steps
+from kdlib.bench import convnet, exported, forward, grid, memory, scoring, steps, views
 from kdlib.bench.measure import Row, Setting
 from kdlib.files import read_json, reports_root, write_json
 from kdlib.machine import choose, hardware, versions
@@ -20,6 +20,7 @@ BENCHES = Registry(
         "teacher": forward.run,
         "steps": steps.run,
         "convnet": convnet.run,
+        "views": views.run,
         "search": scoring.run,
         "memory": memory.run,
         "export": exported.run,
