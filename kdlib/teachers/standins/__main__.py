@@ -154,62 +154,91 @@ def rate(step: int, steps: int, peak: float) -> float:
     return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
 
 
+class Classes(nn.Module):
+    """The loss of dino and beit: the class of the pooled token, and of each patch; half the images are mirrored."""
+
+    def __init__(self, family: str, count: int):
+        super().__init__()
+        self.family = family
+        self.images, self.labels, self.patches = draw_classes(count)
+        self.words = None
+
+    def add_heads(self) -> list[nn.Parameter]:
+        """What is trained beside the model."""
+        self.head, self.patch_head = nn.Linear(WIDTH, 20), nn.Linear(WIDTH, 21)
+        return [*self.head.parameters(), *self.patch_head.parameters()]
+
+    def forward(self, model: nn.Module, pixels: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:
+        """The loss of the images ``rows``, whose ``pixels`` (B, 3, H, W) are given."""
+        flip = torch.rand(len(rows), generator=generator) < 0.5
+        pixels = torch.where(flip[:, None, None, None], pixels.flip(-1), pixels)
+        target = torch.where(flip[:, None, None], self.patches[rows].flip(-1), self.patches[rows]).flatten()
+        with torch.autocast("cpu", torch.bfloat16):
+            outputs = model(pixels)
+        feature = outputs.last_hidden_state[:, 0] if self.family == "dino" else outputs.pooler_output
+        tokens = self.patch_head(outputs.last_hidden_state[:, 1:].float()).flatten(0, 1)
+        return F.cross_entropy(self.head(feature.float()), self.labels[rows]) + F.cross_entropy(tokens, target)
+
+
+class Pairs(nn.Module):
+    """The loss of clip and blip: symmetric contrastive between an image and one of its captions, drawn each time."""
+
+    def __init__(self, family: str, count: int):
+        super().__init__()
+        self.family = family
+        self.images, captions = draw_scenes(count)
+        self.words = tokenizer(family, captions)
+        texts = self.words([text for five in captions for text in five], padding=True, return_tensors="pt")
+        self.ids = texts["input_ids"].reshape(count, 5, -1)
+        self.masks = texts["attention_mask"].reshape(count, 5, -1)
+
+    def add_heads(self) -> list[nn.Parameter]:
+        """What is trained beside the model: CLIP has its own scale."""
+        self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+        return [self.log_scale] if self.family == "blip" else []
+
+    def forward(self, model: nn.Module, pixels: Tensor, rows: Tensor, generator: torch.Generator) -> Tensor:
+        """The loss of the images ``rows``, whose ``pixels`` (B, 3, H, W) are given."""
+        which = torch.randint(0, 5, (len(rows),), generator=generator)
+        ids, mask = self.ids[rows, which], self.masks[rows, which]
+        with torch.autocast("cpu", torch.bfloat16):
+            if self.family == "clip":
+                seen = model.get_image_features(pixels).pooler_output
+                read = model.get_text_features(ids, attention_mask=mask).pooler_output
+            else:
+                seen = model.vision_proj(model.vision_model(pixels).last_hidden_state[:, 0])
+                read = model.text_proj(model.text_encoder(ids, mask).last_hidden_state[:, 0])
+        scale = (model.logit_scale if self.family == "clip" else self.log_scale).exp().clamp(max=100)
+        logits = scale * F.normalize(seen.float(), dim=-1) @ F.normalize(read.float(), dim=-1).T
+        target = torch.arange(len(rows))
+        return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
+
+LOSSES = {"dino": Classes, "beit": Classes, "clip": Pairs, "blip": Pairs}
+
+
 def train(family: str, folder: Path) -> None:
     """Train one stand-in and write it, its preprocessing, tokenizer and recipe into ``folder``."""
     recipe = RECIPES[family]
     torch.manual_seed(SEED)
     generator = torch.Generator().manual_seed(SEED)
     started = time.perf_counter()
-    prepare = processor(family)
-    words = None
-    if family in ("dino", "beit"):
-        images, labels, patches = draw_classes(recipe["images"])
-    else:
-        images, captions = draw_scenes(recipe["images"])
-        words = tokenizer(family, captions)
-        texts = words([text for five in captions for text in five], padding=True, return_tensors="pt")
-        ids = texts["input_ids"].reshape(len(images), 5, -1)
-        masks = texts["attention_mask"].reshape(len(images), 5, -1)
+    prepare, loss_of = processor(family), LOSSES[family](family, recipe["images"])
+    images = loss_of.images
     batches = [prepare(images[i : i + 500], return_tensors="pt")["pixel_values"] for i in range(0, len(images), 500)]
     pixels = torch.cat(batches)
     print(f"{family}: {len(images)} images drawn in {time.perf_counter() - started:.0f} s", flush=True)
 
-    model = build(family, recipe, words).train()
-    head, patch_head = nn.Linear(WIDTH, 20), nn.Linear(WIDTH, 21)
-    log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
-    extra = [log_scale] if family == "blip" else [*head.parameters(), *patch_head.parameters()]
-    optimizer = torch.optim.AdamW([*model.parameters(), *extra], weight_decay=0.05, betas=(0.9, 0.98))
+    model = build(family, recipe, loss_of.words).train()
+    parameters = [*model.parameters(), *loss_of.add_heads()]
+    optimizer = torch.optim.AdamW(parameters, weight_decay=0.05, betas=(0.9, 0.98))
     steps = recipe["epochs"] * (len(images) // BATCH)
     step = 0
     for epoch in range(recipe["epochs"]):
         total = 0.0
         order = torch.randperm(len(images), generator=generator)
         for rows in order[: len(images) // BATCH * BATCH].split(BATCH):
-            batch = pixels[rows]
-            cast = torch.autocast("cpu", torch.bfloat16)
-            if family in ("dino", "beit"):
-                flip = torch.rand(len(rows), generator=generator) < 0.5
-                batch = torch.where(flip[:, None, None, None], batch.flip(-1), batch)
-                target = torch.where(flip[:, None, None], patches[rows].flip(-1), patches[rows]).flatten()
-                with cast:
-                    outputs = model(batch)
-                feature = outputs.last_hidden_state[:, 0] if family == "dino" else outputs.pooler_output
-                tokens = patch_head(outputs.last_hidden_state[:, 1:].float()).flatten(0, 1)
-                loss = F.cross_entropy(head(feature.float()), labels[rows]) + F.cross_entropy(tokens, target)
-            else:
-                which = torch.randint(0, 5, (len(rows),), generator=generator)
-                token_ids, mask = ids[rows, which], masks[rows, which]
-                with cast:
-                    if family == "clip":
-                        seen = model.get_image_features(batch).pooler_output
-                        read = model.get_text_features(token_ids, attention_mask=mask).pooler_output
-                    else:
-                        seen = model.vision_proj(model.vision_model(batch).last_hidden_state[:, 0])
-                        read = model.text_proj(model.text_encoder(token_ids, mask).last_hidden_state[:, 0])
-                scale = (model.logit_scale if family == "clip" else log_scale).exp().clamp(max=100)
-                logits = scale * F.normalize(seen.float(), dim=-1) @ F.normalize(read.float(), dim=-1).T
-                target = torch.arange(len(rows))
-                loss = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+            loss = loss_of(model, pixels[rows], rows, generator)
             for group in optimizer.param_groups:
                 group["lr"] = rate(step, steps, recipe["lr"])
             optimizer.zero_grad()
@@ -224,13 +253,13 @@ def train(family: str, folder: Path) -> None:
             flush=True,
         )
 
-    save(model, family, folder, prepare, words)
+    save(model, family, folder, prepare, loss_of.words)
     minutes = (time.perf_counter() - started) / 60
     write_json(
         folder / "recipe.json",
         {
             "made by": "python -m kdlib.teachers.standins",
-            "data": f"{recipe['images']} images of kdlib.data.shapes, seed {SEED} (the study's data has seed 0)",
+            "data": f"{recipe['images']} images of kdlib.data.shapes, seed {SEED} (the embedded study's have seed 0)",
             "recipe": recipe | {"batch": BATCH, "width": WIDTH, "optimizer": "AdamW, cosine, weight decay 0.05"},
             "minutes": round(minutes, 1),
             "threads": torch.get_num_threads(),
