@@ -25,7 +25,7 @@ SCIENCE = [
     "experiment",
     "finished",
 ]
-MACHINERY = ["notebook", "study", "report", "explore", "export", "bench", "cli", "__main__"]
+MACHINERY = ["notebook", "study", "report", "export", "explore", "bench", "cli", "__main__"]
 # A room may import itself and what stands before it; files of the ground may import each other.
 ORDER = [["__init__"], GROUND, *([room] for room in (*SCIENCE, *MACHINERY))]
 LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}

@@ -289,6 +289,9 @@ class Explorer:
             return cards.words("Type a caption and press Enter: the images that teacher and student find for it.")
         self._loading("answer")
         found = search.encode_text(self.run, text)
+        if "teacher" not in found:
+            alone = "The teacher's checkpoint cannot be had: the exported student answers alone, by its own files."
+            return cards.message(alone) + self._images(found, f"'{text}'")
         unknown = search.unknown_words(self.run.config, text)
         said = f"The teacher's vocabulary has no {', '.join(map(repr, unknown))}: the answer knows nothing of it."
         return cards.message(said if unknown else "") + self._images(found, f"'{text}'")

@@ -2,6 +2,7 @@
 
 import io
 from functools import lru_cache
+from pathlib import Path
 
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -10,7 +11,9 @@ from torch import Tensor
 from kdlib import sources, teachers
 from kdlib.config import RunConfig
 from kdlib.evaluate.metrics import unit_rows
+from kdlib.export.standalone import Standalone
 from kdlib.features.encoders import encode_captions, encode_with, fitted
+from kdlib.files import read_json
 from kdlib.finished import Finished
 
 LARGEST_BYTES, LARGEST_PIXELS = 10 * 2**20, 50_000_000  # of an uploaded image
@@ -30,9 +33,15 @@ def space(run: Finished, who: str) -> dict[str, Tensor]:
 def encode_text(run: Finished, text: str) -> dict[str, Tensor]:
     """A caption as teacher and student read it: {"teacher": (T,), "student": (D,)}, float64 at length 1.
 
-    Raises TeacherError when the teacher has no text side or cannot be had.
+    Where the teacher cannot be had, a student that was exported answers alone, by its files. Raises TeacherError when
+    the teacher has no text side, or can be had no more than an exported student.
     """
-    teacher = teacher_of(run.config)
+    try:
+        teacher = teacher_of(run.config)
+    except teachers.TeacherError:
+        if (student := exported(run)) is None or student.tokenizer is None:
+            raise
+        return {"student": unit_rows(student.encode_texts([text]))[0]}
     read = encode_captions(teacher, [text], run.config.feature_dtype, "text")
     read = {name: torch.from_numpy(values).float() for name, values in read.items()}
     batch = {"text": read["text_pooled"], "text_tokens": read["text_tokens"][None]}
@@ -56,6 +65,13 @@ def unknown_words(config: RunConfig, text: str) -> list[str]:
         if tokenizer.unk_token_id in pieces or len(pieces) > max(2, len(word) // 2):
             found.append(word)
     return found
+
+
+def exported(run: Finished) -> Standalone | None:
+    """The run's exported student, None where 'kdlib export' wrote none of this result or its folder is gone."""
+    record = read_json(run.run.exported_path(run.config.epochs)) or {}
+    same = record.get("experiment") == run.result["keys"]["experiment"]
+    return Standalone.from_pretrained(record["folder"]) if same and Path(record["folder"]).is_dir() else None
 
 
 def encode_image(run: Finished, image: Image.Image) -> dict[str, Tensor]:

@@ -14,8 +14,11 @@ from PIL import Image
 from kdlib.config import RunConfig
 from kdlib.data import shapes
 from kdlib.experiment import Experiment
+from kdlib.explore import search as search_in_runs
+from kdlib.explore.explorer import Explorer
 from kdlib.export import Standalone, choose, export
 from kdlib.files import read_json
+from kdlib.teachers import TeacherError
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "take_a_student_away.md"
 REFUSED = ("torch", "torchvision", "transformers", "kdlib", "safetensors", "pandas")
@@ -117,6 +120,22 @@ def test_text__any_text_is_read_and_cut_where_the_teacher_cuts_it(taken):
     assert made.shape == (4, 64) and torch.isfinite(made).all()
     alone = student.encode_texts(["a red circle"])
     torch.testing.assert_close(made[:1], alone, rtol=0, atol=1e-6)  # padding changes nothing
+
+
+def test_explorer__searches_with_the_exported_student_alone_where_the_teacher_is_gone(taken, monkeypatch):
+    def gone(config):
+        raise TeacherError("not to be had")
+
+    monkeypatch.setenv("KDLIB_RUNS", str(taken / "runs"))
+    monkeypatch.setattr(search_in_runs, "teacher_of", gone)
+    explorer = Explorer("away")
+    run = explorer.run
+    found = search_in_runs.encode_text(run, run.texts[7])
+    assert set(found) == {"student"}
+    torch.testing.assert_close(found["student"], search_in_runs.space(run, "student")["text"][7], rtol=0, atol=1e-5)
+    explorer.caption.value = "a red circle"
+    assert "the exported student answers alone" in explorer.panels["answer"].value
+    assert "The teacher finds" not in explorer.panels["answer"].value
 
 
 def test_record__checks_both_sides_of_every_file(taken):
