@@ -24,6 +24,7 @@ from kdlib.sources import load_data, reads, split_names, teacher_store_is_built,
 from kdlib.study.file import ExperimentSpec, StudyConfig
 from kdlib.study.status import Inspector
 from kdlib.teachers import check
+from kdlib.trainer import cooldown_epochs
 
 # Images and captions of the full sets by split, for sizes before the data is there.
 FULL = {
@@ -125,8 +126,9 @@ def predict(specs: list[ExperimentSpec], sources: dict, probes: dict[str, dict],
         problem = "; ".join(one["problem"] for one in (probe, fixed, method) if one.get("problem"))
         seconds = None
         if method and not problem and "problem" not in probe:
-            seconds = _seconds(spec.config, source, probe, method, fixed, fresh, _first(spec, paid))
-            known["bytes"] = fresh * method["bytes"]
+            cooling = cooldown_epochs(spec.config)
+            seconds = _seconds(spec.config, source, probe, method, fixed, fresh + cooling, _first(spec, paid))
+            known["bytes"] = (fresh + bool(cooling)) * method["bytes"]
         experiments[spec.name] = known | {"seconds": seconds, "problem": problem}
         if "load" in probe and name not in prepare:
             built = len(source.stores) * probe["load"] + source.passes * probe["image"]

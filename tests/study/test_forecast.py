@@ -55,6 +55,15 @@ def test_predict__ten_epochs_after_five_are_five_more_and_the_first_of_a_chain_p
     assert alone == pytest.approx(first + TRAINING)
 
 
+def test_predict__a_cooldown_is_trained_after_each_budget_and_leaves_one_checkpoint(made):
+    plain, cooled = (made(parameters={"data_root": made().parameters["data_root"], "batch_size": 12, "timed_calls": 10,
+                                      "score_on": "test", "cooldown": share}) for share in (0.0, 0.2))  # fmt: skip
+    without, with_leaf = prediction_of(plain)["experiments"], prediction_of(cooled)["experiments"]
+    more = [with_leaf[name]["seconds"] - without[name]["seconds"] for name in without]
+    assert more == pytest.approx([TRAINING / 5, 2 * TRAINING / 5])
+    assert [with_leaf[name]["bytes"] - without[name]["bytes"] for name in without] == [1000, 1000]
+
+
 def test_predict__controls_are_paid_once_a_teacher_and_pixels_once_a_data_set(made):
     config = made(notebooks={"clip_coco": None, "blip_coco": None}, methods=["resnet", "densenet"], seeds=[0, 1])
     experiments = prediction_of(config)["experiments"]
