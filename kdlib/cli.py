@@ -236,7 +236,7 @@ def bench(
     """Measure how fast this machine runs it, as ratios of things measured side by side.
 
     Rows and plot go to reports/bench/. Nothing else should run meanwhile. The names: teacher, steps, convnet, search,
-    memory, export, experiments, grid.
+    memory, export, experiments, grid, large.
     """
     from kdlib import bench as benches
     from kdlib.report import build as reports

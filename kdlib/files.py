@@ -134,8 +134,8 @@ def read_record(path: Path) -> dict | None:
 
 def seal(record: dict) -> dict:
     """The record with a digest of itself, by which :func:`seal_broken` knows an altered one."""
-    plain = json.loads(json.dumps(record, allow_nan=False))
-    return record | {"digest": digest(plain)}
+    bare = {name: value for name, value in record.items() if name != "digest"}
+    return bare | {"digest": digest(json.loads(json.dumps(bare, allow_nan=False)))}
 
 
 def seal_broken(record: dict) -> bool:

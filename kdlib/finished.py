@@ -25,7 +25,7 @@ from kdlib.features.loader import Split
 from kdlib.features.npy import StoreError
 from kdlib.features.store import FeatureStore, is_built, store_path
 from kdlib.features.vocabulary import Vocabulary
-from kdlib.files import RunDir, project_root, read_json, runs_root
+from kdlib.files import RunDir, project_root, runs_root
 from kdlib.keys import SCHEMA, experiment_keys, own_code
 from kdlib.students import Student
 
@@ -321,8 +321,8 @@ def _is_whole(path: Path) -> bool:
 
 
 def _record(path: Path) -> dict | None:
-    """A finished result of this version, else None."""
-    record = read_json(path)
+    """A finished result of this version that nobody has altered, else None."""
+    record = RunDir(path.parent).result(int(path.stem.removeprefix("result-")))
     return record if record and record.get("schema") == SCHEMA and record["outcome"] == "ok" else None
 
 

@@ -9,7 +9,7 @@ import torch
 
 from kdlib import finished, keys
 from kdlib.features.npy import StoreError
-from kdlib.files import runs_root
+from kdlib.files import runs_root, seal
 
 
 def one(study: str, teacher: str = "clip", method: str = "projection", epochs: int = 2) -> finished.Finished:
@@ -39,7 +39,7 @@ def test_find__leaves_out_what_is_not_finished(finished_study, tmp_path, monkeyp
         run.path.rename(run.path.with_name("seed0.superseded-12345678"))
     else:
         changed = {"another schema": {"schema": 1}, "out of memory": {"outcome": "out_of_memory"}}[spoil]
-        run.result_path(2).write_text(json.dumps(run.result(2) | changed))
+        run.result_path(2).write_text(json.dumps(seal(run.result(2) | changed)))
     assert 2 not in [found.config.epochs for found in finished.find(finished_study)]
 
 

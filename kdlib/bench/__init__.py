@@ -8,7 +8,7 @@ import time
 
 import torch
 
-from kdlib.bench import convnet, exported, forward, grid, memory, scoring, steps, views
+from kdlib.bench import convnet, exported, forward, grid, large, memory, scoring, steps, views
 from kdlib.bench.measure import Row, Setting
 from kdlib.files import read_json, reports_root, write_json
 from kdlib.machine import choose, hardware, versions
@@ -26,6 +26,7 @@ BENCHES = Registry(
         "export": exported.run,
         "experiments": grid.overhead,
         "grid": grid.grid,
+        "large": large.run,
     },
 )
 

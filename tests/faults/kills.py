@@ -20,7 +20,7 @@ import psutil
 CLIENT = Path(__file__).with_name("client.py")
 WORKERS = 2
 ONE_MACHINE = {"job": 10, "kernel": 10, "client": 3}  # victim -> how often of so many
-CLUSTER = {"job": 6, "kernel": 6, "worker": 4, "client": 2, "scheduler": 2}
+CLUSTER = {"job": 8, "kernel": 8, "worker": 4, "client": 1, "scheduler": 1}
 
 
 @dataclass
@@ -129,7 +129,7 @@ def survive(folder: Path, kills: int, cluster: bool, seed: int = 0, say: Callabl
     try:
         while sum(done.values()) < kills:
             kind = draw.choices(list(weights), list(weights.values()))[0]
-            awaited, seen = draw.randint(1, 12), files(folder)
+            awaited, seen = draw.randint(1, 8), files(folder)
             while awaited > 0:  # so many events from here
                 family.keep_alive()
                 now = files(folder)

@@ -6,7 +6,7 @@ import pytest
 
 from kdlib import study
 from kdlib.experiment import run_dir
-from kdlib.files import write_json
+from kdlib.files import seal, write_json
 from kdlib.report import provenance
 from kdlib.study.file import StudyConfig, experiments
 
@@ -26,7 +26,7 @@ def record(spec, commit: str = "abc") -> dict:
 def collected(small: StudyConfig, commits=("abc", "abc")) -> dict:
     grid = experiments(small)
     for spec, commit in zip(grid, commits, strict=True):
-        write_json(run_dir(spec.config).result_path(5), record(spec, commit))
+        write_json(run_dir(spec.config).result_path(5), seal(record(spec, commit)))
     return provenance.collect(small, grid, run_dir, [{"outcome": "ok"} for _ in grid])
 
 

@@ -1,16 +1,14 @@
 """Rows of a study: what becomes of each experiment, what a row says, what stops a results."""
 
-from types import SimpleNamespace
-
 import pytest
 
 from kdlib.config import RunConfig
 from kdlib.experiment import run_dir
-from kdlib.files import write_json
+from kdlib.files import seal, write_json
 from kdlib.keys import SCHEMA
 from kdlib.report import rows as results
 from kdlib.study.file import StudyConfig, experiments
-from kdlib.study.grid import Queue
+from kdlib.study.queue import Queue
 from kdlib.study.status import ExperimentState, Inspector
 
 
@@ -23,6 +21,7 @@ def record(**fields) -> dict:
     given = {
         "schema": SCHEMA,
         "outcome": "ok",
+        "files": {},
         "config": RunConfig(teacher="clip", dataset="coco").model_dump(),
         "keys": {"features": "f", "train": "t", "exam": "e", "images": "i", "experiment": "c"},
         "headline": "mean_recall",
@@ -73,9 +72,7 @@ def collect(grid) -> list[dict]:
 
 def ended(spec, outcome: str, keys: dict, error: str = "says why") -> None:
     """What the grid leaves of an experiment that ended without a result."""
-    Queue._record(
-        SimpleNamespace(bad=0), ExperimentState(spec, run_dir(spec.config), "absent"), outcome, {"error": error}, keys
-    )
+    Queue._record(None, ExperimentState(spec, run_dir(spec.config), "absent"), outcome, error, {}, keys)
 
 
 # ---------------------------------------------------------------- rows
@@ -129,7 +126,7 @@ def test_flatten__training_images_are_those_of_the_limit_where_there_is_one():
 
 
 def test_collect__every_experiment_has_a_row_whatever_became_of_it(carried):
-    write_json(run_dir(carried[0].config).result_path(5), record())
+    write_json(run_dir(carried[0].config).result_path(5), seal(record()))
     ended(carried[1], "error", {"experiment": "c"}, "ValueError: no")
     carried[0].page.parent.mkdir(parents=True)
     carried[0].page.touch()
@@ -153,9 +150,9 @@ def test_collect__an_experiment_that_ran_out_of_memory_says_so(carried):
 def test_collect__a_result_of_other_parameters_or_of_an_earlier_version_is_stale_and_has_no_number(small_shapes):
     grid = grid_of(small_shapes)
     keys = Inspector().keys(grid[0])
-    write_json(run_dir(grid[0].config).result_path(5), record(keys=keys))
-    write_json(run_dir(grid[1].config).result_path(10), record(keys=keys | {"experiment": "of other parameters"}))
-    write_json(run_dir(grid[2].config).result_path(5), record(keys=Inspector().keys(grid[2]), schema=SCHEMA - 1))
+    write_json(run_dir(grid[0].config).result_path(5), seal(record(keys=keys)))
+    write_json(run_dir(grid[1].config).result_path(10), seal(record(keys=keys | {"experiment": "of other parameters"})))
+    write_json(run_dir(grid[2].config).result_path(5), seal(record(keys=Inspector().keys(grid[2]), schema=SCHEMA - 1)))
     rows = collect(grid)
     assert [row["outcome"] for row in rows] == ["ok", "stale", "stale", "absent"]
     assert ["student" in row for row in rows] == [True, False, False, False]
@@ -164,7 +161,7 @@ def test_collect__a_result_of_other_parameters_or_of_an_earlier_version_is_stale
 def test_collect__an_experiment_that_failed_after_its_parameters_changed_has_failed(small_shapes):
     """The result of the earlier parameters is still there."""
     grid = grid_of(small_shapes)
-    write_json(run_dir(grid[0].config).result_path(5), record(keys=record()["keys"]))
+    write_json(run_dir(grid[0].config).result_path(5), seal(record(keys=record()["keys"])))
     ended(grid[0], "error", Inspector().keys(grid[0]), "ValueError: no")
     row = collect(grid)[0]
     assert (row["outcome"], row["error"]) == ("error", "ValueError: no") and "student" not in row
@@ -172,7 +169,7 @@ def test_collect__an_experiment_that_failed_after_its_parameters_changed_has_fai
 
 def test_made_study__has_no_column_that_a_real_one_lacks(carried, made_study):
     """What the tests of tables, verdicts and claims stand on."""
-    write_json(run_dir(carried[0].config).result_path(5), record())
+    write_json(run_dir(carried[0].config).result_path(5), seal(record()))
     row = collect(carried)[0]
     assert set(made_study({})) <= set(row) and set(made_study({"outcome": "error"})) <= {*row, "error"}
 
