@@ -21,9 +21,8 @@ class BlipTeacher(Teacher):
 
     def look(self, pixels: Tensor) -> dict[str, Tensor]:
         """(B, 3, H, W) -> pooled (B, T), tokens (B, N, T), attention (B, N)."""
-        outputs = self.model.vision_model(pixels, output_attentions=True)
+        outputs, attention = seen(self.model.vision_model, pixels)
         joint = self.model.vision_proj(outputs.last_hidden_state)  # (B, 1 + N, T), already normed
-        attention = outputs.attentions[-1].mean(dim=1)[:, 0, 1:]  # (B, N)
         return {"pooled": joint[:, 0], "tokens": joint[:, 1:], "attention": normalised(attention)}
 
     def read(self, ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
@@ -40,14 +39,28 @@ class BlipTeacher(Teacher):
         return min(LONGEST_TEXT, self.model.config.text_config.max_position_embeddings)
 
 
+def seen(vision, pixels: Tensor):
+    """What the vision encoder makes of (B, 3, H, W), and where the class token looks in its last layer, (B, N).
+
+    The maps of the other layers are let go: BLIP has no fused attention, and at 384 pixels those of 64 images take 1 GB
+    a layer.
+    """
+    kept = []
+    hook = vision.encoder.layers[-1].self_attn.register_forward_hook(lambda *given: kept.append(given[-1][1]))
+    try:
+        outputs = vision(pixels)
+    finally:
+        hook.remove()
+    return outputs, kept[0].mean(dim=1)[:, 0, 1:]
+
+
 class UntrainedHeadsTeacher(BlipTeacher):
     """BLIP as the study probably had it: the trained vision encoder below a text encoder and projections at random."""
 
     def look(self, pixels: Tensor) -> dict[str, Tensor]:
         """As BlipTeacher's, through the projections that no checkpoint carries."""
-        outputs = self.model.vision_model(pixels, output_attentions=True)
+        outputs, attention = seen(self.model.vision_model, pixels)
         project = self.model.visual_projection
-        attention = outputs.attentions[-1].mean(dim=1)[:, 0, 1:]  # (B, N)
         pooled, tokens = project(outputs.pooler_output), project(outputs.last_hidden_state[:, 1:])
         return {"pooled": pooled, "tokens": tokens, "attention": normalised(attention)}
 

@@ -87,6 +87,20 @@ def test_blip__is_transformers_own_itc_score(images):
     assert torch.allclose(F.normalize(seen, dim=-1) @ F.normalize(read, dim=-1).T, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("untrained_heads", [False, True])
+def test_blip__looks_where_its_last_layer_does_and_keeps_the_maps_of_no_other(images, untrained_heads):
+    """At full size the maps of all layers take 12 GB for a batch."""
+    teacher = teachers.load("blip", untrained_heads=untrained_heads)
+    vision, pixels = teacher.model.vision_model, teacher.prepare(images)
+    asked = []
+    vision.encoder.register_forward_pre_hook(lambda *given: asked.append(given[-1]), with_kwargs=True)
+    with torch.inference_mode():
+        found = teacher.look(pixels)["attention"]
+        assert not any(given.get("output_attentions") for given in asked)
+        maps = vision(pixels, output_attentions=True).attentions[-1].mean(dim=1)[:, 0, 1:]
+    assert torch.equal(found, maps / maps.sum(dim=-1, keepdim=True))
+
+
 def test_dino__is_the_class_token_after_the_last_norm(images):
     teacher = teachers.load("dino")
     pixels = teacher.preprocess(images, return_tensors="pt")["pixel_values"]
