@@ -53,7 +53,7 @@ lab: $(VENV)/installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" JUPYTER_PREFER_ENV_PATH=1 \
 		$(BIN)/jupyter lab $(LAB) --ServerApp.tornado_settings='$(ROOM)' notebooks
 
-# notebooks/voila.json: uploads of up to 64 MB, a policy by which the browser fetches nothing from other hosts, and an
+# notebooks/jupyter: a template without the fonts that voila's own asks another host for. notebooks/voila.json: uploads of up to 64 MB, a policy by which the browser fetches nothing from other hosts, and an
 # end for the kernels of pages that were closed.
 explore: $(VENV)/installed
-	$(BIN)/voila notebooks/explore.ipynb --Voila.config_file_paths=notebooks
+	JUPYTER_PATH=$(CURDIR)/notebooks/jupyter $(BIN)/voila notebooks/explore.ipynb --Voila.config_file_paths=notebooks

@@ -1,5 +1,6 @@
 """The explorer as a page: voila serves the notebook, a browser chooses, types and uploads."""
 
+import os
 import shutil
 import socket
 import subprocess
@@ -41,7 +42,8 @@ def address(finished_study, tmp_path):
         f"--port={port}",
     ]
     with open(tmp_path / "voila.log", "w") as log:
-        server = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+        own = os.environ | {"JUPYTER_PATH": str(notebooks_folder() / "jupyter")}
+        server = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=own)
     try:
         for _ in range(300):
             if server.poll() is not None:
@@ -65,11 +67,12 @@ def upload(page, path: Path) -> None:
 def test_page__answers_a_choice_a_caption_and_an_upload(address, finished_study, small_shapes, tmp_path):
     with browser.page() as page:
         asked = []
-        page.on("requestfinished", lambda request: asked.append(request.url))
+        page.on("request", lambda request: asked.append(request.url))
         page.goto(address, timeout=SLOW)
         teacher, student = (page.get_by_label(name, exact=True) for name in ("Teacher", "Student"))
         teacher.wait_for(timeout=SLOW)
         teacher.select_option("clip on coco")
+        student.select_option("projection")
         page.get_by_text("The student projection has no attention map").first.wait_for()
         student.select_option("attention")
         page.get_by_text("where the student looks").first.wait_for()

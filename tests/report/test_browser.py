@@ -130,6 +130,7 @@ def test_page__is_whole_offline_on_a_phone_and_accessible(pages, chromium, name)
 def test_index__an_experiment_is_found_by_its_words_and_opened(pages, chromium):
     page = chromium.new_page()
     page.goto(pages["index"].as_uri())
+    page.get_by_text("Where is each experiment?").click()
     header = page.locator("table.experiments th").first
     header.get_by_role("button").click()
     assert header.get_attribute("aria-sort") == "ascending"
@@ -138,8 +139,42 @@ def test_index__an_experiment_is_found_by_its_words_and_opened(pages, chromium):
     assert page.url == pages["experiment"].as_uri()
     assert page.get_by_role("heading", level=1).inner_text() == "DINO on Tiny ImageNet: attention, 1 epochs, seed 0"
     page.get_by_role("link", name="All of this study").click()
-    assert page.url == pages["index"].as_uri() and page.title() == "Report of a study: A small study"
+    assert page.url == pages["index"].as_uri() and page.title() == "Report: A small study"
     page.close()
+
+
+@pytest.mark.parametrize("name", ["index", "claims", "ablations"])
+def test_index__fits_on_few_screens_and_shows_the_last_column_of_every_table(pages, chromium, name):
+    page = chromium.new_page(viewport={"width": 1400, "height": 900})
+    page.goto(pages[name].as_uri())
+    assert page.evaluate("document.documentElement.scrollHeight") <= 8 * 900
+    page.evaluate("document.querySelectorAll('details:not(.code)').forEach(one => one.open = true)")
+    cut = page.evaluate(
+        "[...document.querySelectorAll('div.table')].filter(box => box.scrollWidth > box.clientWidth + 1)"
+        ".map(box => box.getAttribute('aria-label'))"
+    )
+    assert cut == []
+    page.close()
+
+
+def test_index__findings_cautions_and_picture_are_seen_without_scrolling(pages, chromium):
+    page = chromium.new_page(viewport={"width": 1400, "height": 900})
+    page.goto(pages["index"].as_uri())
+    for part in ("ul.findings", "details.cautions summary", "figure.drawn img"):
+        box = page.locator(part).first.bounding_box()
+        assert box["y"] >= 0 and box["y"] + box["height"] <= 900, part
+    page.close()
+
+
+def test_index__on_a_phone_the_figure_is_the_one_drawn_for_it(pages, chromium):
+    wide, narrow = (chromium.new_page(viewport={"width": width, "height": 844}) for width in (1400, 390))
+    ratios = []
+    for page in (wide, narrow):
+        page.goto(pages["index"].as_uri())
+        ratios.append(page.evaluate("(image => image.naturalWidth / image.naturalHeight)"
+                                    "(document.querySelector('figure.drawn img'))"))  # fmt: skip
+        page.close()
+    assert ratios[0] > 1.5 > 1 > ratios[1]
 
 
 BAD = {
