@@ -68,6 +68,7 @@ class Explorer:
         self._fill("study", studies, study if study in studies else studies[0])
         self._first = telling(finished.find(self.choosers["study"].value))
         self._narrow("study")
+        self._first = None
         self._connect()
 
     # ------------------------------------------------------------ widgets

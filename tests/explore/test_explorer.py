@@ -53,6 +53,20 @@ def test_choosers__offer_only_what_is_finished_and_follow_each_other(explorer):
     assert explorer.run.name == explorer.choosers["method"].value == "projection"
 
 
+def test_explorer__opens_on_the_best_student_of_a_vision_language_teacher(explorer):
+    runs = [run for run in finished.find("small", "clip") if run.config.epochs == 2 and not run.config.variant]
+    best = max(runs, key=lambda run: run.score())
+    assert (explorer.run.teacher_name, explorer.run.name, explorer.run.config.epochs) == ("clip on coco", best.name, 2)
+
+
+def test_answer__says_which_words_the_teacher_does_not_know(explorer):
+    choose(explorer, teacher="clip on coco")
+    explorer.caption.value = "a large zeppelin"
+    assert "vocabulary has no &#x27;zeppelin&#x27;" in explorer.panels["answer"].value
+    explorer.caption.value = "a large white star"
+    assert "vocabulary" not in explorer.panels["answer"].value
+
+
 def test_choosers__keep_a_value_that_is_still_there(explorer):
     choose(explorer, teacher="clip on coco", method="attention")
     choose(explorer, teacher="dino on tinyimagenet")
