@@ -40,6 +40,7 @@ def run(command: Sequence[str], environment: dict[str, str], cwd: Path, log: Pat
     mark = uuid.uuid4().hex
     log.parent.mkdir(parents=True, exist_ok=True)
     started, peak, ended = time.perf_counter(), [0], threading.Event()
+    used: dict[tuple, float] = {}  # processor seconds of each process when it was last seen
     with open(log, "wb") as file:
         process = subprocess.Popen(
             command, cwd=cwd, env=environment | {MARK: mark}, stdout=file, stderr=subprocess.STDOUT
@@ -48,20 +49,19 @@ def run(command: Sequence[str], environment: dict[str, str], cwd: Path, log: Pat
         def watch():
             ours: dict[tuple, bool] = {}
             while not ended.wait(EVERY):
-                peak[0] = max(peak[0], _memory(mark, ours))
+                peak[0] = max(peak[0], _look(mark, ours, used))
 
         watcher = threading.Thread(target=watch)
         watcher.start()
-        _, status, used = os.wait4(process.pid, 0)  # with what its own processes used, which wait() does not tell
-        process.returncode = os.waitstatus_to_exitcode(status)
+        code = process.wait()
         ended.set()
         watcher.join()
-    seconds, cpu = time.perf_counter() - started, used.ru_utime + used.ru_stime
-    return Outcome(process.returncode, log.read_text(errors="replace"), seconds, cpu, peak[0])
+    seconds = time.perf_counter() - started
+    return Outcome(code, log.read_text(errors="replace"), seconds, sum(used.values()), peak[0])
 
 
-def _memory(mark: str, ours: dict[tuple, bool]) -> int:
-    """Bytes of the processes with this mark; ``ours`` remembers which those are."""
+def _look(mark: str, ours: dict[tuple, bool], used: dict[tuple, float]) -> int:
+    """Bytes of the processes with this mark, and in ``used`` their processor seconds; ``ours`` caches which."""
     total = 0
     for process in psutil.process_iter():
         with suppress(psutil.Error, OSError):
@@ -70,6 +70,8 @@ def _memory(mark: str, ours: dict[tuple, bool]) -> int:
                 ours[key] = process.environ().get(MARK) == mark
             if ours[key]:
                 total += process.memory_full_info().pss
+                times = process.cpu_times()
+                used[key] = times.user + times.system
     return total
 
 
