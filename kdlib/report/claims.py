@@ -271,8 +271,9 @@ def dino_is_the_efficient_teacher(frame: pd.DataFrame) -> Judgement:
     for teacher in ("dino", "beit"):
         found = experiments.students(teacher, (*SIMPLE, "attention", "cbam"))
         rows = pd.concat(found.values()) if found else pd.DataFrame()
-        if len(rows) and "image_batch_32_p50_ms" in rows:
-            times[teacher] = [rows[f"image_batch_32_{name}_ms"].median() for name in ("p10", "p50", "p90")]
+        columns = [f"image_batch_32_{name}_ms" for name in ("p10", "p50", "p90")]
+        if set(columns) <= set(rows) and rows[columns].notna().all(axis=None):
+            times[teacher] = rows[columns].median().tolist()
     if len(times) < 2:
         return Judgement(UNTESTABLE, "needs students of DINO and of BEiT that read their features, on the same data")
     dino, beit = times["dino"], times["beit"]
