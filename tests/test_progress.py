@@ -58,7 +58,7 @@ def test_progress__estimates_the_rest_from_what_was_done_now(display, monkeypatc
     bar = Progress("training", 100)
     bar.start_at(90)  # nine tenths are from an earlier run
     bar.update(95)  # five in a minute, five to go
-    assert bar.line == "training: 95/100 - 1:00 elapsed - 1:00 left"
+    assert bar.line == "training: 95/100 - 0.0833/s - 1:00 elapsed - 1:00 left"
 
 
 def test_progress__all_done_before_is_said(display):
