@@ -48,7 +48,9 @@ class Inspector:
     def keys(self, spec: ExperimentSpec) -> dict[str, str]:
         """The experiment's keys as they would be now. Raises DataError or TeacherError when they cannot be had."""
         config = spec.config
-        data = (config.dataset, config.data_root, config.score_on, config.on_overlap, config.extra_images)
+        # All that load_data looks at: a cooled-down student is scored on dev too, which others on captions do not open.
+        read = (config.dataset, config.data_root, config.score_on, config.on_overlap, config.extra_images)
+        data = (*read, config.cooldown > 0)
         if data not in self._data:
             self._data[data] = sources.load_data(config)
         teacher = (config.teacher, sources.source(config), config.revision)

@@ -210,13 +210,19 @@ def test_paper__reads_its_data_where_kdlib_data_get_puts_them(monkeypatch, tmp_p
     assert {spec.config.on_overlap for spec in study.experiments(paper)} == {"drop"}
 
 
-def test_inspector__tells_experiments_with_extra_images_from_those_without(small_run):
-    """Asked for both in one run, in either order, it has the keys that each has alone."""
+@pytest.mark.parametrize(
+    ("teacher", "other"),
+    [
+        ("dino", {"objective": "feature_regression", "extra_images": "drawn:20"}),
+        ("clip", {"objective": "feature_regression", "cooldown": 0.5}),
+    ],
+)
+def test_inspector__tells_experiments_that_read_other_data_apart(small_run, teacher, other):
+    """Asked for both in one run, it has the keys that each has alone."""
     from kdlib.study.status import Inspector
 
-    plain = small_run("dino", method="resnet")
-    extra = small_run("dino", method="resnet", objective="feature_regression", extra_images="drawn:20")
-    specs = [study.ExperimentSpec(notebook="dino_tinyimagenet", config=config) for config in (plain, extra)]
+    plain, more = small_run(teacher, method="resnet"), small_run(teacher, method="resnet", **other)
+    specs = [study.ExperimentSpec(notebook="any", config=config) for config in (plain, more)]
     inspector = Inspector()
-    together = [inspector.keys(spec)["train"] for spec in specs]
-    assert together == [Inspector().keys(spec)["train"] for spec in specs] and together[0] != together[1]
+    together = [inspector.keys(spec)["experiment"] for spec in specs]
+    assert together == [Inspector().keys(spec)["experiment"] for spec in specs] and together[0] != together[1]
