@@ -123,6 +123,7 @@ def main() -> None:
     except Exception as problem:  # a notebook that cannot be run at all: an error, and no reason to try again
         report = {"outcome": "error", "error": f"{type(problem).__name__}: {problem}"}
     Path(job["answer"]).write_text(json.dumps(report))
+    kernel.dismiss()
 
 
 if __name__ == "__main__":

@@ -23,6 +23,12 @@ def fork_ahead() -> None:
     receiver.close()
 
 
+def dismiss() -> None:
+    """End kernels that nobody needed, as where only a page is made: the process would wait for them at its end."""
+    while _waiting:
+        _waiting.pop()[1].close()
+
+
 def _serve(parent: int, receiver, sender) -> None:
     """Wait for a connection file, then be a kernel until it is shut down or its parent ends."""
     lifeline.die_with_parent(parent)

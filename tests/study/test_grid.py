@@ -71,7 +71,6 @@ def test_grid__runs_what_is_missing_in_parallel_and_then_nothing(small_study, ca
         assert set(re.findall(r'src="(.{5})', page)) <= {"data:"}  # nothing is fetched
 
 
-@pytest.mark.skip(reason="does not end when run in a suite; open in the issue on what is lost")
 def test_grid__what_is_missing_of_a_finished_experiment_is_made_again_without_training(small_study, monkeypatch):
     config = small_study()
     spec = study.experiments(config)[0]
@@ -93,7 +92,6 @@ def test_grid__what_is_missing_of_a_finished_experiment_is_made_again_without_tr
     assert item.run.notebook_path(1).stat().st_mtime_ns == executed
 
 
-@pytest.mark.skip(reason="does not end when run in a suite; open in the issue on what is lost")
 def test_grid__a_score_that_was_edited_is_named_and_made_again(small_study):
     config = small_study()
     (item,) = grid.run(config, workers=1)
