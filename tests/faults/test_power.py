@@ -12,7 +12,6 @@ CUTS = 3
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="the recorder asks Linux which file is synced")
-@pytest.mark.skip(reason="takes minutes on two cores, see make faults; open in the issue on what is lost")
 def test_power_cuts__cost_no_more_than_what_was_being_written(tmp_path, small_shapes, monkeypatch):
     command = [sys.executable, power.__file__, str(tmp_path), str(CUTS), str(small_shapes)]
     for _ in range(2):  # to count, then to cut
