@@ -6,9 +6,11 @@ A moment is an event, some files further on in the study's folder, so that a slo
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -30,6 +32,8 @@ class Family:
     folder: Path
     cluster: bool
     running: dict[str, subprocess.Popen] = field(default_factory=dict)
+    # For sockets, whose paths may have 107 characters: below a test's own folder they would be longer.
+    temporary: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="kills-")))
 
     @property
     def scheduler_file(self) -> Path:
@@ -54,18 +58,22 @@ class Family:
         for name, command in self.commands().items():
             if (process := self.running.get(name)) is not None and process.poll() is None:
                 continue
+            own = self.folder / name.replace(" ", "-")
+            if process is not None and process.returncode > 0 and not self.cluster:
+                raise RuntimeError(f"The {name} ended by itself: {(own / 'log').read_text()[-2000:]}")
             if name == "scheduler":
                 self.scheduler_file.unlink(missing_ok=True)
             elif self.cluster and not self.scheduler_file.exists():
                 return
-            own = self.folder / name.replace(" ", "-")
             own.mkdir(exist_ok=True)
+            short = self.temporary / own.name
+            short.mkdir(exist_ok=True)
             folders = {"KDLIB_RUNS": str(self.folder / "runs"), "KDLIB_REPORTS": str(self.folder / "reports")}
             with open(own / "log", "ab") as log:
                 self.running[name] = subprocess.Popen(
                     command,
                     cwd=own,
-                    env=os.environ | folders | {"OMP_NUM_THREADS": "1", "TMPDIR": str(own)},
+                    env=os.environ | folders | {"OMP_NUM_THREADS": "1", "TMPDIR": str(short)},
                     stdout=log,
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
@@ -95,6 +103,7 @@ class Family:
                 continue
             for one in family:
                 _kill(one)
+        shutil.rmtree(self.temporary, ignore_errors=True)
 
 
 def _children(process: psutil.Process, recursive: bool = False) -> list[psutil.Process]:

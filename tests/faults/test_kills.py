@@ -7,7 +7,6 @@ import pytest
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="finds jobs and kernels below Linux's fork server")
-@pytest.mark.skip(reason="takes minutes on two cores, see make faults; open in the issue on what is lost")
 def test_kills__of_jobs_and_kernels_lose_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(kills, "ONE_MACHINE", {"job": 1, "kernel": 1})
     rows = kills.survive(tmp_path / "machine", 3, cluster=False)
