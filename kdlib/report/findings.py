@@ -8,7 +8,7 @@ import pandas as pd
 from kdlib.evaluate.uncertainty import BETTER, OPEN, WORSE
 from kdlib.report.scores import line_name
 from kdlib.report.style import dataset_name, short_name, teacher_name
-from kdlib.report.verdicts import NO_TEACHER
+from kdlib.report.verdicts import ALONE, NO_TEACHER
 
 LISTED = 3  # students that a sentence names
 EXPORTED = {"onnx": "float32", "onnx_int8": "int8"}
@@ -37,12 +37,15 @@ def at_the_end(rows: pd.DataFrame) -> pd.DataFrame:
     return good[good.epochs == good.groupby(["teacher", "dataset"]).epochs.transform("max")]
 
 
-def students(last: pd.DataFrame) -> pd.DataFrame:
-    """A line a student of the study's own training: means over seeds, its name, and its share of the teacher."""
-    own = last[last.variant == ""]
+def students(last: pd.DataFrame, variants: tuple[str, ...] = ("",)) -> pd.DataFrame:
+    """A line a student of the study's own training, or of ``variants``: means over seeds, name, share of teacher."""
+    own = last[last.variant.isin(variants)]
     numbers = ["student", "teacher_score", "student_mb", "deployed_mb"]
-    lines = own.groupby(["teacher", "dataset", "method", "epochs"], sort=False)[numbers].mean().reset_index()
-    lines["name"] = [f"{teacher_name(line.teacher)} {line.method}" for line in lines.itertuples()]
+    keys = ["teacher", "dataset", "method", "variant", "epochs"]
+    lines = own.groupby(keys, sort=False)[numbers].mean().reset_index()
+    lines["name"] = [
+        line_name(f"{teacher_name(line.teacher)} {line.method}", line.variant) for line in lines.itertuples()
+    ]
     lines["share"] = lines.student / lines.teacher_score.where(lines.teacher_score > 0)
     return lines
 
@@ -121,7 +124,7 @@ def helped(last: pd.DataFrame, verdicts: pd.DataFrame) -> str:
 
 def deployed(last: pd.DataFrame) -> str:
     """The best student that needs no teacher at inference, and what is exported."""
-    lines = students(last)
+    lines = students(last, ("", *ALONE))
     alone = lines[(lines.deployed_mb - lines.student_mb).abs() < 1e-6]
     best = [
         f"{line['name']}, keeps {100 * line.share:.0f} % of its teacher's score at {line.deployed_mb:.1f} MB"

@@ -96,3 +96,16 @@ def test_deployed__exported_files_stand_with_score_and_size(study):
 def test_findings__a_teacher_at_nothing_divides_by_nothing(study, score):
     assert said(study({"teacher_score": score}))["Like the teacher"]
     assert students(at_the_end(study({"teacher_score": 0.0}).rows)).share.isna().all()
+
+
+def test_deployed__a_variant_that_stands_alone_counts_and_one_without_a_teacher_does_not(made_study):
+    rows = made_study(
+        {"method": "resnet", "student": 0.3, "student_mb": 4.0, "deployed_mb": 4.0},
+        {"method": "resnet", "variant": "standalone", "student": 0.72, "student_mb": 2.0, "deployed_mb": 2.0},
+        {"method": "resnet", "variant": "no_teacher", "student": 0.81, "student_mb": 4.0, "deployed_mb": 4.0},
+    )
+    text = findings.deployed(findings.at_the_end(rows))
+    assert text.startswith(
+        "of 2 students that read no teacher the best, CLIP resnet, standalone, keeps 80 % of its teacher's score at "
+        "2.0 MB"
+    )
