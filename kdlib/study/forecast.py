@@ -17,7 +17,7 @@ from kdlib.data import shapes
 from kdlib.data.coco import CAPTIONS
 from kdlib.data.dataset import DataError
 from kdlib.data.extra import DRAWN
-from kdlib.experiment import BATCH_ROWS
+from kdlib.experiment import BATCH_ROWS, run_dir
 from kdlib.files import read_json, runs_root, write_json
 from kdlib.machine import WARM_UP_CALLS
 from kdlib.sources import load_data, reads, split_names, teacher_store_is_built, views_of
@@ -189,7 +189,10 @@ def there(specs: list[ExperimentSpec], sources: dict) -> set[str]:
     for source in sources.values():
         if not source.missing:
             config, wanted = source.spec.config, source.stores_tokens
-            done |= {one.name for one in specs if one.sources == source.spec.sources and inspector.state(one).finished}
+            alike = (one for one in specs if one.sources == source.spec.sources)
+            # One without a result is not asked for its keys: extra images would be drawn for them.
+            kept = (one for one in alike if run_dir(one.config).result(one.config.epochs) is not None)
+            done |= {one.name for one in kept if inspector.state(one).finished}
             if all(teacher_store_is_built(config, split, wanted) for split in load_data(config).values()):
                 done.add(prepare_name(source.spec.sources))
     return done
