@@ -45,7 +45,7 @@ class Source:
     """What is known of the inputs that experiments share: ``counts``: split -> (images, captions).
 
     ``extra``: what experiments are also trained on, as their configurations name it -> (images, captions); ``views``:
-    views of images that the teacher is run on.
+    views of images that the teacher is run on; ``has_teacher`` and ``has_data``: whether they are on this machine.
     """
 
     spec: ExperimentSpec
@@ -57,6 +57,8 @@ class Source:
     stores_tokens: bool
     extra: dict[str, tuple[int, int]] = field(default_factory=dict)
     views: int = 0
+    has_teacher: bool = True
+    has_data: bool = True
 
     @property
     def stores(self) -> list[tuple[str, int, float]]:
@@ -87,9 +89,10 @@ def plan(config: StudyConfig, measure: Measure | None = None, workers: int = 1) 
     specs = study.experiments(config)
     sources = sources_of(specs)
     missing = [line for source in sources.values() for line in source.missing]
-    prediction = None
+    prediction, drawn = None, set()
     if measure:
-        here = [spec for spec in specs if not sources[spec.sources].missing]
+        here = [_measurable(spec, sources[spec.sources]) for spec in specs if sources[spec.sources].has_teacher]
+        drawn = {spec.config.dataset for spec in specs if not sources[spec.sources].has_data}
         counts = {key: source.counts for key, source in sources.items()}
         prediction = predict(specs, sources, measure(here, counts, workers), workers)
         write_json(_path(config.study, PREDICTED), prediction)
@@ -97,7 +100,8 @@ def plan(config: StudyConfig, measure: Measure | None = None, workers: int = 1) 
     stores, needed = _store_lines(specs, sources, prediction)
     if needed > free:
         missing.append(f"{(needed - free) / 1e9:.1f} GB of disk; set KDLIB_RUNS to a larger one")
-    said = ["Missing on this machine:", *(f"  {line}" for line in dict.fromkeys(missing))]
+    on_drawn = [f"Measured on drawn images, as those of {name} are not here." for name in sorted(drawn)]
+    said = [*on_drawn, "Missing on this machine:", *(f"  {line}" for line in dict.fromkeys(missing))]
     memory = psutil.virtual_memory().total / 2**30
     return "\n".join([
         config.title, "", *_experiment_lines(specs), *(_time_lines(prediction) if prediction else []), "", *stores, "",
@@ -105,6 +109,12 @@ def plan(config: StudyConfig, measure: Measure | None = None, workers: int = 1) 
         f"Machine: {psutil.cpu_count()} cores, {memory:.0f} GB, {_accelerator()}.", "",
         *(said if missing else ["Nothing is missing."]),
     ])  # fmt: skip
+
+
+def _measurable(spec: ExperimentSpec, source: Source) -> ExperimentSpec:
+    """The experiment as it can be measured now: on drawn images where its own are not here."""
+    given = {} if source.has_data else {"data_root": "shapes"}
+    return spec.model_copy(update={"config": spec.config.model_copy(update=given)})
 
 
 # ---------------------------------------------------------------- how long it takes
@@ -216,6 +226,7 @@ def sources_of(specs: list[ExperimentSpec]) -> dict[tuple, Source]:
                                        if one.sources == spec.sources)  # fmt: skip
         alike = [one.config for one in specs if one.sources == spec.sources]
         counts, missing = _counts(run.model_copy(update={"extra_images": ""}))
+        has = {"has_data": not missing, "has_teacher": False}
         extra = {one.extra_images: _extra(one) for one in alike}
         seen = {(views_of(one), one.extra_images) for one in alike if views_of(one)}
         views = sum(drawn.count * (counts.get("fit", (0, 0))[0] + extra[name][0]) for drawn, name in seen)
@@ -225,13 +236,14 @@ def sources_of(specs: list[ExperimentSpec]) -> dict[tuple, Source]:
             given = run.teacher, run.checkpoint, run.revision, run.allow_untrained, run.untrained_heads
             standing = check.standing(*given)
             if standing.ready:
+                has["has_teacher"] = bool(counts)
                 patches, width, text = standing.tokens, standing.width, standing.reads_text
             else:
                 missing += [str(standing)]
         except (ImportError, AttributeError, KeyError) as error:
             missing += [f"teacher {run.teacher}: {error.args[0]}"]
         found[spec.sources] = Source(spec, counts, run.token_grid**2 or patches, width, text, tuple(missing), tokens,
-                                     extra, views)  # fmt: skip
+                                     extra, views, **has)  # fmt: skip
     return found
 
 
@@ -323,7 +335,7 @@ def _time_lines(prediction: dict) -> list[str]:
             lines += [words, *(f"  {line}" for line in shown.splitlines())]
     lines += [f"  not predicted: {problem}" for problem in dict.fromkeys(jobs.problem) if problem]
     if unknown := int((jobs.seconds.isna() & (jobs.problem == "")).sum()):
-        lines.append(f"  not predicted: {unknown} experiments whose teacher or data are not here")
+        lines.append(f"  not predicted: {unknown} experiments whose teacher is not here")
     left, workers = prediction["left"], prediction["workers"]
     return [
         *lines,

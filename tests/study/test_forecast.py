@@ -156,5 +156,20 @@ def test_plan__a_teacher_of_ones_own_that_cannot_be_had_is_said_and_the_rest_is_
     monkeypatch.setattr(study, "experiments", lambda config: [own, *whole])
     text = forecast.plan(made(), probes_of)
     assert f"teacher {teacher.split(':')[0]}" in text.split("Missing on this machine:")[1]
-    assert "not predicted: 1 experiments whose teacher or data are not here" in text
+    assert "not predicted: 1 experiments whose teacher is not here" in text
     assert "About 1." in text or "About 0." in text
+
+
+def test_plan__before_the_data_is_there_it_is_that_of_the_full_set_measured_on_drawn_images(made, tmp_path):
+    asked = []
+
+    def measure(specs, counts, workers):
+        asked.extend(specs)
+        return probes_of(specs, counts, workers)
+
+    gone = str(tmp_path / "gone")
+    text = forecast.plan(made(parameters={"data_root": gone, "batch_size": 12, "timed_calls": 10}), measure)
+    assert [spec.config.data_root for spec in asked] == ["shapes", "shapes"]
+    assert "113287 images" in text and "not predicted" not in text and "for the 2 experiments left" in text
+    assert "Measured on drawn images, as those of coco are not here." in text
+    assert f"coco in {gone}: get it with" in text
