@@ -8,7 +8,7 @@ import pandas as pd
 from kdlib.evaluate.uncertainty import BETTER, OPEN, WORSE
 from kdlib.report.scores import line_name
 from kdlib.report.style import dataset_name, short_name, teacher_name
-from kdlib.report.verdicts import ALONE, NO_TEACHER
+from kdlib.report.verdicts import NO_TEACHER, stands_alone
 
 LISTED = 3  # students that a sentence names
 EXPORTED = {"onnx": "float32", "onnx_int8": "int8"}
@@ -30,16 +30,28 @@ def findings(rows: pd.DataFrame, verdicts: pd.DataFrame) -> list[tuple[str, str]
 
 
 def at_the_end(rows: pd.DataFrame) -> pd.DataFrame:
-    """The finished experiments at the most epochs of their teacher on their data set."""
+    """The finished experiments at the most epochs of their variant, teacher and data set."""
     good = rows[rows.outcome == "ok"]
     if good.empty:
         return good
-    return good[good.epochs == good.groupby(["teacher", "dataset"]).epochs.transform("max")]
+    return good[good.epochs == good.groupby(["teacher", "dataset", "variant"]).epochs.transform("max")]
 
 
-def students(last: pd.DataFrame, variants: tuple[str, ...] = ("",)) -> pd.DataFrame:
-    """A line a student of the study's own training, or of ``variants``: means over seeds, name, share of teacher."""
-    own = last[last.variant.isin(variants)]
+def as_methods(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows, where students of variants that stand alone are methods of their own: 'resnet, standalone'."""
+    alone = rows.variant.map(stands_alone).astype(bool)
+    names = [
+        line_name(row.method, row.variant if own else "") for row, own in zip(rows.itertuples(), alone, strict=True)
+    ]
+    return rows.assign(method=names, variant=rows.variant.where(~alone, ""))
+
+
+def students(last: pd.DataFrame, alone: bool = False) -> pd.DataFrame:
+    """A line a student of the study's own training: means over seeds, name, share of teacher.
+
+    ``alone``: and of the variants that stand alone.
+    """
+    own = last[(last.variant == "") | (alone & last.variant.map(stands_alone).astype(bool))]
     numbers = ["student", "teacher_score", "student_mb", "deployed_mb"]
     keys = ["teacher", "dataset", "method", "variant", "epochs"]
     lines = own.groupby(keys, sort=False)[numbers].mean().reset_index()
@@ -68,7 +80,8 @@ def teachers(last: pd.DataFrame) -> str:
 
 def kept(last: pd.DataFrame, verdicts: pd.DataFrame) -> str:
     """Which students cannot be told from their teacher, and how large they are where they run."""
-    lines = _judged(students(last), verdicts, "teacher")
+    against = verdicts[verdicts.b == verdicts.teacher]  # and not without one, which 'alone' asks too
+    lines = _judged(students(last, alone=True), against, "teacher", "alone")
     if lines.empty:
         return ""
     alike, above = lines[lines.verdict == OPEN], lines[lines.verdict == BETTER]
@@ -119,12 +132,18 @@ def helped(last: pd.DataFrame, verdicts: pd.DataFrame) -> str:
     better, worse = ((lines.verdict == verdict).sum() for verdict in (BETTER, WORSE))
     said = f"a teacher makes {better} of {len(lines)} networks better than the same network trained without one"
     said += f" ({named[BETTER]})" if better else ""
-    return f"{said}{f', and {worse} worse ({named[WORSE]})' if worse else ''}."
+    said += f", and {worse} worse ({named[WORSE]})" if worse else ""
+    own = _judged(students(last, alone=True), verdicts[verdicts.b != verdicts.teacher], "alone")
+    if len(own):
+        said += f"; of students made to stand alone {(own.verdict == BETTER).sum()} of {len(own)}"
+        fell = (own.verdict == WORSE).sum()
+        said += f", and {fell} are worse" if fell else ""
+    return f"{said}."
 
 
 def deployed(last: pd.DataFrame) -> str:
     """The best student that needs no teacher at inference, and what is exported."""
-    lines = students(last, ("", *ALONE))
+    lines = students(last, alone=True)
     alone = lines[(lines.deployed_mb - lines.student_mb).abs() < 1e-6]
     best = [
         f"{line['name']}, keeps {100 * line.share:.0f} % of its teacher's score at {line.deployed_mb:.1f} MB"
@@ -146,11 +165,11 @@ def deployed(last: pd.DataFrame) -> str:
 # ---------------------------------------------------------------- words
 
 
-def _judged(lines: pd.DataFrame, verdicts: pd.DataFrame, question: str) -> pd.DataFrame:
+def _judged(lines: pd.DataFrame, verdicts: pd.DataFrame, *questions: str) -> pd.DataFrame:
     """Students with the study's verdict on them; those without one are left out."""
-    part = verdicts[verdicts.question == question]
+    part = verdicts[verdicts.question.isin(questions)]
     known = {(row.teacher, row.dataset, row.a): row.verdict for row in part.itertuples()}
-    keys = [(row.teacher, row.dataset, line_name(row.method, "", row.epochs)) for row in lines.itertuples()]
+    keys = [(row.teacher, row.dataset, line_name(row.method, row.variant, row.epochs)) for row in lines.itertuples()]
     return lines.assign(verdict=[known.get(key) for key in keys]).dropna(subset="verdict")
 
 

@@ -5,7 +5,7 @@ import pandas as pd
 
 from kdlib.evaluate.uncertainty import OPEN
 from kdlib.report.display import Strong
-from kdlib.report.findings import EXPORTED, at_the_end
+from kdlib.report.findings import EXPORTED, as_methods, at_the_end
 from kdlib.report.scores import line_name, methods_of, number
 from kdlib.report.style import dataset_name, short_name, teacher_name
 from kdlib.report.verdicts import NO_TEACHER
@@ -22,7 +22,7 @@ CAPTION = (
 
 def main_table(rows: pd.DataFrame, verdicts: pd.DataFrame) -> pd.DataFrame:
     """Methods by teachers; columns (teacher on data: score name, one of score, untrained, no teacher, MB)."""
-    last = at_the_end(rows)
+    last = as_methods(at_the_end(rows))
     if last.empty:
         return pd.DataFrame()
     methods = methods_of(last[last.variant == ""])
@@ -51,7 +51,7 @@ def _columns(part: pd.DataFrame, own: dict[str, pd.DataFrame], verdicts: pd.Data
         scores[method] = (
             Strong(text) if method == best else text.replace(" [", f"{LIKE} [", 1) if method in alike else text
         )
-    alone = part[part.variant == NO_TEACHER]
+    alone = part[(part.variant == NO_TEACHER) & (part.epochs == any_of.epochs.iloc[0])]
     sizes: dict[str, object] = {method: f"{group.deployed_mb.mean():.1f}" for method, group in own.items()}
     megabytes = teacher_mb(part)
     if np.isfinite(megabytes):
@@ -73,7 +73,7 @@ def _columns(part: pd.DataFrame, own: dict[str, pd.DataFrame], verdicts: pd.Data
 def like(part: pd.DataFrame, best: str, verdicts: pd.DataFrame) -> set[str]:
     """The methods of one teacher that are not distinguishable from its best."""
     first = part.iloc[0]
-    names = {line_name(method, "", first.epochs): method for method in part.method}
+    names = {line_name(row.method, "", row.epochs): row.method for row in part[part.variant == ""].itertuples()}
     found = verdicts[
         (verdicts.question == "technique")
         & (verdicts.teacher == first.teacher)

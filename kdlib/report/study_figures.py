@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, LogLocator, NullLocator, PercentFormatter
 
 from kdlib.report import style
-from kdlib.report.findings import EXPORTED, at_the_end
+from kdlib.report.findings import EXPORTED, as_methods, at_the_end
 from kdlib.report.main_table import teacher_mb
 from kdlib.report.scores import methods_of, summary_of
 from kdlib.report.style import GREY, INK, colour, dataset_name, marker, short_name, teacher_name
@@ -39,7 +39,8 @@ def size_points(frame: pd.DataFrame) -> pd.DataFrame:
     ``kind``: student, teacher, onnx or onnx_int8. The front is among all that is scored alike on a data set.
     """
     lines = []
-    for (teacher, dataset, headline), part in at_the_end(frame).groupby(["teacher", "dataset", "headline"], sort=False):
+    last = as_methods(at_the_end(frame))
+    for (teacher, dataset, headline), part in last.groupby(["teacher", "dataset", "headline"], sort=False):
         facts = {"teacher": teacher, "dataset": dataset, "headline": headline}
         own = part[part.variant == ""]
         for method, group in own.groupby("method", sort=False):
@@ -69,7 +70,8 @@ def _score(group: pd.DataFrame, who: str = "student") -> dict[str, float]:
 
 def training_points(frame: pd.DataFrame) -> pd.DataFrame:
     """Headline score at each number of epochs: mean, deviation over seeds, 95 % interval, share of the teacher's."""
-    good = frame[(frame.outcome == "ok") & frame.variant.isin(("", NO_TEACHER))]
+    told = as_methods(frame[frame.outcome == "ok"])
+    good = told[told.variant.isin(("", NO_TEACHER))]
     lines = []
     for values, experiments in good.groupby(KEY, sort=False):
         score, teacher = summary_of(experiments), experiments.teacher_score.mean()

@@ -19,13 +19,19 @@ QUESTIONS = {
     "pca": "the student against PCA of its teacher's features at the same width",
     "no teacher": "the student against the same network trained without a teacher",
     "teacher": "the student against its teacher",
-    "alone": "a student that stands alone against the same network trained without a teacher",
-    "technique": "one technique against another, at the most epochs",
+    "alone": "a student that stands alone against its teacher, and against its image network trained without one",
+    "technique": "one technique against another, each at its most epochs",
     "variant": "the student against a variant of its training",
 }
 NO_TEACHER = "no_teacher"
 COLUMNS = ["question", "teacher", "dataset", "a", "b", "difference", "low", "high", "p", "p_holm", "verdict"]
-ALONE = ("standalone", "with_labels", "with_captions")  # variants that are held against it too
+# How the names of variants begin whose students need no teacher at inference, and are told as students of their own.
+ALONE = ("standalone", "with_labels", "with_captions")
+
+
+def stands_alone(variant: str) -> bool:
+    """Whether a variant is one of those, by its name."""
+    return variant.startswith(ALONE)
 
 
 def verdicts(frame: pd.DataFrame) -> pd.DataFrame:
@@ -74,15 +80,21 @@ def families(part: pd.DataFrame) -> dict[tuple[str, str], list[tuple[Side, Side]
             result["untrained", ""].append((student, (group, "untrained", "")))
             result["pca", ""].append((student, (group, "pca", "")))
             result["teacher", ""].append((student, (group, "teacher", "")))
-        if variant in ALONE and (NO_TEACHER, method, epochs) in experiments:
-            result["alone", ""].append((student, (experiments[NO_TEACHER, method, epochs], "student", "")))
+        if stands_alone(variant):
+            result["alone", ""].append((student, (group, "teacher", "")))
+            if (NO_TEACHER, method, epochs) in experiments:
+                result["alone", ""].append((student, (experiments[NO_TEACHER, method, epochs], "student", "")))
         if variant and ("", method, epochs) in own:
             question = ("no teacher", "") if variant == NO_TEACHER else ("variant", method)
             result.setdefault(question, []).append(((own["", method, epochs], "student", ""), student))
-    methods = [method for method in methods_of(part) if ("", method, budgets[-1]) in own]
-    for first, second in combinations(methods, 2):
-        sides = [(own["", method, budgets[-1]], "student", "") for method in (first, second)]
-        result["technique", ""].append((sides[0], sides[1]))
+    told = part[part.variant.map(stands_alone) | (part.variant == "")]
+    told = told[told.epochs == told.groupby("variant").epochs.transform("max")]
+    rivals = [
+        (group, "student", "")
+        for method in methods_of(told)
+        for _, group in told[told.method == method].groupby("variant")
+    ]
+    result["technique", ""] += combinations(rivals, 2)
     kept = {
         family: [pair for pair in pairs if same_images(*(side[0] for side in pair))] for family, pairs in result.items()
     }

@@ -98,6 +98,27 @@ def test_findings__a_teacher_at_nothing_divides_by_nothing(study, score):
     assert students(at_the_end(study({"teacher_score": 0.0}).rows)).share.isna().all()
 
 
+def test_findings__a_student_that_stands_alone_is_one_of_the_students(study):
+    found = said(study(
+        {"method": "resnet", "student": 0.3},
+        {"method": "resnet", "variant": "no_teacher", "student": 0.3},
+        {"method": "resnet", "variant": "standalone", "epochs": 20, "student": 0.9, "deployed_mb": 2.0},
+        {"method": "resnet", "variant": "standalone", "epochs": 10, "student": 0.8, "deployed_mb": 2.0},
+    ))  # fmt: skip
+    assert found["Like the teacher"] == (
+        "1 of 2 students are not distinguishable from their teacher: CLIP resnet, standalone (2.0 MB deployed)."
+    )
+
+
+def test_helped__students_that_stand_alone_are_counted_beside_the_others(study):
+    found = said(study(
+        {"method": "resnet", "student": 0.3},
+        {"method": "resnet", "variant": "no_teacher", "student": 0.3},
+        {"method": "resnet", "variant": "standalone", "student": 0.9},
+    ))  # fmt: skip
+    assert found["What a teacher adds"].endswith("without one; of students made to stand alone 1 of 1.")
+
+
 def test_deployed__a_variant_that_stands_alone_counts_and_one_without_a_teacher_does_not(made_study):
     rows = made_study(
         {"method": "resnet", "student": 0.3, "student_mb": 4.0, "deployed_mb": 4.0},

@@ -32,6 +32,15 @@ def test_main_table__networks_without_a_teacher_are_a_column_and_only_then(study
     assert "no teacher" not in table(study({}))["CLIP, COCO: mean recall"]
 
 
+def test_main_table__students_that_stand_alone_are_rows_and_may_be_the_best(study):
+    own, without = {"method": "resnet", "student": 0.3}, {"method": "resnet", "variant": "no_teacher", "student": 0.2}
+    alone = {"method": "resnet", "variant": "standalone", "epochs": 20, "student": 0.8, "deployed_mb": 2.0}
+    found = table(study(own, without, alone))["CLIP, COCO: mean recall"]
+    assert type(found.score["resnet, standalone"]).__name__ == "Strong" and found.MB["resnet, standalone"] == "2.0"
+    assert found.score["resnet"].startswith("0.300") and found["no teacher"]["resnet"] == "0.200"
+    assert found["no teacher"]["resnet, standalone"] == ""
+
+
 def test_main_table__exported_files_are_rows(study):
     files = {"onnx": 0.79, "onnx_low": 0.7, "onnx_high": 0.85, "onnx_mb": 1.5}
     found = table(study({"method": "resnet", **files}))["CLIP, COCO: mean recall"]

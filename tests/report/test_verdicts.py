@@ -81,13 +81,26 @@ def test_verdict__seeds_that_disagree_carry_their_noise(made_study):
 # ---------------------------------------------------------------- what is compared
 
 
-def test_alone__is_held_against_the_same_network_without_a_teacher_at_equal_epochs(made_study):
+def test_alone__is_held_against_its_teacher_and_against_the_network_without_one_at_equal_epochs(made_study):
     of_resnet = [{"method": "resnet", "variant": "standalone", "epochs": epochs, "student": 0.9} for epochs in (5, 10)]
     without = {"method": "resnet", "variant": "no_teacher", "epochs": 10, "student": 0.5}
     found = of(made_study(*of_resnet, without), "alone")
     assert list(zip(found.a, found.b, found.verdict, strict=True)) == [
-        ("resnet, standalone, 10 epochs", "resnet, no teacher, 10 epochs", "better")
+        ("resnet, standalone, 5 epochs", "clip", "not distinguishable"),
+        ("resnet, standalone, 10 epochs", "clip", "not distinguishable"),
+        ("resnet, standalone, 10 epochs", "resnet, no teacher, 10 epochs", "better"),
     ]
+
+
+def test_technique__of_students_trained_for_longer_each_is_compared_at_its_most_epochs(made_study):
+    own = [{"method": method, "epochs": 10} for method in ("projection", "resnet")]
+    longer = {"method": "resnet", "variant": "standalone", "epochs": 15, "student": 0.9}
+    found = of(made_study(*own, longer, {"method": "resnet", "variant": "no_teacher", "epochs": 10}), "technique")
+    assert set(zip(found.a, found.b, strict=True)) == {
+        ("projection, 10 epochs", "resnet, 10 epochs"),
+        ("projection, 10 epochs", "resnet, standalone, 15 epochs"),
+        ("resnet, 10 epochs", "resnet, standalone, 15 epochs"),
+    }
 
 
 def test_questions__of_a_whole_study(made_study):
