@@ -10,14 +10,21 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 PREFIX, LOCK = "kdlib-", "owner.lock"
+LONGEST = 80  # characters of a folder below which a kernel's sockets fit: the path of a socket may have 107
 YOUNG = 60  # seconds in which a folder may not have its lock yet
+
+
+def place() -> str:
+    """Where temporary folders are made: in TMPDIR, or in /tmp where TMPDIR is too long for a kernel's sockets."""
+    given = tempfile.gettempdir()
+    return "/tmp" if len(given) > LONGEST and os.access("/tmp", os.W_OK) else given
 
 
 class Scratch:
     """A temporary folder, with a lock in it that ends with this process."""
 
     def __init__(self):
-        self.path = Path(tempfile.mkdtemp(prefix=PREFIX))
+        self.path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=place()))
         self._lock = FileLock(self.path / LOCK, thread_local=False)
         self._lock.acquire()
 
@@ -35,7 +42,7 @@ class Scratch:
 
 def sweep() -> None:
     """Remove the folders of this user whose owner is gone."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+    for folder in Path(place()).glob(f"{PREFIX}*"):
         with contextlib.suppress(OSError, Timeout):
             status = folder.stat()
             if hasattr(os, "getuid") and status.st_uid != os.getuid():

@@ -29,6 +29,7 @@ IMPORTS = [
     "nbconvert",
     "ipykernel.kernelapp",
 ]
+LONGEST = 70  # characters of the temporary folder: the path of the server's socket below it may have 107
 MARK = "KDLIB_WARM"  # in the environment of a warm process
 _starting = threading.Lock()  # the environment is the whole process's
 _threads: int | None = None  # of the fork server's libraries, which read their environment when they are loaded
@@ -78,8 +79,9 @@ class Forked:
 
 
 def available(threads: int) -> bool:
-    """Whether warm processes can be had here: not on Windows, and one number of threads a server."""
-    return "forkserver" in multiprocessing.get_all_start_methods() and _threads in (None, threads)
+    """Whether warm processes can be had here: not on Windows, one number of threads a server, room for its socket."""
+    there = "forkserver" in multiprocessing.get_all_start_methods() and len(tempfile.gettempdir()) <= LONGEST
+    return there and _threads in (None, threads)
 
 
 def run_module(module: str, argument: str, log: Path, environment: dict[str, str], threads: int) -> Forked:

@@ -1,6 +1,8 @@
 import asyncio
 import sys
+import tempfile
 
+from kdlib.notebook import warm
 from kdlib.notebook.kernel import LocalKernelManager
 
 
@@ -23,3 +25,21 @@ def test_kernels__that_start_together_share_no_socket_and_run_this_interpreter()
         return [out["content"]["text"].strip() for out in executables if out["msg_type"] == "stream"]
 
     assert asyncio.run(run()) == [sys.executable] * 2
+
+
+def test_kernel__starts_where_the_temporary_folder_is_too_long_for_a_socket(tmp_path, monkeypatch):
+    long = tmp_path / ("long" * 25)
+    long.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    assert not warm.available(1)
+
+    async def run() -> None:
+        manager = LocalKernelManager()
+        await manager.start_kernel()
+        client = manager.client()
+        client.start_channels()
+        await client.wait_for_ready(timeout=60)
+        client.stop_channels()
+        await manager.shutdown_kernel(now=True)
+
+    asyncio.run(run())
