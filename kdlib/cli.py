@@ -66,13 +66,15 @@ def run(
         return
     from kdlib.report.rows import read, references
     from kdlib.study import grid
+    from kdlib.study.status import Inspector
 
+    inspector = Inspector()  # the run's and the report's: each data set is opened once
     try:
-        states = grid.run(config, workers, scheduler)
+        states = grid.run(config, workers, scheduler, inspector)
     except KeyboardInterrupt as error:
         print("\nkdlib: interrupted. What is done is kept; the same command goes on from there.", file=sys.stderr)
         raise typer.Exit(130) from error
-    index = _report(config)
+    index = _report(config, inspector)
     left = [item for item in states if item.state != "done"]
     print(f"{len(states) - len(left)} of {len(states)} experiments are done.")
     print(f"Report: {index}\nTable:  {index.parent / 'results.csv'}")
@@ -219,12 +221,12 @@ def export(
     print(write(choose(experiment), to, int8))
 
 
-def _report(config):
+def _report(config, inspector=None):
     from kdlib import study
     from kdlib.experiment import run_dir
     from kdlib.report import build as reports
 
-    return reports.build(config, study.experiments(config), run_dir)
+    return reports.build(config, study.experiments(config), run_dir, inspector)
 
 
 @app.command()

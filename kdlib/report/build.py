@@ -16,6 +16,7 @@ from kdlib.report.paper import threeway
 from kdlib.report.scores import line_name
 from kdlib.report.verdicts import verdicts
 from kdlib.study.file import ExperimentSpec, StudyConfig, notebooks_folder
+from kdlib.study.status import Inspector
 
 SHOWN = ("untrained", "pca", "no teacher", "teacher", "variant")  # verdicts of a student's own page
 PLACE = re.compile(r'<div class="verdicts">.*?</div>', re.DOTALL)
@@ -36,16 +37,16 @@ def missing_pages(experiments: list[ExperimentSpec], folder_of) -> list[tuple[Pa
     return pairs
 
 
-def build(study: StudyConfig, experiments: list[ExperimentSpec], folder_of) -> Path:
+def build(study: StudyConfig, experiments: list[ExperimentSpec], folder_of, inspector: Inspector | None = None) -> Path:
     """Tables, missing pages and index.html of a study; only what is out of date. Returns the index.
 
-    ``folder_of(config)`` gives the run's folder. Raises TripWireError when a check on the scores was tripped, and
-    RuntimeError when a report notebook fails.
+    ``folder_of(config)`` gives the run's folder; ``inspector`` may have opened the data sets before. Raises
+    TripWireError when a check on the scores was tripped, and RuntimeError when a report notebook fails.
     """
     folder = reports_root() / study.study
     for notebook, page in missing_pages(experiments, folder_of):
         export_page(notebook, page)
-    rows = results.collect(experiments, folder_of, folder)
+    rows = results.collect(experiments, folder_of, folder, inspector)
     results.check(rows)
     record = provenance.collect(study, experiments, folder_of, rows)
     notebooks = [notebooks_folder() / f"{name}.ipynb" for name in study.reports]

@@ -22,13 +22,14 @@ class TripWireError(RuntimeError):
     """A check that a sound score must pass has failed: no table is written. The message says which, and where."""
 
 
-def collect(experiments, folder_of, report_folder: Path) -> list[dict]:
+def collect(experiments, folder_of, report_folder: Path, inspector: Inspector | None = None) -> list[dict]:
     """One flat row an experiment of a study, whatever became of it.
 
     A result of other parameters, data or code than now is 'stale' and its numbers stay out. Where data or teacher
-    cannot be had (results carried to another machine), results are taken as they are.
+    cannot be had (results carried to another machine), results are taken as they are. ``inspector`` may
+    have opened the data sets before.
     """
-    rows, inspector = [], Inspector()
+    rows, inspector = [], inspector or Inspector()
     for spec in experiments:
         config = spec.config
         run = folder_of(config)

@@ -20,11 +20,17 @@ from kdlib.teachers import check
 PATIENCE = 1.0  # seconds between two looks at workers, disk and what runs
 
 
-def run(config: StudyConfig, workers: int | None = None, scheduler: str | None = None) -> list[status.ExperimentState]:
+def run(
+    config: StudyConfig,
+    workers: int | None = None,
+    scheduler: str | None = None,
+    inspector: status.Inspector | None = None,
+) -> list[status.ExperimentState]:
     """Run what is missing or out of date; the states of all experiments afterwards.
 
     ``scheduler``: address or scheduler file of a dask cluster whose workers see the same files and have one
-    thread each. Raises RuntimeError when another process is running this study, or the scheduler is gone.
+    thread each. ``inspector``: whoever has one passes it, so that each data set is opened once. Raises RuntimeError
+    when another process is running this study, or the scheduler is gone.
     """
     folder = make_folder(runs_root() / config.study)
     lock = FileLock(folder / ".lock", timeout=0)
@@ -46,7 +52,8 @@ def run(config: StudyConfig, workers: int | None = None, scheduler: str | None =
             workers = min(workers or default_workers(), len({spec.chain for spec in specs}))
             engine = Local(workers, config.memory_gb)
         try:
-            inspector = status.Inspector(engine.room)
+            inspector = inspector or status.Inspector()
+            inspector.room = engine.room
             before = [inspector.state(spec) for spec in specs]
             todo = [item for item in before if not item.finished]
             if todo:

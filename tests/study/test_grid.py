@@ -13,7 +13,9 @@ import pytest
 import yaml
 from nbformat.v4 import new_code_cell
 
-from kdlib import study
+from kdlib import sources, study
+from kdlib.experiment import run_dir
+from kdlib.report.build import build
 from kdlib.study import engine, grid, status
 from kdlib.study.file import notebooks_folder
 
@@ -223,3 +225,14 @@ def until(condition, seconds: float) -> None:
     while not condition():
         assert time.monotonic() < deadline, "waited too long"
         time.sleep(0.05)
+
+
+def test_run__and_its_report_open_each_data_set_once(small_study, monkeypatch):
+    """In the process that runs them; each job has its own."""
+    opened = []
+    load = sources.load_data
+    monkeypatch.setattr(sources, "load_data", lambda *given: opened.append(given) or load(*given))
+    inspector, config = status.Inspector(), small_study()
+    grid.run(config, 1, inspector=inspector)
+    build(config, study.experiments(config), run_dir, inspector)
+    assert len(opened) == 1
