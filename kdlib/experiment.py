@@ -36,6 +36,7 @@ from kdlib.files import (
 )
 from kdlib.keys import SCHEMA, digest_of, edited_keys, experiment_keys
 from kdlib.machine import choose, gpu, hardware, versions
+from kdlib.progress import Progress
 from kdlib.trainer import cooldown_epochs, train
 
 PAIRING = "student image x student text"
@@ -247,21 +248,27 @@ class Experiment:
 
         Returns {"scores": row -> name -> number, "facts", "wires", "degenerate"}.
         """
-        record = self.controls()
-        with self._writing("scoring"):
+        with self._writing("scoring"), Progress("scoring", 4, every_seconds=0) as bar:
+            bar.update(0, "controls and the untrained student")
+            record = self.controls()
+            bar.update(1, "embedding images and texts")
             embedded = self.embeddings(self.trained.student)
+            write_arrays(self.run.embeddings_path(self.config.epochs), self._flat(embedded))
+            bar.update(2, "scores and their intervals")
             scores, on_dev = self.score(self.trained, embedded), self._on_dev(embedded)
             arrays = scores.arrays("student") | (on_dev.arrays("dev") if on_dev else {})
-            write_arrays(self.run.embeddings_path(self.config.epochs), self._flat(embedded))
             write_arrays(self.run.scores_path(self.config.epochs), arrays)
+            bar.update(3, "checks")
+            shuffled, wires = self._words_shuffled(embedded), [*record["wires"], self._batch_changes_nothing()]
+            bar.update(4)
         untrained = record["scores"]["untrained"]
         return {
             "scores": record["scores"]
             | {"student": scores.values}
             | ({"dev": on_dev.values} if on_dev else {})
-            | self._words_shuffled(embedded),
+            | shuffled,
             "facts": record["facts"] | {"student": scores.facts},
-            "wires": [*record["wires"], self._batch_changes_nothing()],
+            "wires": wires,
             "degenerate": sorted(name for name, value in untrained.items() if _is_degenerate(name, value)),
             "controls": record["arrays"],
         }

@@ -166,11 +166,20 @@ def _training_panel(axes, part: pd.DataFrame, teachers: list[str], methods: list
     axes.set_title(f"{dataset_name(part.dataset.iloc[0])}: more training" if len(part) else "")
     if 1 < len(seen) <= 4:
         axes.set_xlim(seen[0] / 1.3, seen[-1] * 1.3)
-        axes.xaxis.set_major_locator(FixedLocator(seen))
+        axes.xaxis.set_major_locator(FixedLocator(apart(seen)))
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
         axes.xaxis.set_minor_locator(NullLocator())
     else:
         _logarithmic(axes)
+
+
+def apart(values: list[float], ratio: float = 1.5) -> list[float]:
+    """Of ascending values those whose labels have room on a logarithmic axis: each ``ratio`` times the one before."""
+    kept: list[float] = []
+    for value in values:
+        if not kept or value >= ratio * kept[-1]:
+            kept.append(value)
+    return kept
 
 
 def _logarithmic(axes) -> None:

@@ -84,7 +84,11 @@ def families(part: pd.DataFrame) -> dict[tuple[str, str], list[tuple[Side, Side]
             result["alone", ""].append((student, (group, "teacher", "")))
             if (NO_TEACHER, method, epochs) in experiments:
                 result["alone", ""].append((student, (experiments[NO_TEACHER, method, epochs], "student", "")))
-        if variant and ("", method, epochs) in own:
+        if variant.startswith(f"{NO_TEACHER}_"):  # by other labels or for longer: each at its own most epochs
+            longest = max((key for key in own if key[1] == method), key=lambda key: key[2], default=None)
+            last = epochs == max(key[2] for key in experiments if key[:2] == (variant, method))
+            result["no teacher", ""] += [((own[longest], "student", ""), student)] if longest and last else []
+        elif variant and ("", method, epochs) in own:
             question = ("no teacher", "") if variant == NO_TEACHER else ("variant", method)
             result.setdefault(question, []).append(((own["", method, epochs], "student", ""), student))
     told = part[part.variant.map(stands_alone) | (part.variant == "")]

@@ -8,7 +8,6 @@ import dataclasses
 import json
 import os
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -32,7 +31,7 @@ from kdlib.features.encoders import CHUNK
 from kdlib.features.loader import Split
 from kdlib.files import RunDir, runs_root
 from kdlib.machine import choose, now
-from kdlib.notebook.worker import accept_jobs, end_all, run_job
+from kdlib.notebook.worker import accept_jobs, end_all, run_job, take_job
 from kdlib.study.file import ExperimentSpec
 from kdlib.teachers import STANDIN, TeacherError, standin
 
@@ -131,7 +130,7 @@ def working_seconds(notebook: Path) -> float:
 
 def main() -> None:
     """The probe of a teacher, told as a job file. What it builds goes with the job's folder."""
-    job = json.loads(Path(sys.argv[1]).read_text())
+    job = take_job()
     methods = {method: RunConfig(**given) for method, given in job["methods"].items()}
     drawn = str(shapes.ensure()) if any(config.data_root == "shapes" for config in methods.values()) else ""
     methods = {method: config.model_copy(update={"data_root": drawn} if config.data_root == "shapes" else {})

@@ -82,6 +82,13 @@ def test_dev__is_scored_without_ever_opening_test(small_run, teacher, monkeypatc
     assert len(experiment.exam.scored) == len(experiment.data["dev"])
 
 
+def test_scoring__says_how_far_it_is(small_run, capsys):
+    experiment = Experiment.open(small_run("clip", epochs=1))
+    experiment.train()
+    experiment.evaluate()
+    assert "scoring: 4/4" in capsys.readouterr().err
+
+
 def test_keys__training_is_the_same_whatever_is_scored_and_the_experiment_is_not(small_run):
     keys = {on: Experiment.open(small_run("dino", score_on=on, variant=on)).keys for on in ("dev", "test")}
     assert keys["dev"]["train"] == keys["test"]["train"] and keys["dev"]["experiment"] != keys["test"]["experiment"]

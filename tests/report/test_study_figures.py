@@ -125,3 +125,8 @@ def test_bars__are_never_negative():
 
     points = pd.DataFrame({"score": [0.5, 0.5], "low": [0.6, 0.4], "high": [0.7, 0.6]})
     assert np.allclose(study_figures._bars(points), [[0, 0.1], [0.2, 0.1]])
+
+
+def test_apart__labels_of_close_numbers_of_images_do_not_overlap():
+    assert study_figures.apart([8000, 9600, 16000, 19200]) == [8000, 16000]
+    assert study_figures.apart([]) == []

@@ -92,6 +92,16 @@ def test_alone__is_held_against_its_teacher_and_against_the_network_without_one_
     ]
 
 
+def test_no_teacher__of_other_labels_and_longer_is_compared_at_the_most_epochs_of_each(made_study):
+    own = [{"method": "resnet", "epochs": epochs, "student": 0.9} for epochs in (5, 10)]
+    longer = {"method": "resnet", "variant": "no_teacher_own_labels", "epochs": 120, "student": 0.5}
+    found = of(made_study(*own, longer), "no teacher")
+    assert list(zip(found.a, found.b, found.verdict, strict=True)) == [
+        ("resnet, 10 epochs", "resnet, no teacher own labels, 120 epochs", "better")
+    ]
+    assert of(made_study(*own, longer), "variant").empty
+
+
 def test_technique__of_students_trained_for_longer_each_is_compared_at_its_most_epochs(made_study):
     own = [{"method": method, "epochs": 10} for method in ("projection", "resnet")]
     longer = {"method": "resnet", "variant": "standalone", "epochs": 15, "student": 0.9}
