@@ -26,7 +26,8 @@ class Scores:
 
     ``values``: name -> number. ``replicates``: name -> (R,) the same number on each resample of the images.
     ``queries``: name -> one value a query, where the score is their mean (a caption's queries follow ``owner``).
-    ``facts``: what was chosen on dev on the way.
+    ``facts``: what was chosen on dev on the way, and 'distinct': side -> [different embeddings, all embeddings], where
+    some coincide and so tie.
     """
 
     values: dict[str, float] = field(default_factory=dict)
@@ -113,6 +114,9 @@ class Exam:
         if not self.has_text and self.on == "test":  # the probe's penalty is chosen on dev: dev is not scored by it
             self._probe(scores, embedded)
         self._fidelity(scores, embedded[self.on])
+        found = {side: [len(np.unique(embedded[self.on][side], axis=0)), len(embedded[self.on][side])]
+                 for side in ("image", "text") if side in embedded[self.on]}  # fmt: skip
+        scores.facts["distinct"] = {side: counts for side, counts in found.items() if counts[0] < counts[1]}
         return scores
 
     def counts(self, embedded: dict[str, dict[str, Tensor]]) -> Scores:

@@ -52,6 +52,7 @@ def cautions(rows: pd.DataFrame) -> list[tuple[str, str]]:
     if good.skipped_images.any():
         found.append(("unreadable images", f"Up to {int(good.skipped_images.max())} were left out."))
     found += copies(good)
+    found += ties(good)
     found += [("public figures missed", line) for line in results.references(good) if ": Meets" not in line]
     if good.commit.astype(str).str.endswith("-dirty").any():
         said = "Made from a checkout with changes that are in no commit; 'kdlib status' says which code made a number."
@@ -76,6 +77,20 @@ def copies(good: pd.DataFrame) -> list[tuple[str, str]]:
             )
             found.append(("copies in a split", f"{said}all are used."))
     return found
+
+
+def ties(good: pd.DataFrame) -> list[tuple[str, str]]:
+    """Teachers to which some of the scored images or captions are the same: these tie in every ranking."""
+    if "coinciding" not in good:
+        return []
+    alike = good[good.coinciding.fillna("") != ""].drop_duplicates(["teacher", "dataset", "coinciding"])
+    if alike.empty:
+        return []
+    counted = "; ".join(
+        f"{line_name(teacher_name(row.teacher), row.variant if row.untrained_teacher else '')} {row.coinciding}"
+        for row in alike.itertuples()
+    )
+    return [("equal embeddings", f"Embeddings that differ: {counted}. The others tie, and ties share their credit.")]
 
 
 def at_chance(good: pd.DataFrame) -> list[tuple[str, str]]:

@@ -113,6 +113,7 @@ def flatten(result: dict) -> dict:
         "exposure": result["exposure"]["level"],
         "skipped_images": sum(split["skipped"] for split in result["data"].values()),
         **_copies(result["data"]),
+        "coinciding": _coinciding(result["facts"].get("teacher", {})),
         "reference": reference.in_words(result.get("reference", [])),
         "fingerprints": " ".join(split["fingerprint"] for split in result["data"].values()),
         "image_size": result["config"]["image_size"],
@@ -148,6 +149,12 @@ def exported(run: RunDir, epochs: int, result: dict) -> dict:
             low, high = found["intervals"][name]
             row |= {who: found["scores"][name], f"{who}_low": low, f"{who}_high": high, f"{who}_mb": found["mb"]}
     return row
+
+
+def _coinciding(facts: dict) -> str:
+    """'1,989 of 2,500 captions' that the teacher tells from each other; '' where all embeddings differ."""
+    words = {"image": "images", "text": "captions"}
+    return ", ".join(f"{some:,} of {all_:,} {words[side]}" for side, (some, all_) in facts.get("distinct", {}).items())
 
 
 def _copies(splits: dict[str, dict]) -> dict:
@@ -187,7 +194,9 @@ def read(folder: Path) -> pd.DataFrame:
     if not path.exists():
         raise FileNotFoundError(f"{path}: no results yet. Run 'kdlib run' and 'kdlib report' on the study file.")
     frame = pd.read_csv(path)
-    for name in {"variant", "tripped", "degenerate", "reference", "left_out", "epoch_seconds"} & set(frame):
+    for name in {"variant", "tripped", "degenerate", "reference", "left_out", "epoch_seconds", "coinciding"} & set(
+        frame
+    ):
         frame[name] = frame[name].fillna("").astype(str)
     return frame
 

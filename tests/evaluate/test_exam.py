@@ -82,6 +82,17 @@ def test_dev__is_scored_without_ever_opening_test(small_run, teacher, monkeypatc
     assert len(experiment.exam.scored) == len(experiment.data["dev"])
 
 
+def test_score__counts_embeddings_that_coincide(small_run):
+    exam = Experiment.open(small_run("clip", epochs=1)).exam
+    embedded = {"test": {side: values.clone() for side, values in exam.teacher["test"].items()}}
+    embedded["test"]["image"] += torch.randn(embedded["test"]["image"].shape, generator=torch.manual_seed(0))
+    embedded["test"]["text"][:3] = embedded["test"]["text"][0]
+    differ = len(torch.unique(embedded["test"]["text"], dim=0))
+    assert differ < len(embedded["test"]["text"])
+    found = exam.score(embedded).facts["distinct"]
+    assert found == {"text": [differ, len(embedded["test"]["text"])]}
+
+
 def test_scoring__says_how_far_it_is(small_run, capsys):
     experiment = Experiment.open(small_run("clip", epochs=1))
     experiment.train()

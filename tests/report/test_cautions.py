@@ -29,6 +29,7 @@ def test_cautions__of_an_honest_study_are_few(study):
         ({"teacher_source": "mine.pt"}, "checkpoint by hand", "mine.pt"),
         ({"left_out_images": 1, "left_out": "a (a copy of b)"}, "copies between splits", "a (a copy of b)"),
         ({"duplicate_images": 3}, "copies in a split", "COCO: 3 images"),
+        ({"coinciding": "1,989 of 2,500 captions"}, "equal embeddings", "CLIP 1,989 of 2,500 captions"),
         ({"reference": "Misses public measurements: x."}, "public figures missed", "CLIP: Misses public"),
     ],
 )
