@@ -18,6 +18,10 @@ from kdlib.teachers import TeacherError
 LISTED = 5  # names of images in a line
 
 
+# Columns whose empty fields are '' and not missing numbers.
+WORDS = {"variant", "tripped", "degenerate", "reference", "left_out", "epoch_seconds", "coinciding"}
+
+
 class TripWireError(RuntimeError):
     """A check that a sound score must pass has failed: no table is written. The message says which, and where."""
 
