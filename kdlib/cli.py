@@ -313,16 +313,7 @@ def main() -> None:
 
     try:
         app()
-    except (
-        DataError,
-        StudyError,
-        TeacherError,
-        FileNotFoundError,
-        RuntimeError,
-        KeyError,
-        ValueError,
-        OSError,
-    ) as error:
+    except (DataError, StudyError, TeacherError, RuntimeError, KeyError, ValueError, OSError) as error:
         print(f"kdlib: {error.args[0] if isinstance(error, KeyError) else error}", file=sys.stderr)
         sys.exit(2)
 

@@ -104,18 +104,16 @@ def at_chance(good: pd.DataFrame) -> list[tuple[str, str]]:
                 f"In {score_name(row.headline)} it cannot be told from a constant encoder: {row.teacher_score:.3f} "
                 f"against {row.constant:.3f}. What its students score says nothing of distillation.",
             )
-    for score in ("zeroshot_map",):
-        if f"teacher {score}" not in good:
-            continue
-        below = good[good[f"teacher {score}"] <= good[f"constant {score}"]]
-        for _, row in below.drop_duplicates(["teacher", "dataset", "exam_key"]).iterrows():
-            name = line_name(teacher_name(row.teacher), row.variant if row.untrained_teacher else "")
-            if (name, "headline") in found:
-                continue
-            found[name, score] = (
+    if "teacher zeroshot_map" not in good:
+        return list(found.values())
+    below = good[good["teacher zeroshot_map"] <= good["constant zeroshot_map"]]
+    for _, row in below.drop_duplicates(["teacher", "dataset", "exam_key"]).iterrows():
+        name = line_name(teacher_name(row.teacher), row.variant if row.untrained_teacher else "")
+        if (name, "headline") not in found:
+            found[name, "zero-shot"] = (
                 f"{name} at chance in zero-shot",
-                f"Its zero-shot mAP of {row[f'teacher {score}']:.3f} is no better than a constant encoder's "
-                f"{row[f'constant {score}']:.3f}: zero-shot scores of its students say nothing of distillation.",
+                f"Its zero-shot mAP of {row['teacher zeroshot_map']:.3f} is no better than a constant encoder's "
+                f"{row['constant zeroshot_map']:.3f}: zero-shot scores of its students say nothing of distillation.",
             )
     return list(found.values())
 

@@ -22,7 +22,7 @@ from kdlib.report import anatomy, display, experiment_figures
 from kdlib.report.cautions import given_by_hand
 from kdlib.report.display import figure, markup, notice, table, words
 from kdlib.report.examples import attention, examples, samples
-from kdlib.report.science import losses, module
+from kdlib.report.layers_and_losses import losses, module
 from kdlib.report.scores import line_name
 from kdlib.report.style import dataset_name, score_name, short_name, teacher_name
 

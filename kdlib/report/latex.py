@@ -16,7 +16,6 @@ from matplotlib.ft2font import FT2Font, LoadFlags
 ONE, BOTH = 240.0, 500.0  # points: of a column and of the text, a little less than IEEE's and ACL's
 SEPARATION = 12.0  # points between two columns
 TALL = 46  # lines of a page
-LINE = 12.0
 NARROWEST = 60.0  # points of a column of words
 SPECIAL = str.maketrans({"\\": r"\textbackslash{}", **{sign: f"\\{sign}" for sign in "&%$#_{}"},
                          "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "−": "$-$", "–": "--",

@@ -85,7 +85,7 @@ def line_name(teacher: str, variant: str, epochs: int | None = None) -> str:
     return ", ".join(part for part in parts if part)
 
 
-def figure(frame: pd.DataFrame, dataset: str, score: str = "", digits: int = 3) -> pd.DataFrame:
+def score_table(frame: pd.DataFrame, dataset: str, score: str = "", digits: int = 3) -> pd.DataFrame:
     """One score in the layout of the paper's tables: a row per teacher and epochs, a column per method.
 
     ``score``: the headline if ''. Numbers are '0.72 ± 0.01 [0.70, 0.74]': mean over seeds, standard deviation over
@@ -133,7 +133,7 @@ def _text(experiments: pd.DataFrame, score: str, digits: int) -> str:
     return number(good, "student", score, digits) + missing
 
 
-def paper_figure(dataset: str, value: str = "accuracy", digits: int = 4) -> pd.DataFrame:
+def printed_table(dataset: str, value: str = "accuracy", digits: int = 4) -> pd.DataFrame:
     """The paper's printed table, in the same layout."""
     part = paper()
     part = part[part.dataset == dataset]

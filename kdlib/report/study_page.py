@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from kdlib.evaluate.uncertainty import BETTER, OPEN, OVERRULED, WORSE
-from kdlib.files import file_digest, read_json, reports_root, runs_root
+from kdlib.files import file_digest, reports_root
 from kdlib.report import cautions as warnings
 from kdlib.report import display, listing, provenance, study_figures
 from kdlib.report import findings as sentences
@@ -16,8 +16,7 @@ from kdlib.report import main_table as tables
 from kdlib.report import rows as results
 from kdlib.report.paper import SAME
 from kdlib.report.paper import threeway as threeway_of
-from kdlib.report.scores import figure as table_of
-from kdlib.report.scores import line_name, of_the_paper, paper_figure, summary_of
+from kdlib.report.scores import line_name, of_the_paper, printed_table, score_table, summary_of
 from kdlib.report.style import dataset_name, score_name, teacher_name
 from kdlib.report.tuning import TuningError, ranking
 from kdlib.report.verdicts import COLUMNS, QUESTIONS
@@ -143,14 +142,7 @@ def pages(study: Study) -> None:
              "threeway.csv": "the paper's numbers beside ours", "study.yaml": "study file"}  # fmt: skip
     links = [f'<a href="{name}">{said}</a>' for name, said in names.items()
              if (study.folder / name).exists() or (name == "claims.html" and claimed(study))]  # fmt: skip
-    display.markup(f'<p class="files">{" · ".join(links)}{_verified(study)}</p>')
-
-
-def _verified(study: Study) -> str:
-    """When the study was last run again and found the same."""
-    found = read_json(runs_root() / study.name / "verified.json")
-    when = (found or {}).get("finished") or (found or {}).get("verified")
-    return f" · verified {html.escape(str(when))}" if when else ""
+    display.markup(f'<p class="files">{" · ".join(links)}</p>')
 
 
 # ---------------------------------------------------------------- behind their questions
@@ -256,7 +248,7 @@ def more_training(study: Study) -> None:
         for dataset in study.good.dataset.unique():
             headline = score_name(study.good[study.good.dataset == dataset].headline.iloc[0])
             caption = f"{dataset_name(dataset)}: {headline} after every number of epochs, and of all controls"
-            display.table(table_of(study.rows, dataset), caption, name=f"{dataset}-headline")
+            display.table(score_table(study.rows, dataset), caption, name=f"{dataset}-headline")
 
 
 def other_scores(study: Study) -> None:
@@ -269,7 +261,7 @@ def other_scores(study: Study) -> None:
             for score in dict.fromkeys(known):
                 if f"student {score}" in part and part[f"student {score}"].notna().any():
                     name = f"{dataset}-{score.replace('@', '_at_')}"
-                    display.table(table_of(part, dataset, score), f"{dataset_name(dataset)}: {score}", name=name)
+                    display.table(score_table(part, dataset, score), f"{dataset_name(dataset)}: {score}", name=name)
 
 
 def as_in_the_paper(study: Study) -> None:
@@ -286,14 +278,14 @@ def as_in_the_paper(study: Study) -> None:
         for dataset, own in part.groupby("dataset", sort=False):
             name = dataset_name(dataset)
             display.table(
-                paper_figure(dataset), f"{name}, as the paper prints it (accuracy)", name=f"{dataset}-printed"
+                printed_table(dataset), f"{name}, as the paper prints it (accuracy)", name=f"{dataset}-printed"
             )
             if any(SAME in str(names).split() for names in own.degenerate):
                 display.words(
                     f"On {name} every student of ours has {SAME} = 1, trained or not: it is not repeated here."
                 )
             else:
-                display.table(table_of(own, dataset, SAME), f"{name}, {SAME}", name=f"{dataset}-in_batch")
+                display.table(score_table(own, dataset, SAME), f"{name}, {SAME}", name=f"{dataset}-in_batch")
         frame = threeway_of(part)
         caption = "Each number that the paper prints, ours by its definition, ours by a sound one, and why they differ"
         display.table(frame, caption, False, name="threeway", kind="prose")

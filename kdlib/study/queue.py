@@ -91,13 +91,6 @@ class Queue:
                 return self._experiment_job(chain[0])
         return None
 
-    def put_back(self, job: dict) -> None:
-        """A job that was never started waits again."""
-        if job["kind"] == "prepare":
-            self.preparing.discard(tuple(job["sources"]))
-            self.unprepared.appendleft(tuple(job["sources"]))
-        self.busy.discard(tuple(job["chain"]))
-
     def _job(self, spec: ExperimentSpec, module: str, kind: str) -> dict:
         words = "-".join(str(part) for part in (*spec.chain, kind)).replace(":", ".").replace("/", ".")
         return {

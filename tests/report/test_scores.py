@@ -14,7 +14,7 @@ NUMBER = re.compile(r"(\S+)(?: ± (\S+))? \[(\S+), (\S+)\]")
 
 
 def cell_text(frame, line="clip, 5 epochs", method="projection", **options) -> str:
-    return scores.figure(frame, "coco", **options).loc[line, method]
+    return scores.score_table(frame, "coco", **options).loc[line, method]
 
 
 def test_figure__one_seed_is_its_score_and_the_interval_over_images(made_study):
@@ -71,7 +71,7 @@ def test_figure__a_score_that_is_not_resampled_is_shown_without_interval(made_st
     frame["teacher cka"] = 1.0
     assert cell_text(frame, score="cka") == "0.625 ± 0.177"
     assert cell_text(frame.head(1), score="cka") == "0.500"
-    assert scores.figure(frame, "coco", "cka").loc["clip, untrained", "teacher itself"].startswith("1.000")
+    assert scores.score_table(frame, "coco", "cka").loc["clip, untrained", "teacher itself"].startswith("1.000")
 
 
 def test_figure__every_number_of_epochs_is_a_line_with_its_own_scores(made_study):
@@ -84,20 +84,20 @@ def test_figure__every_number_of_epochs_is_a_line_with_its_own_scores(made_study
 
 def test_figure__methods_are_columns_in_the_papers_order_and_controls_the_last(made_study):
     made = made_study(*({"method": name} for name in ("own", *reversed(METHODS))))
-    assert list(scores.figure(made, "coco")) == [*METHODS, "own", *scores.CONTROLS.values()]
+    assert list(scores.score_table(made, "coco")) == [*METHODS, "own", *scores.CONTROLS.values()]
 
 
 def test_figure__holds_one_data_set(made_study):
     frame = made_study({"teacher": "clip"}, {"teacher": "dino", "method": "attention"})
-    assert list(scores.figure(frame, "coco").index) == ["clip, untrained", "clip, 5 epochs"]
-    assert list(scores.figure(frame, "tinyimagenet").index) == ["dino, untrained", "dino, 5 epochs"]
-    assert scores.figure(frame, "tinyimagenet").columns[0] == "attention"
+    assert list(scores.score_table(frame, "coco").index) == ["clip, untrained", "clip, 5 epochs"]
+    assert list(scores.score_table(frame, "tinyimagenet").index) == ["dino, untrained", "dino, 5 epochs"]
+    assert scores.score_table(frame, "tinyimagenet").columns[0] == "attention"
 
 
 def test_figure__controls_stand_beside_the_untrained_students(made_study):
     shares = {"teacher_score": 0.95, "pca": 0.75, "shuffled": 0.02, "random": 0.03, "constant": 0.04}
     experiments_of = [{"method": method, "untrained": 0.2, **shares} for method in ("projection", "cbam")]
-    frame = scores.figure(made_study(*experiments_of), "coco")
+    frame = scores.score_table(made_study(*experiments_of), "coco")
     first, second = frame.loc["clip, untrained"], frame.loc["clip, 5 epochs"]
     for name, share in zip(scores.CONTROLS.values(), (0.95, 0.75, 0.02, 0.03, 0.04), strict=True):
         assert first[name].startswith(f"{share:.3f} [") and second[name] == "", name
@@ -106,7 +106,7 @@ def test_figure__controls_stand_beside_the_untrained_students(made_study):
 
 def test_figure__controls_stand_once_however_many_epochs_and_seeds(made_study):
     frame = made_study(*({"epochs": epochs, "seed": seed} for epochs in (5, 10) for seed in (0, 1)))
-    lines = scores.figure(frame, "coco")
+    lines = scores.score_table(frame, "coco")
     assert list(lines.index) == ["clip, untrained", "clip, 5 epochs", "clip, 10 epochs"]
     assert "±" not in lines.loc["clip, untrained", "teacher itself"]
     spread = NUMBER.fullmatch(lines.loc["clip, untrained", "projection"]).group(2)
@@ -119,7 +119,7 @@ def test_figure__a_variant_has_its_own_controls_only_where_it_is_scored_otherwis
         {"variant": "no_teacher"},
         {"variant": "untrained_heads", "exam_key": "other", "teacher_score": 0.3},
     )
-    lines = scores.figure(frame, "coco")
+    lines = scores.score_table(frame, "coco")
     assert "clip, no teacher, untrained" not in lines.index
     assert lines.loc["clip, untrained", "teacher itself"].startswith("0.900 [")
     assert lines.loc["clip, untrained heads, untrained", "teacher itself"].startswith("0.300 [")
@@ -128,7 +128,7 @@ def test_figure__a_variant_has_its_own_controls_only_where_it_is_scored_otherwis
 
 def test_figure__without_a_finished_experiment_there_are_no_controls(made_study):
     frame = made_study({"outcome": "absent"}, {"method": "cbam", "outcome": "error"})
-    lines = scores.figure(frame, "coco")
+    lines = scores.score_table(frame, "coco")
     assert list(lines.index) == ["clip, 5 epochs"]
     assert {name: text for name, text in lines.iloc[0].items() if text} == {"projection": "absent", "cbam": "error"}
 
@@ -160,7 +160,7 @@ def test_seeds_of__experiments_that_did_not_finish_do_not_count(made_study):
 @pytest.mark.parametrize(("value", "digits"), [("accuracy", 4), ("size_mb", 2)])
 def test_paper_figure__has_every_printed_number(value, digits):
     for dataset in ("coco", "tinyimagenet"):
-        figure = scores.paper_figure(dataset, value, digits)
+        figure = scores.printed_table(dataset, value, digits)
         for row in scores.paper().query("dataset == @dataset").itertuples():
             text, number = figure.loc[f"{row.teacher}, {row.epochs} epochs", row.method], getattr(row, value)
             assert text == (f"{number:.{digits}f}" if number == number else "out of memory"), row
@@ -169,7 +169,7 @@ def test_paper_figure__has_every_printed_number(value, digits):
 def test_paper_figure__what_is_not_printed_is_said():
     printed = {(row.teacher, row.epochs, row.method) for row in scores.paper().itertuples()}
     for dataset in ("coco", "tinyimagenet"):
-        figure = scores.paper_figure(dataset)
+        figure = scores.printed_table(dataset)
         for line, texts in figure.iterrows():
             teacher, epochs = line.removesuffix(" epochs").split(", ")
             for method, text in texts.items():

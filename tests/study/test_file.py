@@ -142,11 +142,11 @@ def row(**fields) -> dict:
 
 
 def test_figure__has_the_studys_layout_and_its_outcomes():
-    printed = scores.paper_figure("tinyimagenet")
+    printed = scores.printed_table("tinyimagenet")
     assert list(printed.columns) == ["projection", "bottleneck", "attention", "resnet", "densenet"]
     assert printed.loc["dino, 5 epochs", "projection"] == "1.0000"
     assert printed.loc["dino, 10 epochs", "resnet"] == "out of memory"
-    assert scores.paper_figure("coco").loc["clip, 10 epochs", "cbam"] == "0.7234"
+    assert scores.printed_table("coco").loc["clip, 10 epochs", "cbam"] == "0.7234"
 
 
 def test_paper_results__are_the_studys():
