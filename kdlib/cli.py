@@ -1,4 +1,4 @@
-"""The command line: ``kdlib run | status | verify | report | export | bench | data``. Thin."""
+"""The command line: ``kdlib run | status | verify | report | export | bench | data``."""
 
 import signal
 import sys
@@ -20,9 +20,9 @@ app.add_typer(data_app, name="data")
 StudyFile = Annotated[Path, typer.Argument(help="a study file, as notebooks/studies/mini.yaml", show_default=False)]
 DataRoot = Annotated[
     str | None,
-    typer.Option(help="folder (or zip) with the data in the official layout, in the place of the study file's"),
+    typer.Option(help="folder or zip archive with the data in the official layout; replaces the study file's"),
 ]
-Seeds = Annotated[int | None, typer.Option(min=1, help="so many seeds, from 0 on, in the place of the study file's")]
+Seeds = Annotated[int | None, typer.Option(min=1, help="number of seeds, counted from 0; replaces the study file's")]
 
 
 @app.command()
@@ -43,9 +43,9 @@ def run(
 ) -> None:
     """Run every experiment of a study that is missing or out of date, then build its report.
 
-    Experiments are notebooks, executed by papermill in separate processes. What is done stays done: the same command
-    after an interruption, a failure or a change runs only what is needed, and training goes on from its last
-    checkpoint. Results are in runs/<study>/, pages in reports/<study>/. The exit code is 1 when experiments failed.
+    Experiments are notebooks, executed by papermill in separate processes. After an interruption, a failure or a
+    change, the same command runs only what is needed, and training goes on from its last checkpoint. Results are in
+    runs/<study>/, pages in reports/<study>/. The exit code is 1 when experiments failed.
 
     Examples:
 
@@ -72,7 +72,7 @@ def run(
     try:
         states = grid.run(config, workers, scheduler, inspector)
     except KeyboardInterrupt as error:
-        print("\nkdlib: interrupted. What is done is kept; the same command goes on from there.", file=sys.stderr)
+        print("\nkdlib: interrupted. Finished work is kept; the same command goes on from there.", file=sys.stderr)
         raise typer.Exit(130) from error
     index = _report(config, inspector)
     left = [item for item in states if item.state != "done"]
@@ -95,13 +95,13 @@ def status(
     study_file: StudyFile,
     data_root: DataRoot = None,
     seeds: Seeds = None,
-    why: Annotated[str, typer.Option(help="show only experiments whose name holds these words, and what changed")] = "",
+    why: Annotated[str, typer.Option(help="show only experiments whose name holds all of these words")] = "",
 ) -> None:
     """List the experiments of a study with their state, which is derived from the files in runs/ each time.
 
-    done: result, notebook and page are there. running: who writes it, where, since when, at which epoch. resumable:
-    what is there to go on from. stale: its result was made from other parameters, data, teacher or code; the line says
-    which. damaged: its result was altered or cut. failed, out_of_memory, absent.
+    done: result, notebook and page exist. running: a process works on it now. resumable: it can go on from a
+    checkpoint. stale: its result was made from other parameters, data, teacher or code. damaged: its result was altered
+    or cut. failed: the last attempt ended with an error. out_of_memory. absent: nothing exists. The line says more.
     """
     from kdlib import study
     from kdlib.study import engine
@@ -132,17 +132,17 @@ def verify(
     seeds: Seeds = None,
     sample: Annotated[int, typer.Option(min=0, help="results whose scores are computed again")] = 3,
 ) -> None:
-    """Check that nothing which a study left was altered or lost since it was written.
+    """Check that no file of a study was altered or lost since it was written.
 
-    All feature stores, checkpoints, results, arrays and notebooks are hashed and held against what was recorded, and a
-    few results are computed again from their embeddings. The report says when this was last done. The exit code is 1
-    when something is wrong; each problem is named, and 'kdlib run' makes again what can be made.
+    All feature stores, checkpoints, results, arrays and notebooks are hashed and compared with the recorded digests,
+    and the scores of a few results are computed again from their embeddings. The exit code is 1 when something is
+    wrong; each problem is named, and 'kdlib run' makes again what can be made.
     """
     from kdlib import study
     from kdlib.study import verify as verification
 
     found = verification.verify(study.load(study_file, data_root, seeds), sample)
-    print(f"{found['results']} results are as they were written, {found['recomputed']} of them computed again.")
+    print(f"{found['results']} results are unaltered, {found['recomputed']} of them computed again.")
     for problem in found["problems"]:
         print(f"  {problem}", file=sys.stderr)
     if found["problems"]:
@@ -161,9 +161,9 @@ def report(
 ) -> None:
     """Build the pages and tables of a study from the results that are there; runs no experiment.
 
-    Of two, also compare the second with the first, student by student: which scores moved beyond the interval of
-    their difference, and what differs in configuration, versions, hardware and commit. The folder of a report
-    that another machine built (with its results.csv) can stand in the place of a study file.
+    Given two, also compare the second with the first, student by student: which scores moved beyond the interval of
+    their difference, and what differs in configuration, versions, hardware and commit. Instead of a study file, the
+    folder of a report can be given, also of one from another machine (with its results.csv).
 
     Examples:
 
@@ -202,12 +202,12 @@ def export(
 ) -> None:
     """Write a student as files that run without its teacher: ONNX, safetensors, tokenizer, and a model card.
 
-    EXPERIMENT may be words, as in 'kdlib status --why': every one must be in '<study> <teacher>_<dataset> <student>
-    <n> epochs seed <k>', and together they must mean one run; of its numbers of epochs the largest is taken.
+    EXPERIMENT may be words, as in 'kdlib status --why': each must be in '<study> <teacher>_<dataset> <student>
+    <n> epochs seed <k>', and only one run may match them all; of its numbers of epochs the largest is taken.
 
-    Nothing is exported that was not checked: the files' embeddings are held against torch's, and the files are scored
-    by kdlib's own evaluation, with intervals. What came of it is in parity.json and in the model card. A student that
-    reads its teacher's features is refused. Needs: pip install 'kdlib[export]'.
+    The files are checked before they are kept: their embeddings are compared with torch's, and kdlib's own evaluation
+    scores them, with intervals. The outcome is in parity.json and in the model card. A student that reads its teacher's
+    features is refused. Needs: pip install 'kdlib[export]'.
 
     Examples:
 
@@ -231,14 +231,14 @@ def _report(config, inspector=None):
 
 @app.command()
 def bench(
-    names: Annotated[list[str] | None, typer.Argument(help="which ones; all where none is named")] = None,
-    data_root: Annotated[str, typer.Option(help="folder with real images; without it shapes are drawn")] = "shapes",
+    names: Annotated[list[str] | None, typer.Argument(help="which ones; all if none is named")] = None,
+    data_root: Annotated[str, typer.Option(help="folder with real images; by default drawn shapes")] = "shapes",
     whole_grid: Annotated[bool, typer.Option("--whole-grid", help="time all of the embedded study twice")] = False,
 ) -> None:
-    """Measure how fast this machine runs it, as ratios of things measured side by side.
+    """Measure how fast kdlib is on this machine, as ratios of two things measured side by side.
 
-    Rows and plot go to reports/bench/. Nothing else should run meanwhile. The names: teacher, steps, convnet, search,
-    memory, export, experiments, grid, large.
+    Rows and plot go to reports/bench/. Nothing else should run meanwhile. The names: teacher, steps, convnet, views,
+    search, memory, export, experiments, grid, large.
     """
     from kdlib import bench as benches
     from kdlib.report import build as reports
@@ -252,7 +252,7 @@ def bench(
 @data_app.command("get")
 def data_get(
     name: Annotated[str, typer.Argument(help="tinyimagenet (0.25 GB) or coco (20 GB)")],
-    root: Annotated[Path | None, typer.Option(help="where to; default: runs/data")] = None,
+    root: Annotated[Path | None, typer.Option(help="target folder; default: runs/data")] = None,
     extract: Annotated[bool, typer.Option(help="also extract; the loaders read the archives as they are")] = False,
 ) -> None:
     """Download a data set from its official site, going on where an earlier attempt stopped.
@@ -302,9 +302,9 @@ def data_check(
 
 
 def main() -> None:
-    """Run the command line; errors that are the user's to mend are one message, not a traceback.
+    """Run the command line; errors that the user can mend are printed as one message, without a traceback.
 
-    Being asked to end, as cluster schedulers do, is an interruption from the keyboard: what runs is ended in order.
+    SIGTERM, which cluster schedulers send, is handled like Ctrl-C: running jobs are ended in order.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     from kdlib.data.dataset import DataError

@@ -1,4 +1,4 @@
-"""What somebody changed in a distiller by hand, beside its configuration: layers, weights, frozen parts, losses."""
+"""Finds what a notebook changed in a distiller by hand: layers, initial weights, frozen parts, losses."""
 
 import copy
 import dataclasses
@@ -15,14 +15,14 @@ from kdlib.distiller import Distiller
 from kdlib.keys import code_of
 
 SCIENCE = ("kdlib.distiller", "kdlib.losses", "kdlib.students")  # functions that a notebook may have replaced
-LAYER, WEIGHTS = "layer ", "weights of "  # how places are called
+LAYER, WEIGHTS = "layer ", "weights of "  # prefixes of places
 
 
 def changes(fresh: Distiller, held: Distiller) -> dict[str, list]:
     """Place -> [what the configuration makes, what is held], for all that differs; empty where nothing does.
 
-    Compared are the modules with their settings, the initial weights, which of them are trained, the losses with their
-    settings, and functions of the package that the notebook replaced.
+    It compares the modules and losses with their settings, the initial weights, which of them are trained, and the
+    functions of the package that the notebook replaced.
     """
     before, now = description(fresh), description(held)
     places = sorted(set(before) | set(now), key=lambda place: (place.count("."), place))
@@ -31,13 +31,13 @@ def changes(fresh: Distiller, held: Distiller) -> dict[str, list]:
 
 
 def in_words(found: dict[str, list]) -> list[str]:
-    """:func:`changes`, a line each; weights of a layer that is new itself are not said again."""
+    """The :func:`changes` as text, one line each; the weights of a replaced layer are left out."""
     lines = []
     for place, (before, now) in found.items():
         owner = place.removeprefix(WEIGHTS).rpartition(".")[0]
         parents = [owner.rsplit(".", depth)[0] for depth in range(owner.count(".") + 1)]
         if not place.startswith(LAYER) and any(f"{LAYER}{parent}" in found for parent in parents):
-            continue  # of a layer that is another one
+            continue  # the layer itself was replaced
         if place.startswith(WEIGHTS) and before and now:
             lines.append(f"{place.removeprefix(WEIGHTS)}: other values before training")
         else:
@@ -61,7 +61,7 @@ def description(distiller: Distiller) -> dict[str, str]:
 
 
 def _flat(place: str, value: Any) -> dict[str, str]:
-    """A setting, entry by entry; of objects that cannot be told apart in words, their class."""
+    """A setting as place -> text, entry by entry; an object that has no text form is given by its class."""
     if isinstance(value, RunConfig):
         value = value.training()
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
@@ -112,7 +112,7 @@ def replaced() -> dict[str, str]:
 
 
 def as_it_began(distiller: Distiller) -> Distiller:
-    """A copy of a distiller as it was before training: itself, unless :func:`mark` says what it was trained from."""
+    """The distiller before training: the one that :func:`mark` kept, or a copy if nothing was kept or it was edited."""
     origin = getattr(distiller, "_origin", None)
     if origin and origin[1] == _weights(distiller) and not _edited_since(distiller, origin[0]):
         return origin[0]
@@ -122,7 +122,7 @@ def as_it_began(distiller: Distiller) -> Distiller:
 
 
 def mark(distiller: Distiller, began: Distiller) -> None:
-    """Remember what ``distiller`` was trained from, so that handing it in again is no edit."""
+    """Keep what ``distiller`` was trained from, so that training it again does not count as an edit."""
     distiller.__dict__["_origin"] = (began, _weights(distiller))
 
 

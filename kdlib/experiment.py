@@ -1,4 +1,4 @@
-"""One experiment of a study, from its configuration to its result. A notebook shows; this computes."""
+"""One experiment of a study, from its configuration to its result. Notebooks only show what is computed here."""
 
 import copy
 import os
@@ -40,11 +40,11 @@ from kdlib.progress import Progress
 from kdlib.trainer import cooldown_epochs, train
 
 PAIRING = "student image x student text"
-BATCHES, BATCH_ROWS, BATCH_SLACK = (1, 32, 256), 256, 1e-4  # of the wire on the evaluation batch
+BATCHES, BATCH_ROWS, BATCH_SLACK = (1, 32, 256), 256, 1e-4  # for _batch_changes_nothing
 
 
 def teacher_folder(config: RunConfig):
-    """The folder of what a teacher's experiments share: runs/<study>/<teacher>_<dataset>."""
+    """The folder that the experiments of one teacher and data set share: runs/<study>/<teacher>_<dataset>."""
     return runs_root().joinpath(config.study, f"{config.teacher}_{config.dataset}".replace(":", "."))
 
 
@@ -54,7 +54,7 @@ def run_dir(config: RunConfig) -> RunDir:
 
 
 def _with_own(config: RunConfig, student: Any, losses: Sequence, teacher: Any) -> RunConfig:
-    """The configuration with a user's own student, losses and teacher, by the names that they are registered under."""
+    """Register a user's own student, losses and teacher. Returns the configuration with their names."""
     given = {
         "method": students.STUDENTS.name_of(student) if student else "",
         "objective": "+".join(map(LOSSES.name_of, losses)),
@@ -67,8 +67,8 @@ def _with_own(config: RunConfig, student: Any, losses: Sequence, teacher: Any) -
 class Experiment:
     """``Experiment.open(config)``, then ``train()``, ``evaluate()``, ``finish(...)``. Each can be repeated.
 
-    ``edited``: what was changed by hand in the distiller that was trained, in words; ``run`` and ``keys`` are then not
-    those of the configuration.
+    ``edited``: one line for each change that was made by hand to the trained distiller. If there is one, ``run`` and
+    ``keys`` belong to the edited training, not to the configuration.
     """
 
     config: RunConfig
@@ -93,8 +93,8 @@ class Experiment:
     ) -> "Experiment":
         """Load the data, build or open the feature stores, claim the run's folder.
 
-        ``student``, ``losses`` and ``teacher`` are a user's own, or names, in the place of the configuration's; they
-        are registered under the names that they were defined with.
+        ``student``, ``losses`` and ``teacher`` replace the configuration's. They are names, or a user's own classes
+        and functions, which are registered under their own names.
         """
         config = _with_own(config, student, losses, teacher)
         torch.set_num_threads(config.threads)
@@ -112,7 +112,7 @@ class Experiment:
             return opened_here
 
     def _writing(self, doing: str):
-        """Hold the run's folder, as this training's; see :meth:`kdlib.files.RunDir.writing`."""
+        """Lock the run's folder for this training; see :meth:`kdlib.files.RunDir.writing`."""
         return self.run.writing(self.config.model_dump(), self.keys["train"], doing)
 
     @property
@@ -143,7 +143,7 @@ class Experiment:
 
     @cached_property
     def trained(self) -> Distiller:
-        """The distiller as of ``config.epochs``, from its checkpoint. Raises FileNotFoundError before training."""
+        """The distiller after ``config.epochs`` epochs, from its checkpoint. FileNotFoundError before training."""
         folder = self.checkpoint
         if folder is None:
             raise FileNotFoundError(f"{self.run.path}: no checkpoint of epoch {self.config.epochs}; train() first.")
@@ -168,11 +168,11 @@ class Experiment:
         )
 
     def train(self, distiller: Distiller | None = None) -> list[dict]:
-        """Train, or go on from the last checkpoint; the history, one record an epoch.
+        """Train, or go on from the last checkpoint. Returns the history, one record per epoch.
 
-        ``distiller``: from :meth:`distiller`, trained as it is. If somebody has edited it (a layer, initial weights,
-        what is frozen, a loss or its settings), the training and its result get a folder and keys of their own, by
-        what was edited, and the result says so. The same edit goes on from its own checkpoints.
+        ``distiller``: one from :meth:`distiller`, which may have been edited (a layer, initial weights, what is
+        frozen, a loss or its settings). An edited training has a folder and keys of its own, which depend on the edit,
+        and its result lists the edits. Training with the same edit goes on from its own checkpoints.
         """
         if distiller is not None:
             self._check_made_here(distiller)
@@ -182,7 +182,7 @@ class Experiment:
             distiller = fresh
         else:
             distiller.load_state_dict(self._began.state_dict())
-        # What a distiller was made with counts for its training, and the experiment's for all else.
+        # The distiller's own parameters decide how it is trained, the experiment's decide all else.
         config = self.config.model_copy(update=distiller.config.training())
         try:
             with self._writing("training"):
@@ -192,7 +192,7 @@ class Experiment:
         return history
 
     def _check_made_here(self, distiller: Distiller) -> None:
-        """Refuse a distiller that a notebook still holds from before its parameters were changed."""
+        """Raise ValueError for a distiller that was made before the notebook's parameters were changed."""
         made, now = getattr(distiller, "_made_from", self.config).training(), self.config.training()
         if other := [f"{name} was {made[name]!r} and is {now[name]!r}" for name in now if made[name] != now[name]]:
             raise ValueError(
@@ -201,7 +201,7 @@ class Experiment:
             )
 
     def _take(self, fresh: Distiller, began: Distiller) -> None:
-        """Take the folder and the keys of a training that begins with ``began``."""
+        """Set ``run`` and ``keys`` to those of a training that starts from ``began``."""
         changes = {} if began is fresh else edits.changes(fresh, began)
         self.run, self.keys = self._opened
         self.__dict__.pop("trained", None)
@@ -212,11 +212,11 @@ class Experiment:
             self.run = RunDir(method.with_name(f"{method.name}+edited-{self.keys['train'][:8]}") / seed)
 
     def untrained(self) -> Distiller:
-        """What is trained, as it is before its first step."""
+        """The distiller before its first training step."""
         return self.distiller() if self._began is None else copy.deepcopy(self._began)
 
     def embeddings(self, student: students.Student) -> dict[str, dict[str, Tensor]]:
-        """Per split that the scores need, what a student makes of it."""
+        """A student's embeddings of the splits that the scores need: split -> side -> (N, D)."""
         return {name: embed(student, self.splits[name], self.config.device) for name in self.exam.needed}
 
     def score(self, distiller: Distiller, embedded: dict[str, dict[str, Tensor]] | None = None) -> Scores:
@@ -224,7 +224,7 @@ class Experiment:
         return self.exam.score(embedded or self.embeddings(distiller.student))
 
     def controls(self) -> dict:
-        """What this student is held against: the controls of its teacher, and itself before training.
+        """What this student is compared with: the controls of its teacher, and the student before training.
 
         See :func:`kdlib.evaluate.controls.ensure`; the row 'untrained' is added.
         """
@@ -274,7 +274,7 @@ class Experiment:
         }
 
     def _words_shuffled(self, embedded: dict[str, dict[str, Tensor]]) -> dict:
-        """The row 'words shuffled' of a student that reads texts itself: what the order of their words is worth."""
+        """The row 'words shuffled' of a student with its own text encoder: its scores on captions in random order."""
         if self.trained.student.text_reads != "ids":
             return {}
         on = self.exam.on
@@ -283,7 +283,7 @@ class Experiment:
         return {"words shuffled": self.score(self.trained, embedded | {on: embedded[on] | {"text": text}}).values}
 
     def _on_dev(self, embedded: dict[str, dict[str, Tensor]]) -> Scores | None:
-        """The scores on dev of a student that was cooled down: by them it is said whether it has converged."""
+        """The scores on dev of a student that was cooled down. They decide whether it has converged."""
         if not self.config.cooldown or self.config.score_on == "dev":
             return None
         exam = Exam(self.splits, "dev", self.config.tau)
@@ -292,7 +292,7 @@ class Experiment:
         return exam.score(embedded)
 
     def _flat(self, embedded: dict[str, dict[str, Tensor]]) -> dict:
-        """Embeddings as '<split>/<side>', with the labels or owners that go with them."""
+        """Arrays by '<split>/<name>': embeddings, labels, categories, and the image that each caption belongs to."""
         arrays = {
             f"{split}/{side}": values.numpy() for split, sides in embedded.items() for side, values in sides.items()
         }
@@ -307,7 +307,7 @@ class Experiment:
         return arrays
 
     def _batch_changes_nothing(self) -> dict:
-        """The trip-wire on the size of the evaluation batch, on the first scored images."""
+        """The trip-wire that embeddings must not depend on the batch size; checked on the first scored images."""
         student, split = self.trained.student, self.exam.scored
         made = [embed(student, split, self.config.device, batch, limit=BATCH_ROWS) for batch in BATCHES]
         away = max((other[name] - made[0][name]).abs().max().item() for other in made[1:] for name in other)
@@ -315,7 +315,7 @@ class Experiment:
         return wire(f"evaluation batches of {sizes} embed alike", away < BATCH_SLACK, f"differs by {away:.1e}")
 
     def finish(self, evaluation: dict, history: list[dict]) -> dict:
-        """Write the result of this experiment, last and whole, and return it."""
+        """Write the result of this experiment, after all files that it refers to, and return it."""
         with self._writing("measuring cost"):
             result = seal(self._result(evaluation, history))
             write_json(self.run.result_path(self.config.epochs), result)
@@ -377,7 +377,7 @@ class Experiment:
         }
 
     def _cost(self) -> dict:
-        """Size and speed of the student: the same at every number of epochs, so measured once."""
+        """Size and speed of the student. They do not depend on the number of epochs, so they are measured once."""
         path = self.run.path / "cost.json"
         key = digest(
             [
@@ -418,5 +418,5 @@ class Experiment:
 
 
 def _is_degenerate(name: str, untrained: float) -> bool:
-    """A share that an untrained student has nearly all of says nothing about training."""
+    """Whether the untrained student already has nearly the full score, which then says nothing about training."""
     return untrained > 0.99 and not name.endswith(("_rank", "_kl"))

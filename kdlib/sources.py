@@ -19,14 +19,14 @@ from kdlib.machine import choose, hardware
 
 
 def split_names(config: RunConfig, labelled: bool) -> tuple[str, ...]:
-    """The splits that an experiment reads. Scores on captions need no dev, but for a cooldown; those on dev no test."""
+    """The splits that an experiment reads. Captions need dev only with a cooldown; scores on dev need no test."""
     if config.score_on == "dev":
         return ("fit", "dev")
     return ("fit", "dev", "test") if labelled or config.cooldown else ("fit", "test")
 
 
 def load_data(config: RunConfig, splits: tuple[str, ...] | None = None) -> dict[str, datasets.Dataset]:
-    """The splits that an experiment reads, no image in two of them; 'extra': what is trained on and never scored."""
+    """The splits that an experiment reads, without an image in two of them. 'extra' is only trained on."""
     first = datasets.load(config.dataset, config.data_root, "fit")
     wanted = splits or split_names(config, first.labels is not None)
     loaded = {
@@ -38,7 +38,7 @@ def load_data(config: RunConfig, splits: tuple[str, ...] | None = None) -> dict[
 
 
 def source(config: RunConfig) -> str:
-    """The teacher's checkpoint, the published one where the configuration names none."""
+    """The teacher's checkpoint; the published one if the configuration names none."""
     return config.checkpoint or teachers.TEACHERS[config.teacher].DEFAULT
 
 
@@ -48,7 +48,7 @@ def reads(method: str) -> str:
 
 
 def open_splits(config: RunConfig, data: dict[str, datasets.Dataset]) -> dict[str, Split]:
-    """All splits with their stores, built now if they never were, and with the vocabulary of the training texts."""
+    """All splits with their stores, which are built if they are missing, and the vocabulary of the training texts."""
     splits = {name: open_split(config, name, dataset) for name, dataset in data.items()}
     texts = [splits[name].store["text_ids"] for name in ("fit", "extra") if name in splits and has_ids(splits[name])]
     if not texts:
@@ -58,12 +58,12 @@ def open_splits(config: RunConfig, data: dict[str, datasets.Dataset]) -> dict[st
 
 
 def has_ids(split: Split) -> bool:
-    """Whether it is known what the teacher's tokenizer makes of the captions."""
+    """Whether the split's store holds the token ids of its captions."""
     return "text_ids" in split.store
 
 
 def open_split(config: RunConfig, name: str, dataset: datasets.Dataset) -> Split:
-    """One split with its stores, built now if they never were."""
+    """One split with its stores, which are built if they are missing."""
     store = teacher_store(config, dataset)
     pixels = pixel_store(config, dataset) if reads(config.method) == "pixels" else None
     labels = None if dataset.labels is None else dataset.labels[store.rows]
@@ -78,7 +78,7 @@ def open_split(config: RunConfig, name: str, dataset: datasets.Dataset) -> Split
 
 
 def training_split(config: RunConfig, splits: dict[str, Split], losses: set[str]) -> Split:
-    """What is trained on: fit and the extra images. Raises ValueError where ``losses`` cannot be computed on them."""
+    """The training images: fit and the extra ones. Raises ValueError if ``losses`` cannot be computed on them."""
     split = joined(splits["fit"], splits.get("extra"))
     paired = losses & {"contrastive", "combined", "teacher_contrastive"}
     if paired and split.has_text and 0 in split.store["caption_count"]:
@@ -101,7 +101,7 @@ def training_split(config: RunConfig, splits: dict[str, Split], losses: set[str]
 
 
 def views_of(config: RunConfig) -> Views | None:
-    """How the training images of a student that reads pixels are varied; None where they are not."""
+    """The augmentation of a pixel student's training images; None if there is none."""
     views = Views(config.views, config.crop, config.flip, config.colour)
     if not views.change or reads(config.method) != "pixels":
         return None
@@ -109,7 +109,7 @@ def views_of(config: RunConfig) -> Views | None:
 
 
 def view_store(config: RunConfig, dataset: datasets.Dataset) -> features.FeatureStore:
-    """The teacher's features of each image's views, computed now if they never were."""
+    """The teacher's features of each image's views, computed if they are missing."""
     views = views_of(config)
     parts = features.view_parts(describe(config), dataset, config.feature_dtype, views)
     encoder = features.view_encoder(lambda: load_teacher(config), config.feature_dtype, views)
@@ -117,9 +117,9 @@ def view_store(config: RunConfig, dataset: datasets.Dataset) -> features.Feature
 
 
 def teacher_store(config: RunConfig, dataset: datasets.Dataset, tokens: bool | None = None) -> features.FeatureStore:
-    """The teacher's features of one split, computed now if they never were.
+    """The teacher's features of one split, computed if they are missing.
 
-    ``tokens``: with the features of each image's and text's tokens, which take most of the disk; by default where the
+    ``tokens``: whether to store the features of each token too, which take most of the disk; by default, if the
     configuration's student reads them. A store that has them serves the other students too.
     """
     tokens = reads(config.method) == "tokens" if tokens is None else tokens
@@ -139,14 +139,14 @@ def teacher_store_is_built(config: RunConfig, dataset: datasets.Dataset, tokens:
 
 
 def _teacher_parts(config: RunConfig, dataset: datasets.Dataset) -> dict[bool, dict]:
-    """What the teacher's store with tokens (True) and that without them (False) depend on."""
+    """What identifies the teacher's store with tokens (True) and the one without (False)."""
     kept = (config.feature_dtype, zeroshot.prompts(dataset.category_names), config.token_grid)
     description = describe(config)
     return {tokens: features.teacher_parts(description, dataset, *kept, tokens) for tokens in (True, False)}
 
 
 def _complete(config: RunConfig, store: features.FeatureStore) -> features.FeatureStore:
-    """A store that another run built with on_bad_image 'skip' must not serve one that asks for an error."""
+    """The store. Raises StoreError if it lacks unreadable images and this run does not set on_bad_image 'skip'."""
     if store.skipped and config.on_bad_image == "error":
         listed = "\n  ".join(store.skipped[:5])
         raise features.StoreError(
@@ -184,7 +184,7 @@ def load_teacher(config: RunConfig) -> teachers.Teacher:
 
 
 def backbone_cost(config: RunConfig) -> dict:
-    """What the teacher costs at inference, for the students that need it there: measured once on a machine.
+    """The teacher's size and speed at inference, for the students that need it there; measured once per machine.
 
     See :func:`kdlib.evaluate.cost.teacher_cost`. Kept in runs/costs/.
     """

@@ -1,8 +1,8 @@
 """One notebook in one fresh process: ``python -m kdlib.notebook.execute JOB.json``.
 
-papermill runs it into a scratch file that is renamed when it is whole. Whether the experiment succeeded is not the
-notebook's to say, but the result record's. An experiment is done when result, notebook and page are there and belong
-together: the notebook leaves a record of which result it is of, the page names the notebook that it was made from.
+papermill writes a scratch file, which is renamed when it is complete. An experiment is done when its result, its
+notebook and its page exist and belong together: a record says which result the notebook belongs to, and the page holds
+the digest of the notebook that it was made from.
 """
 
 import json
@@ -15,7 +15,7 @@ from kdlib.files import RunDir, file_digest, make_folder, rename, sync, write_js
 from kdlib.notebook import kernel, warm
 from kdlib.notebook.worker import take_job
 
-STARTS = 4  # a kernel that does not come up is tried so often
+STARTS = 4  # attempts to start a kernel
 OUT_OF_MEMORY = ("OutOfMemoryError", "MemoryError", "can't allocate memory", "out of memory")
 
 
@@ -30,10 +30,10 @@ def execute(job: dict) -> dict:
 
     refuse_unknown(job["notebook"], job["parameters"])
     output = Path(job["output"])
-    # Not in the folder itself, which may be moved aside by the training that claims it.
+    # Not in the run's own folder, which the training may move aside.
     folder = make_folder(Path(job.get("scratch", output.parent)))
     scratch = folder / f".{output.parent.name}-{output.stem}.{os.getpid()}.ipynb"
-    for left in folder.glob(f".{output.parent.name}-{output.stem}.*.ipynb"):  # by one that was killed
+    for left in folder.glob(f".{output.parent.name}-{output.stem}.*.ipynb"):  # by a process that was killed
         left.unlink(missing_ok=True)
     outcome, error = "ok", ""
     for attempt in range(STARTS):
@@ -73,10 +73,7 @@ def execute(job: dict) -> dict:
 
 
 def publish(job: dict) -> dict:
-    """Say of which result the executed notebook is, and make its page; {} or what went wrong.
-
-    The record goes first: a page without it is made again, as one of another notebook is.
-    """
+    """Record which result the executed notebook belongs to, and make its page. Returns {}, or what went wrong."""
     from kdlib.notebook.page import export_page
 
     notebook = Path(job["output"])
@@ -92,13 +89,13 @@ def publish(job: dict) -> dict:
         write_json(run.published_path(epochs), record)
     try:
         export_page(notebook, Path(job["report"]))
-    except Exception as problem:  # the numbers stand
+    except Exception as problem:  # the result is kept all the same
         return {"outcome": "error", "error": f"the page cannot be made: {type(problem).__name__}: {problem}"}
     return {}
 
 
 def refuse_unknown(notebook: str, parameters: dict) -> None:
-    """papermill only warns of a parameter that the notebook does not have; here it is an error."""
+    """Raise ValueError for a parameter that the notebook does not have; papermill would only warn."""
     import papermill
 
     known = set(papermill.inspect_notebook(notebook))
@@ -110,7 +107,7 @@ def refuse_unknown(notebook: str, parameters: dict) -> None:
 
 
 def main() -> None:
-    """Execute the job of the file that the command names, make its page, and leave the answer."""
+    """Execute the job in the file that the command names, make its page, and write the answer."""
     if warm.MARK in os.environ:
         kernel.fork_ahead()  # before this process has a thread
     job = take_job()
@@ -120,7 +117,7 @@ def main() -> None:
             report = execute(job)
         if report["outcome"] == "ok":
             report |= publish(job)
-    except Exception as problem:  # a notebook that cannot be run at all: an error, and no reason to try again
+    except Exception as problem:  # a notebook that cannot be run at all; it is not tried again
         report = {"outcome": "error", "error": f"{type(problem).__name__}: {problem}"}
     Path(job["answer"]).write_text(json.dumps(report))
     kernel.dismiss()

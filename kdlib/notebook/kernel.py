@@ -1,4 +1,4 @@
-"""The kernel that runs a notebook: this very interpreter, talking over sockets in the file system."""
+"""The kernel that runs a notebook: ipykernel under this interpreter, over sockets in the file system."""
 
 import atexit
 import multiprocessing
@@ -13,18 +13,18 @@ from jupyter_client.provisioning.local_provisioner import LocalProvisioner
 from kdlib.notebook import lifeline, warm
 from kdlib.notebook.scratch import Scratch
 
-_waiting: list[tuple[warm.Forked, object]] = []  # a kernel process that has not been told yet whom to serve
+_waiting: list[tuple[warm.Forked, object]] = []  # kernels without a connection yet, and the pipe that tells them
 
 
 def fork_ahead() -> None:
-    """Fork a kernel that waits to be told its connection: now, while this process has no threads."""
+    """Fork a kernel that waits for its connection. Call it while this process has no threads."""
     receiver, sender = multiprocessing.Pipe(duplex=False)
     _waiting.append((warm.fork(_serve, os.getpid(), receiver, sender), sender))
     receiver.close()
 
 
 def dismiss() -> None:
-    """End kernels that nobody needed, as where only a page is made: the process would wait for them at its end."""
+    """End kernels that were not used, as when only a page is made; this process would wait for them."""
     while _waiting:
         _waiting.pop()[1].close()
 
@@ -32,7 +32,7 @@ def dismiss() -> None:
 def _serve(parent: int, receiver, sender) -> None:
     """Wait for a connection file, then be a kernel until it is shut down or its parent ends."""
     lifeline.die_with_parent(parent)
-    sender.close()  # or the end of the parent would not be seen
+    sender.close()  # else recv() would not notice the end of the parent
     os.setsid()
     try:
         connection, environment, folder = receiver.recv()
@@ -70,8 +70,8 @@ class WarmProvisioner(LocalProvisioner):
 class LocalKernelManager(AsyncKernelManager):
     """Starts ipykernel under ``sys.executable``, whatever kernels the user has registered under 'python3'.
 
-    On POSIX it uses IPC sockets in a folder of its own: kernels that start together can fight neither over TCP
-    ports nor, as they would with the default name, over socket files in their common working directory.
+    On POSIX it uses IPC sockets in a folder of its own, so that kernels that start together do not compete for TCP
+    ports, or for socket files of the same name in their working directory.
     """
 
     def __init__(self, **options):

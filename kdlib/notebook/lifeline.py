@@ -1,4 +1,4 @@
-"""No process outlives the one that it works for: whoever is killed, and however, nothing goes on training alone."""
+"""Ends a process when the process that it works for ends, however that was killed: no training goes on alone."""
 
 import ctypes
 import os
@@ -16,10 +16,10 @@ SAME = 5.0  # seconds: two readings of one process's start can differ by a corre
 
 
 def die_with_parent(parent: int) -> None:
-    """End this process as soon as ``parent`` ends, which forked it from its main thread.
+    """End this process as soon as ``parent`` ends. ``parent`` must have forked it from its main thread.
 
-    Linux sends the signal itself, even when this process computes and runs no Python. A parent that died before the
-    request is noticed, since this process then has another one. Elsewhere a thread watches.
+    Linux sends the signal itself, even while this process runs no Python. If ``parent`` ended before the request, this
+    process already has another parent. On other systems a thread watches.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -30,7 +30,7 @@ def die_with_parent(parent: int) -> None:
 
 
 def started(pid: int) -> float | None:
-    """When a process started, by which it is told from a later one of the same number; None where there is none."""
+    """When a process started, which tells it from a later one with the same id; None if there is none."""
     try:
         return psutil.Process(pid).create_time()
     except psutil.Error:
@@ -38,7 +38,7 @@ def started(pid: int) -> float | None:
 
 
 def alive(pid: int, born: float | None) -> bool:
-    """Whether the process ``pid`` that started at ``born`` still runs; one that nobody has waited for does not."""
+    """Whether the process ``pid`` that started at ``born`` still runs; a zombie does not."""
     try:
         process = psutil.Process(pid)
         same = born is None or abs(process.create_time() - born) < SAME
@@ -59,7 +59,7 @@ def die_with(pid: int, born: float | None, end: Callable[[], None]) -> None:
 
 
 def end_own_group() -> None:
-    """Kill this process and all of its group, where it leads one."""
+    """Kill this process, and all of its process group if it leads one."""
     if os.name == "posix" and os.getpgid(0) == os.getpid():
         os.killpg(0, signal.SIGKILL)
     os.kill(os.getpid(), signal.SIGTERM if os.name != "posix" else signal.SIGKILL)

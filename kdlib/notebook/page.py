@@ -13,8 +13,8 @@ MADE_FROM = "<!-- made from the notebook "
 def export_page(notebook: Path, page: Path, title: str = "", css: str = "", script: str = "") -> None:
     """Render an executed notebook; parameters are shown as a table, code is folded away.
 
-    ``title`` goes behind the notebook's first heading; where none is given and the notebook is an experiment's, its
-    method, epochs and seed. ``css`` and ``script`` are put into the page beside the template's own.
+    ``title`` is put behind the notebook's first heading; by default, for an experiment, its method, epochs and seed.
+    ``css`` and ``script`` are put into the page beside the template's own.
     """
     import nbformat
     from nbconvert import HTMLExporter
@@ -52,7 +52,7 @@ def made_from(page: Path) -> str | None:
 
 
 def _headed(notebook: Path, book, page: Path, title: str) -> str:
-    """Say in the first heading what the page is of, and link an experiment's page to its study's; the heading."""
+    """Complete the first heading, and link an experiment's page to its study's. Returns the heading."""
     given = book.metadata.get("papermill", {}).get("parameters", {})
     if not title and {"method", "epochs", "seed"} <= set(given):
         facts = (given["method"], given.get("variant", "").replace("_", " "), f"{given['epochs']} epochs")
@@ -69,12 +69,12 @@ def _headed(notebook: Path, book, page: Path, title: str) -> str:
 
 
 def as_text(words: str) -> str:
-    """Words from a file or from data as Markdown that shows them and does nothing else: no link, no markup."""
+    """Text as Markdown that shows it as it is: all markup and links are escaped."""
     return re.sub(r"([!-/:-@\[-`{-~])", r"\\\1", " ".join(words.split()))
 
 
 def _of_its_own(notebook: Path, heading: str) -> str:
-    """A copied notebook's heading names the teacher and data set that it was copied from; the run's folder knows."""
+    """The heading; if it names another teacher or data set, as in a copied notebook, the run's own."""
     config = (read_record(notebook.parent / "config.json") or {}).get("config", {})
     names = [config.get(name, "") for name in ("teacher", "dataset")]
     said = heading.lower().replace(" ", "")

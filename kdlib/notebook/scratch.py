@@ -1,4 +1,4 @@
-"""Temporary folders that the next run removes when their owner was killed."""
+"""Temporary folders. If the process that made one was killed, the next run removes it."""
 
 import contextlib
 import os
@@ -41,7 +41,7 @@ class Scratch:
 
 
 def sweep() -> None:
-    """Remove the folders of this user whose owner is gone."""
+    """Remove this user's folders whose process has ended."""
     for folder in Path(place()).glob(f"{PREFIX}*"):
         with contextlib.suppress(OSError, Timeout):
             status = folder.stat()

@@ -1,7 +1,7 @@
-"""Processes that start warm: forks of one that has imported what an experiment needs and has computed nothing.
+"""Starts processes warm: as forks of a server process that has imported what an experiment needs.
 
-``import torch`` alone takes longer than most experiments train. The standard library's fork server imports once; each
-fork starts from the same state, so that no experiment sees another's. It has no threads, which a fork would lose.
+``import torch`` alone takes longer than most experiments train. The standard library's fork server imports once, and
+computes nothing, so that each fork starts from the same state. It has no threads, which a fork would lose.
 """
 
 import contextlib
@@ -106,9 +106,9 @@ def run_module(module: str, argument: str, log: Path, environment: dict[str, str
 
 @contextlib.contextmanager
 def _allowed_to_fork():
-    """Below dask's nanny a worker is a daemon, which multiprocessing lets start nothing: it would leave it behind.
+    """Let a dask worker start processes: below dask's nanny it is a daemon, which multiprocessing forbids it.
 
-    A job ends with its worker (:mod:`~kdlib.notebook.lifeline`), so here it may.
+    The reason for that ban does not hold here: a job ends with its worker (:mod:`~kdlib.notebook.lifeline`).
     """
     own = multiprocessing.current_process()._config
     daemon = own.get("daemon", False)
@@ -121,10 +121,10 @@ def _allowed_to_fork():
 
 def _be_module(module: str, argument: str, log: str, environment: dict[str, str], threads: int) -> None:
     os.setsid()
-    multiprocessing.current_process()._config["daemon"] = False  # which it has from its worker; it forks a kernel
+    multiprocessing.current_process()._config["daemon"] = False  # inherited from the worker; it forks a kernel
     os.environ.clear()
     os.environ.update(environment | {MARK: "1"})
-    tempfile.tempdir = None  # what the fork server found; the environment names another
+    tempfile.tempdir = None  # forget the fork server's; the environment names another
     with open(log, "ab") as file:
         for descriptor in (1, 2):
             os.dup2(file.fileno(), descriptor)

@@ -1,4 +1,4 @@
-"""What runs in a slot of the grid: one job in a fresh process, watched from outside. Imports nothing heavy."""
+"""Runs one job in a fresh process, and watches its memory from outside. Imports nothing heavy."""
 
 import contextlib
 import json
@@ -19,11 +19,11 @@ from kdlib.notebook.scratch import Scratch
 POLL_SECONDS = 0.25
 NEAR_LIMIT = 0.9
 _running: set = set()  # processes of jobs, for :func:`end_all`
-_ending = threading.Event()  # a job that is only being started when all are ended must end too
+_ending = threading.Event()  # set by end_all, so that a job that is being started meanwhile ends too
 
 
 def run_job(job: dict, wanted: Callable[[], bool] = lambda: True) -> dict:
-    """Run ``python -m <job['module']>`` on the job's file, in a process group of its own, warm where that can be had.
+    """Run ``python -m <job['module']>`` on the job's file, in a process group of its own, warm if possible.
 
     ``job``: module, threads, memory_bytes (0: no limit), log, environment (further variables), and what the module
     reads. Returns the module's answer with ``seconds`` and ``peak_bytes``; an outcome of out_of_memory when its
@@ -62,7 +62,7 @@ def run_job(job: dict, wanted: Callable[[], bool] = lambda: True) -> dict:
 
 
 def take_job() -> dict:
-    """In the job's process: what is to be done. From here on the process ends with the one that runs it."""
+    """In the job's process: read the job. From here on this process ends when the one that started it ends."""
     job = json.loads(Path(sys.argv[1]).read_text())
     if "owner" in job:
         lifeline.die_with(job["owner"]["pid"], job["owner"]["born"], lifeline.end_own_group)
@@ -72,7 +72,7 @@ def take_job() -> dict:
 def start(
     module: str, argument: str, log: Path, variables: dict[str, str], threads: int
 ) -> subprocess.Popen | warm.Forked:
-    """``python -m module argument > log`` in a session of its own, warm where that can be had."""
+    """``python -m module argument > log`` in a session of its own, warm if possible."""
     log.write_bytes(b"")
     if warm.available(threads):
         return warm.run_module(module, argument, log, variables, threads)
@@ -88,14 +88,14 @@ def start(
 
 
 def environment(threads: int) -> dict[str, str]:
-    """The caller's environment with every thread pool held to ``threads``, so that slots do not fight."""
+    """The caller's environment with every thread pool limited to ``threads``, so that jobs do not compete."""
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
     quiet = {"PYDEVD_DISABLE_FILE_VALIDATION": "1", "TOKENIZERS_PARALLELISM": "false", "MPLBACKEND": "agg"}
     return os.environ | dict.fromkeys(names, str(threads)) | quiet
 
 
 def watch(process: subprocess.Popen | warm.Forked, limit: int, wanted: Callable[[], bool]) -> tuple[int, bool]:
-    """Wait for the end, or make it; the peak memory of the process tree, and whether it passed ``limit``."""
+    """Wait until the process ends, or end it. Returns the process tree's peak memory, and if it passed ``limit``."""
     peak = 0
     try:
         while True:
@@ -130,7 +130,7 @@ def tree_memory(pid: int) -> int:
 
 
 def end_group(process: subprocess.Popen | warm.Forked) -> None:
-    """Nothing that the job started outlives it: its kernel is in the same process group or below it."""
+    """Kill a job and all that it started: its process group, and its descendants, such as the kernel."""
     try:
         members = psutil.Process(process.pid).children(recursive=True)
     except psutil.NoSuchProcess:
@@ -152,10 +152,10 @@ def accept_jobs() -> None:
 
 
 def end_all() -> None:
-    """End every job that this process runs in any thread: an interrupted grid leaves none behind.
+    """End every job that this process runs in any thread, as when a run is interrupted.
 
-    What they wrote is whole (a new name, then a rename), and the next run goes on from it. Until
-    :func:`accept_jobs`, no other job is started.
+    The files that they wrote are complete (written under a new name, then renamed), and the next run goes on from them.
+    No other job is started until :func:`accept_jobs`.
     """
     _ending.set()
     for process in list(_running):
@@ -163,7 +163,7 @@ def end_all() -> None:
 
 
 def near(peak: int, limit: int) -> bool:
-    """Whether a peak is so close to the limit (if there is one) that a death was probably for want of memory."""
+    """Whether a peak is so close to the limit (if there is one) that the process probably ran out of memory."""
     return bool(limit) and peak > NEAR_LIMIT * limit
 
 

@@ -1,4 +1,4 @@
-"""A study: a grid of experiments. ``file`` reads it, ``status`` says what is done, ``grid`` runs the rest."""
+"""A study: many experiments. ``file`` reads it, ``status`` says what is done, ``grid`` runs the rest."""
 
 from kdlib.study.file import (
     METHODS,

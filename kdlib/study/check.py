@@ -1,4 +1,4 @@
-"""What is wrong with a study file before anything is built: each problem with its line and the remedy."""
+"""Checks a study file before anything is built: each problem with its line and the remedy."""
 
 import inspect
 import math
@@ -19,11 +19,11 @@ from kdlib.registry import Registry
 Place = tuple[str | int, ...]  # where in the file: ("variants", "tau_1", "parameters", "tau")
 Problem = tuple[Place, str]
 
-# Names below runs/ and reports/ that are not a study's.
+# Names that a study cannot have: kdlib's own folders below runs/ and reports/.
 TAKEN = ("bench", "checksums", "costs", "data", "features", "rehearsal", "shapes", "splits")
 NAME = re.compile(r"\w[\w.-]*")
 DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
-# What is no parameter, since the file says it elsewhere.
+# Fields of the configuration that are no parameters -> the entry of the file that sets them.
 ELSEWHERE = {
     "study": "'study'",
     "variant": "'variants'",
@@ -36,7 +36,7 @@ ELSEWHERE = {
 
 
 class _Loader(yaml.SafeLoader):
-    """Keeps the line of every entry, and refuses a key that is there twice: YAML would keep the last."""
+    """Refuses a key that is given twice in one mapping; YAML itself would keep the last."""
 
 
 def _mapping(loader: _Loader, node: yaml.MappingNode, deep: bool = False) -> dict:
@@ -102,7 +102,7 @@ def line_of(lines: dict[Place, int], place: Place) -> str:
 
 
 def problems(study) -> list[Problem]:
-    """All that would stop a run of the study, as far as it can be seen without data and teachers."""
+    """All that would stop a run of the study and can be seen without data and teachers."""
     found = [*_name(study), *_lists(study), *_parameters(study), *_notebooks(study)]
     variants = [("variants", name, "methods") for name in study.variants]
     for place, methods in [(("methods",), study.methods), *((p, study.variants[p[1]].methods) for p in variants)]:
@@ -200,7 +200,7 @@ def _unknown_method(name: str) -> str:
 
 
 def _unknown(registry: Registry, name: str, fits: Callable[[Any], bool]) -> str:
-    """Why a name stands for nothing in a registry, or for something of another kind; '' where it is good."""
+    """Why a name is not in a registry, or is something of another kind; '' if it is fine."""
     try:
         entry = registry[name]
     except Exception as error:  # a module of the user's own may raise anything when it is imported
@@ -209,7 +209,7 @@ def _unknown(registry: Registry, name: str, fits: Callable[[Any], bool]) -> str:
 
 
 def _takes(entry: Any, arguments: int) -> bool:
-    """Whether it can be called with so many arguments."""
+    """Whether ``entry`` can be called with this number of arguments."""
     try:
         inspect.signature(entry).bind(*range(arguments))
         return True

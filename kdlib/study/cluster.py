@@ -1,4 +1,4 @@
-"""What a dask worker does for a study: it says who it is, and runs one job at a time. Imports nothing heavy."""
+"""The code that runs on a dask worker: it describes its machine, and runs one job. Imports nothing heavy."""
 
 import hashlib
 import os
@@ -18,7 +18,7 @@ MARKER = ".marker.json"
 
 
 def mark(study: str) -> dict:
-    """Leave a marker that workers must find, in runs/<study>/ and reports/<study>/; what to ask them."""
+    """Write a marker into runs/<study>/ and reports/<study>/. Returns what :func:`introduce` is asked with."""
     token = uuid.uuid4().hex
     for root in (runs_root(), reports_root()):
         write_json(root / study / MARKER, {"token": token})
@@ -41,14 +41,14 @@ def made_with() -> dict[str, str]:
 
 
 def introduce(marker: dict) -> dict:
-    """On a worker: its machine and the memory that it may use, and why it cannot work for this study, if so."""
+    """On a worker: its machine, the memory that it may use, and why it cannot work for this study ('' if it can)."""
     from distributed.system import MEMORY_LIMIT  # of the container where there is one
 
     return {"host": f"{socket.gethostname()} {boot()}", "memory": MEMORY_LIMIT, "problem": difference(marker)}
 
 
 def boot() -> str:
-    """What tells machines and containers with the same name apart, where the system has it."""
+    """An id that differs between machines or containers of the same name; '' if the system has none."""
     try:
         return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.stat('/proc/self/ns/mnt').st_ino}"
     except OSError:
@@ -56,7 +56,7 @@ def boot() -> str:
 
 
 def difference(marker: dict) -> str:
-    """What this process sees otherwise than the one that asks, with the remedy; '' where it is the same."""
+    """How this worker's folders or versions differ from those of 'kdlib run', with the remedy; '' if they do not."""
     for name, root in (("KDLIB_RUNS", runs_root()), ("KDLIB_REPORTS", reports_root())):
         if (read_record(root / marker["study"] / MARKER) or {}).get("token") != marker["token"]:
             return (
@@ -69,7 +69,7 @@ def difference(marker: dict) -> str:
 
 
 def run_here(job: dict) -> dict:
-    """On a worker: run a job; end it when nobody waits for it any more, as client or scheduler are gone."""
+    """On a worker: run a job. End it when nobody waits for it any more, because client or scheduler are gone."""
     from distributed import Status, get_worker
     from distributed.worker import thread_state
 

@@ -1,4 +1,4 @@
-"""Where jobs run: in processes of this machine, or on the workers of a dask cluster. Both are asked in the same way."""
+"""Runs jobs: ``Local`` on this machine, ``Cluster`` on dask workers. Both have the same methods."""
 
 import logging
 import time
@@ -15,23 +15,23 @@ from kdlib.notebook.worker import accept_jobs, end_all, run_job
 from kdlib.progress import say
 from kdlib.study import cluster
 
-SHARE = 0.9  # of a machine's memory is for experiments
+SHARE = 0.9  # of a machine's memory that experiments may use
 CONNECT_SECONDS = 30  # in which a scheduler must answer
 
 
 def default_workers() -> int:
-    """One slot a GPU, else one a core as far as memory goes (2 GB each)."""
+    """One per GPU; without a GPU, one per core as far as memory goes (2 GB each)."""
     return len(gpus()) or max(1, min(psutil.cpu_count(logical=False) or 1, psutil.virtual_memory().total // 2**31))
 
 
 def room(memory_gb: float | None, slots: int) -> dict[str, int]:
-    """Bytes that an experiment may take of this machine: ``memory``, by the study's limit or by its share, ``gpu``."""
+    """Bytes that one experiment may use: ``memory`` (the study's limit, or its share of this machine) and ``gpu``."""
     memory = memory_gb * 2**30 if memory_gb else psutil.virtual_memory().total * SHARE / slots
     return {"memory": int(memory), "gpu": gpu_bytes()}
 
 
 class Local:
-    """``slots`` threads that each watch a job's process. Where there are GPUs, each slot has one of its own."""
+    """``slots`` threads, each of which watches the process of one job. With GPUs, each slot uses one of them."""
 
     def __init__(self, slots: int, memory_gb: float | None):
         self.slots, self.room = slots, room(memory_gb, slots)
@@ -90,8 +90,8 @@ class Worker:
 class Cluster:
     """The workers of a dask scheduler, one job each. Those that join late are used at once.
 
-    Each is asked first whether it sees the same runs and reports, and has the same code and versions; one that does
-    not is refused, by name. A job is given to one worker by name, so a worker's death touches its own job only.
+    Each is asked first whether it has the same runs, reports, code and versions; if not, it gets no jobs, and a message
+    says so. A job is given to one worker by its address, so the death of a worker affects its own job only.
     """
 
     def __init__(self, scheduler: str, memory_gb: float | None, marker: dict):
@@ -121,7 +121,7 @@ class Cluster:
 
     @property
     def room(self) -> dict[str, int]:
-        """Bytes of memory that the best provided worker gives to an experiment."""
+        """Bytes that an experiment gets on the worker with the most memory."""
         return {"memory": max(map(self._memory, self._workers), default=0), "gpu": 0}
 
     @property
@@ -145,7 +145,7 @@ class Cluster:
         return int(self.memory_gb * 2**30 if self.memory_gb else worker.memory * SHARE / neighbours)
 
     def _greet(self) -> None:
-        """Ask workers that are new who they are, forget those that are gone."""
+        """Question new workers, and forget those that are gone."""
         present = self._ask(lambda: set(self.client.scheduler_info(n_workers=-1)["workers"]))
         self._workers = {address: worker for address, worker in self._workers.items() if address in present}
         for address in sorted(present - set(self._workers) - set(self._refused)):
@@ -165,7 +165,7 @@ class Cluster:
         self._waited = not self._workers
 
     def _ask(self, question: Callable):
-        """An answer of the scheduler. Raises RuntimeError with the way on when it is gone."""
+        """Ask the scheduler. Raises RuntimeError, which says what to do, when it is gone."""
         try:
             if self.client.status != "running":
                 raise OSError(self.client.status)
@@ -211,11 +211,11 @@ class Cluster:
     def _report(future) -> dict:
         try:
             return future.result()
-        except Exception as error:  # of the worker's own, as a disk that it cannot write to
+        except Exception as error:  # raised on the worker, for example because it cannot write to its disk
             return {"outcome": "kernel_died", "error": f"{type(error).__name__}: {error}", "seconds": 0.0}
 
     def close(self) -> None:
-        """Let go of all jobs, which their workers then end."""
+        """Cancel all jobs; their workers then end them."""
         for future in self._running:
             future.cancel()
         self.client.close()

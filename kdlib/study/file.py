@@ -1,4 +1,4 @@
-"""A study file: what a grid sweeps, and nothing else. Read, validated, and unfolded into experiments."""
+"""Reads and validates a study file, and lists its experiments."""
 
 from itertools import product
 from pathlib import Path
@@ -17,23 +17,23 @@ class StudyError(Exception):
 
 
 class Variant(BaseModel):
-    """Experiments beside the study's own that differ in some parameters, as the same network without a teacher."""
+    """Further experiments that differ in some parameters, for example the same network without a teacher."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     parameters: dict[str, Any]
-    notebooks: tuple[str, ...] = Field((), description="all where none is named")
-    methods: tuple[str, ...] = Field((), description="all where none is named")
-    epochs: tuple[int, ...] = Field((), description="the study's where none is named")
-    seeds: tuple[int, ...] = Field((), description="the study's where none is named, and none that it lacks")
+    notebooks: tuple[str, ...] = Field((), description="all if none is named")
+    methods: tuple[str, ...] = Field((), description="all if none is named")
+    epochs: tuple[int, ...] = Field((), description="the study's if none is named")
+    seeds: tuple[int, ...] = Field((), description="the study's if none is named; others than the study's are ignored")
 
 
 class StudyConfig(BaseModel):
     """The content of a study file.
 
     ``notebooks``: notebook name -> parameters for it; ``parameters``: for all experiments; ``by_method``: method ->
-    parameters for its experiments; ``variants``: name -> further experiments. The more special wins: notebooks over
-    parameters, by_method over both, variants over all.
+    parameters for its experiments; ``variants``: name -> further experiments. Where several set a parameter,
+    variants win over by_method, by_method over notebooks, and notebooks over parameters.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -51,12 +51,12 @@ class StudyConfig(BaseModel):
         ("summary", "claims"), description="notebooks of the report; the first is its index"
     )
     memory_gb: float | None = Field(
-        None, gt=0, allow_inf_nan=False, description="limit for one experiment; the machine's share where absent"
+        None, gt=0, allow_inf_nan=False, description="limit for one experiment; by default its share of the machine"
     )
 
 
 class ExperimentSpec(BaseModel):
-    """One experiment to be executed: a notebook and its parameters."""
+    """One experiment of a study: a notebook and its parameters."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -73,30 +73,30 @@ class ExperimentSpec(BaseModel):
 
     @property
     def chain(self) -> tuple[str, str, int]:
-        """Experiments of one chain share checkpoints and run one after the other."""
+        """Experiments with the same chain share checkpoints, so they run one after the other."""
         return self.notebook, self.config.folder, self.config.seed
 
     @property
     def sources(self) -> tuple[str, str, bool, int]:
-        """What the experiment's feature stores come from; experiments that share it share them."""
+        """What the feature stores depend on; experiments with the same value share them."""
         config = self.config
         return self.notebook, config.checkpoint, config.untrained_heads, config.token_grid
 
     @property
     def page(self) -> Path:
-        """Its report: reports/<study>/<teacher>_<dataset>/<method>-seed<k>-epoch-<e>.html."""
+        """Its page: reports/<study>/<teacher>_<dataset>/<method>-seed<k>-epoch-<e>.html."""
         config = self.config
         name = f"{config.folder}-seed{config.seed}-epoch-{config.epochs:04d}.html"
         return reports_root() / config.study / f"{config.teacher}_{config.dataset}" / name
 
     @property
     def failed_page(self) -> Path:
-        """The report of an attempt that failed: as far as it came, with the error."""
+        """The page of a failed attempt: the notebook up to the error."""
         return self.page.with_suffix(".failed.html")
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """What the notebook is given: every field of the configuration but the two that name the notebook."""
+        """The notebook's parameters: every field of the configuration but teacher and dataset, which name it."""
         return self.config.model_dump(exclude={"teacher", "dataset"})
 
 
@@ -105,7 +105,7 @@ def load(path: str | Path, data_root: str | None = None, seeds: int | None = Non
 
     Raises StudyError with the entry and the remedy.
     """
-    from kdlib.study import check  # which asks for students, losses and teachers: a dask worker needs none of them
+    from kdlib.study import check  # imports students, losses and teachers, which a dask worker does not need
 
     path = Path(path)
     try:
@@ -152,7 +152,7 @@ def load(path: str | Path, data_root: str | None = None, seeds: int | None = Non
 
 
 def _place(lines: dict, place: tuple) -> tuple:
-    """Where an entry stands: a parameter's own name is looked up in the places that hold parameters."""
+    """The place of an entry in the file; a parameter is looked for in all places that hold parameters."""
     if not place or place[0] in StudyConfig.model_fields:
         return {("epochs",): ("epochs",), ("seed",): ("seeds",)}.get(place, place)
     last = place[0]
@@ -164,7 +164,7 @@ def _absolute(root: str) -> str:
 
 
 def _placed(folder: str) -> Path:
-    """A relative folder is meant from the checkout; ./runs is the folder of runs, wherever KDLIB_RUNS has put it."""
+    """A relative folder as an absolute one: below the checkout, but ./runs is the folder that KDLIB_RUNS names."""
     first, *rest = Path(folder).parts or (".",)
     return (runs_root().joinpath(*rest) if first == "runs" else project_root() / folder).resolve()
 
@@ -172,7 +172,7 @@ def _placed(folder: str) -> Path:
 def experiments(study: StudyConfig) -> list[ExperimentSpec]:
     """All experiments, in the order of the tables: notebook, method, seed, epochs.
 
-    A notebook's teacher and data set are its name's: <teacher>_<dataset>.
+    The name of a notebook, <teacher>_<dataset>, says its teacher and data set.
     """
     result = _experiments(study, "", study.notebooks, study.methods, {})
     for name, variant in study.variants.items():

@@ -1,6 +1,6 @@
-"""A study file, experiment by experiment: what is missing is run, in parallel, and what fails does not stop the rest.
+"""Runs the experiments of a study that are missing, in parallel. One that fails does not stop the others.
 
-Locally or on a cluster the same way: an engine runs jobs, each in a fresh process, and all truth is on disk.
+An engine runs the jobs, on this machine or on a cluster, each in a fresh process. All state is in files.
 """
 
 import time
@@ -17,7 +17,7 @@ from kdlib.study.file import StudyConfig
 from kdlib.study.queue import Queue
 from kdlib.teachers import check
 
-PATIENCE = 1.0  # seconds between two looks at workers, disk and what runs
+PATIENCE = 1.0  # seconds between two looks at workers, disk and running jobs
 
 
 def run(
@@ -65,7 +65,7 @@ def run(
 
 
 def work(queue: Queue, engine: Local | Cluster, inspector: status.Inspector) -> None:
-    """Keep all slots busy until nothing is left. At most as many jobs are given out as there are slots."""
+    """Give each free slot a job, and handle those that ended, until nothing is left."""
     ticker, since = Ticker(), {}
     while not queue.empty:
         queue.slots = engine.slots
@@ -83,5 +83,5 @@ def work(queue: Queue, engine: Local | Cluster, inspector: status.Inspector) -> 
 
 
 def doing(job: dict, since: float) -> str:
-    """A running job in words: what it does, how far it is, and for how long."""
+    """A running job in words: its name, how far it is, and for how long it has run."""
     return f"{job['name']} ({status.progress_of(job)}, {clock(time.perf_counter() - since)})"

@@ -12,10 +12,9 @@ from kdlib.notebook.worker import take_job
 
 
 def main() -> None:
-    """Build the stores of the job in the file that the command names, and leave the answer.
+    """Build the stores of the job in the file that the command names, and write the answer.
 
-    ``built`` in it: whether all of them were missing and none was begun, so that the job's seconds are those of
-    building them.
+    ``built`` in the answer: whether all stores were built from nothing. Only then is the job's time that of building.
     """
     began = time.time()
     resumed = any((runs_root() / "features").glob("*.partial"))
@@ -33,7 +32,7 @@ def main() -> None:
 
 
 def _stores(config: RunConfig, tokens: bool) -> list[FeatureStore]:
-    """All that the teacher is run for in an experiment: its features of the splits, and of views of training images."""
+    """The stores that need the teacher: features of the splits, and of views of the training images."""
     data, views = sources.load_data(config), sources.views_of(config)
     stores = [sources.teacher_store(config, dataset, tokens) for dataset in data.values()]
     if views is not None and views.count:

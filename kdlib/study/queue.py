@@ -1,4 +1,4 @@
-"""Which job comes next, and what a finished one means. What lies on the disk decides, then what its process said."""
+"""Decides which job runs next, and how an ended job is judged: first by its files, then by its process's report."""
 
 import shutil
 import time
@@ -14,19 +14,19 @@ from kdlib.study import forecast, status
 from kdlib.study.file import ExperimentSpec, StudyConfig
 
 RESUMES = 2  # how often an experiment whose kernel died is started again
-LEFT = 10  # how often one whose worker went away is; more often, it is probably what ends the workers
-SPACE_BYTES = 50 * 2**20  # room for an experiment of a method that this study has not finished one of yet
+LEFT = 10  # how often one whose worker went away is started again; after that, it probably kills its workers
+SPACE_BYTES = 50 * 2**20  # disk space for an experiment, until one of its method is finished and its size is known
 DISK_FULL = ("No space left on device", "Disk quota exceeded")
 # How long an experiment takes, roughly, against a projection's: for the order (longest first keeps all slots busy to
 # the end) and for the estimate of the rest before a method has been seen.
 EFFORT = {"densenet": 3.0, "resnet": 3.0, "attention": 1.2, "cbam": 1.1}
-AGAIN = "again"  # an outcome beside those of a record: error, kernel_died, out_of_memory and ok
+AGAIN = "again"  # an outcome that is not recorded, unlike error, kernel_died, out_of_memory and ok
 
 
 def decide(state: str, report: dict, tries: int) -> tuple[str, str]:
-    """What became of an experiment, and the error: 'ok', AGAIN, 'error', 'kernel_died' or 'out_of_memory'.
+    """The outcome of an experiment ('ok', AGAIN, 'error', 'kernel_died' or 'out_of_memory'), and its error.
 
-    ``state``: the experiment's on disk, now; ``report``: its job's; ``tries``: how often it was started again before.
+    ``state``: its state on disk now; ``report``: that of its job; ``tries``: how often it was started again before.
     """
     outcome, error = report["outcome"], report.get("error", "")
     if state == "done":
@@ -43,7 +43,7 @@ def decide(state: str, report: dict, tries: int) -> tuple[str, str]:
 
 @dataclass
 class Queue:
-    """The experiments that are left, in chains that share checkpoints, and the stores that they wait for."""
+    """The experiments that are left, in chains that share checkpoints, and the feature stores that they wait for."""
 
     config: StudyConfig
     todo: list[status.ExperimentState]
@@ -68,7 +68,7 @@ class Queue:
 
     @property
     def empty(self) -> bool:
-        """Whether nothing is left to start or to end."""
+        """Whether no experiment is left and no store is being built."""
         return not any(self.chains) and not self.unprepared and not self.preparing
 
     def next(self) -> dict | None:
@@ -118,7 +118,7 @@ class Queue:
         }
 
     def _room_for(self, spec: ExperimentSpec) -> bool:
-        """Whether the disk has room for what an experiment writes; said once while it has not."""
+        """Whether the disk has room for what an experiment writes; if not, a message says so once."""
         needed = self.used.get(spec.config.folder, SPACE_BYTES)
         free = shutil.disk_usage(runs_root()).free
         if free < needed and not self.waits_for_room:
@@ -130,7 +130,7 @@ class Queue:
         return not self.waits_for_room
 
     def handle(self, job: dict, report: dict, inspector: status.Inspector) -> None:
-        """Take a finished job: decide what it means, then keep it and say it."""
+        """Take a job that ended: decide its outcome, record it and print it."""
         if job["kind"] == "prepare":
             return self._prepared(job, report)
         chain = next(chain for chain in self.chains if chain and chain[0].spec.chain == tuple(job["chain"]))
@@ -165,7 +165,7 @@ class Queue:
             say(f"           {job['name']} failed: {report.get('error', '')}")
 
     def _record(self, item: status.ExperimentState, outcome: str, error: str, job: dict, keys: dict) -> None:
-        """Keep what an experiment that has no result ended with, where status and report find it."""
+        """Write the outcome of an experiment without a result to where status and report find it."""
         epochs, config = item.spec.config.epochs, item.spec.config.model_dump()
         record = {"outcome": outcome, "config": config, "keys": keys, "error": error}
         if outcome == "out_of_memory" and item.missing == status.ALL:
@@ -191,7 +191,7 @@ class Queue:
         return spec.config.dataset, spec.config.method
 
     def _rest(self) -> float:
-        """Seconds for what is left: each experiment as its kind took so far, else by its method's effort."""
+        """Seconds that the experiments left will take: the mean of their kind so far, else by their method's effort."""
         known = {kind: sum(times) / len(times) for kind, times in self.seconds.items()}
         unit = sum(mean / EFFORT.get(kind[1], 1.0) for kind, mean in known.items()) / len(known)
         kinds = [self._kind(item.spec) for chain in self.chains for item in chain]

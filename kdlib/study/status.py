@@ -1,4 +1,4 @@
-"""The state of an experiment, derived from what is on disk each time it is asked, never stored."""
+"""The state of an experiment. It is derived from the files each time, and never stored."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,8 +36,8 @@ class ExperimentState:
 class Inspector:
     """Computes the keys of experiments, loading each data set and hashing each teacher once.
 
-    ``room``: kind of memory -> bytes that an experiment gets in a run of now; one that ran out of fewer is not
-    finished. Where it is not known, it is.
+    ``room``: kind of memory -> bytes that an experiment would get now. One that ran out of memory with less can be
+    tried again; without ``room`` it counts as finished.
     """
 
     def __init__(self, room: dict[str, int] | None = None):
@@ -48,7 +48,7 @@ class Inspector:
     def keys(self, spec: ExperimentSpec) -> dict[str, str]:
         """The experiment's keys as they would be now. Raises DataError or TeacherError when they cannot be had."""
         config = spec.config
-        # All that load_data looks at: a cooled-down student is scored on dev too, which others on captions do not open.
+        # All that load_data depends on; with a cooldown it reads dev too.
         read = (config.dataset, config.data_root, config.score_on, config.on_overlap, config.extra_images)
         data = (*read, config.cooldown > 0)
         if data not in self._data:
@@ -105,9 +105,9 @@ def is_of(record: dict | None, keys: dict[str, str]) -> bool:
 
 
 def lacking(spec: ExperimentSpec, run: RunDir, result: dict) -> tuple[str, str]:
-    """What a good result lacks to be done, one of ALL, NOTEBOOK and PAGE, and why; two '' where it lacks nothing.
+    """What must be made again beside a good result: ALL, NOTEBOOK or PAGE, and why; two '' if nothing is missing.
 
-    Sizes and digests that the files carry of each other are compared; ``kdlib verify`` hashes the content.
+    It compares sizes, and the digests by which the files name each other; ``kdlib verify`` hashes the content.
     """
     epochs = spec.config.epochs
     for name, entry in result["files"].items():
@@ -125,7 +125,7 @@ def lacking(spec: ExperimentSpec, run: RunDir, result: dict) -> tuple[str, str]:
 
 
 def last_epoch(run: RunDir) -> int:
-    """The last epoch that a checkpoint is there of; 0 where there is none."""
+    """The last epoch that has a checkpoint; 0 if none has."""
     names = (path.name.removeprefix("epoch-") for path in run.checkpoints.glob("epoch-*"))
     return max((int(name) for name in names if name.isdecimal()), default=0)
 
@@ -141,10 +141,10 @@ def being_written(run: RunDir, writer: dict) -> str:
 
 
 def without_teacher(spec: ExperimentSpec) -> ExperimentState:
-    """Of an experiment whose teacher is not here: its keys cannot be had, so what it left cannot be told from stale."""
+    """The state of an experiment whose teacher is not here. Its keys are unknown, so a result counts as stale."""
     run = experiment.run_dir(spec.config)
     left = run.result(spec.config.epochs) is not None
-    why = "its teacher is not here" + (", so nobody can say whether the result that is there is of it" if left else "")
+    why = "its teacher is not here" + (", so it is not known whether its result is current" if left else "")
     return ExperimentState(spec, run, "stale" if left else "absent", why)
 
 

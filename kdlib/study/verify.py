@@ -1,4 +1,4 @@
-"""Whether all that a study left is what it was when it was written: every file hashed, some scores recomputed."""
+"""Checks that a study's files are unaltered: every file is hashed, and some scores are computed again."""
 
 import random
 import time
@@ -19,15 +19,15 @@ from kdlib.study.file import ExperimentSpec, StudyConfig, experiments
 from kdlib.trainer import cooldown_epochs
 
 SAMPLE = 3  # results whose scores are computed again
-CLOSE = 1e-6  # of a score: another order of the same sums
-BESIDE = ("owner", "labels", "relevant")  # what lies beside the embeddings
+CLOSE = 1e-6  # two values of a score may differ by this: sums can be added in another order
+BESIDE = ("owner", "labels", "relevant")  # arrays of the same file that are not embeddings
 
 
 def verify(config: StudyConfig, sample: int = SAMPLE) -> dict:
     """Hash stores, checkpoints, results, arrays, notebooks and pages; compute ``sample`` results' scores again.
 
-    Returns {"when", "results", "recomputed", "problems": [text, ...]}, which is also left in
-    runs/<study>/verified.json for the report. Nothing is mended: 'kdlib run' does that.
+    Returns {"when", "results", "recomputed", "problems": [text, ...]}, and writes it to runs/<study>/verified.json.
+    Nothing is mended; 'kdlib run' does that.
     """
     inspector, found, good = status.Inspector(), [], []
     specs = experiments(config)
@@ -43,7 +43,7 @@ def verify(config: StudyConfig, sample: int = SAMPLE) -> dict:
             stores |= set((result or {}).get("stores", {}).values())
             bar.update(done)
     found += [problem for name in sorted(stores) if (problem := _store_problem(name))]
-    chosen = [] if found else random.Random(0).sample(good, min(sample, len(good)))  # altered data would be scored
+    chosen = [] if found else random.Random(0).sample(good, min(sample, len(good)))  # altered data give no scores
     for spec, run, result in chosen:
         found += [f"{spec.name}: {problem}" for problem in recomputed(spec, run, result)]
     when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
@@ -53,7 +53,7 @@ def verify(config: StudyConfig, sample: int = SAMPLE) -> dict:
 
 
 def _wrong(item: status.ExperimentState, result: dict | None) -> Iterator[str]:
-    """What is wrong with an experiment's files; one that is not done is no fault, one that is damaged is."""
+    """What is wrong with an experiment's files. A missing result is not wrong, a damaged one is."""
     run, epochs = item.run, item.spec.config.epochs
     if item.state == "damaged" or (item.state == "resumable" and result is not None):
         yield item.why
@@ -63,7 +63,7 @@ def _wrong(item: status.ExperimentState, result: dict | None) -> Iterator[str]:
         if (run.path / name).exists() and file_digest(run.path / name) != entry["sha256"]:
             yield f"{name} was altered since the result was written"
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it says which it passes over; here that is a problem of its own
+        warnings.simplefilter("ignore")  # of damaged checkpoints; they are reported below
         folder = checkpoints.scored(run, result["keys"]["train"], epochs, cooldown_epochs(item.spec.config))
     if folder is None:
         yield f"the checkpoint of epoch {epochs} is lost or damaged; the next run trains it again"
@@ -83,7 +83,7 @@ def _store_problem(name: str) -> str:
 
 
 def recomputed(spec: ExperimentSpec, run: RunDir, result: dict) -> list[str]:
-    """Scores that come out otherwise when they are computed from the embeddings again."""
+    """The scores that differ when they are computed from the embeddings again."""
     data = sources.load_data(spec.config)
     splits = {name: sources.open_split(spec.config, name, dataset) for name, dataset in data.items()}
     with np.load(run.embeddings_path(spec.config.epochs)) as arrays:
