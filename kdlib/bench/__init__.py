@@ -1,6 +1,6 @@
-"""How fast it is, as ratios of two things measured side by side in one run. ``kdlib bench``, ``make bench``.
+"""Benchmarks (``kdlib bench``, ``make bench``): ratios of two things that are measured side by side in one run.
 
-A bench is a function of a :class:`~kdlib.bench.measure.Setting` that returns rows; another one is a line in BENCHES.
+A bench is a function from a :class:`~kdlib.bench.measure.Setting` to rows. A new one is listed in BENCHES.
 """
 
 import dataclasses
@@ -34,9 +34,9 @@ __all__ = ["BENCHES", "Row", "Setting", "run"]
 
 
 def run(names: list[str], setting: Setting):
-    """Run the benches of these names, yielding their rows; each replaces its own in reports/bench/bench.json.
+    """Run the named benches and yield their rows, which replace earlier ones in reports/bench/bench.json.
 
-    A row has the machine, the versions and the commit that it was measured with.
+    Each row has the machine, the versions and the commit that it was measured with.
     """
     path = reports_root() / "bench" / "bench.json"
     record = read_json(path) or {"rows": []}

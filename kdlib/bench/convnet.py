@@ -1,4 +1,4 @@
-"""ResNet-18 and DenseNet-121 at 64 pixels: the trainer's epoch against the loop that everybody writes first."""
+"""ResNet-18 and DenseNet-121 at 64 pixels: an epoch of the trainer against a plain training loop."""
 
 import shutil
 from pathlib import Path
@@ -87,7 +87,7 @@ class _Files:
 
 
 def _epoch(setting: Setting, folder: Path, split: Split, method: str) -> Row:
-    """From labels, so that the teacher's part is nil on both sides. Each side has one epoch to warm up."""
+    """An epoch of training from labels, so that neither side has a teacher, after one epoch of warm-up each."""
     given = {"width": 256, "batch_size": BATCH, "threads": setting.threads, "device": "cpu", "lr_peak": 1e-3,
              "objective": "no_teacher"}  # fmt: skip
     config = RunConfig(study="bench", teacher="dino", dataset="tinyimagenet", method=method, epochs=2,

@@ -1,4 +1,4 @@
-"""The teacher: its forward pass as it is run here, and the building of a store against that pass alone."""
+"""The teacher's forward pass against transformers' defaults, and building a store against that pass alone."""
 
 import shutil
 

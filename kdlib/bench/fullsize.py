@@ -1,4 +1,4 @@
-"""Teachers and stores of full size to measure with. Weights are random: speed does not depend on them."""
+"""Full-size teachers and stores for the benches. Weights are random: speed does not depend on them."""
 
 import shutil
 from pathlib import Path
@@ -47,7 +47,7 @@ def clip_checkpoint(setting: Setting) -> Path:
 
 
 def dino_checkpoint(setting: Setting) -> Path:
-    """Likewise DINO's ViT-B/16: transformers' defaults are its sizes."""
+    """A folder in the official format: DINO's ViT-B/16 with random weights; its sizes are transformers' defaults."""
     import torch
     from transformers import ViTConfig, ViTImageProcessor, ViTModel
 

@@ -61,7 +61,7 @@ def overhead(setting: Setting) -> list[Row]:
 
 
 def grid(setting: Setting) -> list[Row]:
-    """A cut of the embedded study (all of it with --whole-grid), from features that are there to the last page."""
+    """A part of the embedded study (all of it with --whole-grid), from stored features to the last page."""
     cut = {} if setting.whole_grid else {"methods": ["projection", "attention", "cbam", "resnet"], "epochs": [1, 2]}
     results = {}
     for workers in (1, 2):

@@ -18,7 +18,7 @@ NAME, SEEDS = "bench_large", 400  # of each method, at one number of epochs
 
 
 def run(setting: Setting) -> list[Row]:
-    """Both, of a study whose results are copies of one under their own keys."""
+    """Measure both on a study whose results are copies of one, each under its own keys."""
     parameters = {"timed_calls": 5, "linear_probe": False, "width": 16}
     config = StudyConfig(
         study=NAME, title="Bench", notebooks={"clip_coco": {}}, epochs=(1,), seeds=range(SEEDS), parameters=parameters
@@ -38,7 +38,7 @@ def run(setting: Setting) -> list[Row]:
 
 
 def _copy(spec: ExperimentSpec, source: Path, result: dict, keys: dict) -> None:
-    """A finished experiment in name: the result under its own keys, its arrays by hard links, notebook and page."""
+    """Make a finished experiment: a copy of the result under its own keys, links to its arrays, notebook, page."""
     run = run_dir(spec.config)
     run.path.mkdir(parents=True, exist_ok=True)
     for name in ("scores-0001.npz", "embeddings-0001.npz", "untrained.npz"):

@@ -1,4 +1,4 @@
-"""What every bench needs: calls measured in turns, and the row that says what came of it."""
+"""What every bench needs: its setting, calls measured in turns, and the row of a result."""
 
 import statistics
 import time
@@ -34,7 +34,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Row:
-    """``ratio`` of what is measured to what it is held against; ``bar``: at least (or ``at_most``) so much.
+    """``ratio`` of what is measured to what it is compared with. It should be at least (``at_most``: at most) ``bar``.
 
     ``ours`` and ``theirs`` are in ``unit``.
     """

@@ -1,4 +1,4 @@
-"""The parts of the benches' report, called one by one from the notebook bench."""
+"""The parts of the benches' report, one function each, for the notebook bench."""
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -17,7 +17,7 @@ def read(name: str = "bench") -> dict:
 
 
 def frame(record: dict) -> pd.DataFrame:
-    """The rows; ``reach`` is how far a row is past its bar, at least 1 where it is met, NaN without a bar."""
+    """The rows; ``reach`` is the ratio in units of its bar, at least 1 if the bar is met, NaN without a bar."""
     rows = pd.DataFrame(record["rows"])
     reach = rows.ratio / rows.bar.astype(float)
     return rows.assign(reach=reach.where(~rows.at_most, 1 / reach))

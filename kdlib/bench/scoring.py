@@ -1,4 +1,4 @@
-"""k-NN and retrieval against the matrix product that they cannot do without."""
+"""k-NN and retrieval against the bare matrix product that they contain."""
 
 import numpy as np
 import torch

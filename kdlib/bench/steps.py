@@ -41,7 +41,7 @@ def configuration(setting: Setting, method: str, **given) -> RunConfig:
 
 
 class LiveLoader(TrainLoader):
-    """Batches as everybody makes them: decode the images and run the teacher on them and their captions, each step."""
+    """Batches without stored features: each step decodes images and runs the teacher on them and their captions."""
 
     def __init__(self, split: Split, teacher, dataset):
         super().__init__(split, "tokens", BATCH, seed=0)

@@ -1,6 +1,6 @@
-"""An epoch of a student that stands alone from stored views, against lightly-train's distillation.
+"""An epoch of a pixel student on stored views against lightly-train's distillation.
 
-lightly-train runs in an environment of its own, whose python KDLIB_LIGHTLY names (``pip install lightly-train``).
+lightly-train runs in an environment of its own; KDLIB_LIGHTLY names its python (``pip install lightly-train``).
 """
 
 import json
@@ -30,7 +30,7 @@ IMAGES, BATCH, WIDTH = 256, 32, 384  # DINOv2 ViT-S/14 has features of this widt
 LIKE, OWN = 224, 64  # pixels a side: lightly-train's default, and those that Tiny ImageNet has
 VIEWS = Views(2, 0.7, True)
 BAR = 5.0
-EPOCHS = (1, 3)  # of theirs: the difference is two epochs, without start and end
+EPOCHS = (1, 3)  # of lightly-train: the difference is two epochs, without start and end
 # Teacher and student see the same crops there, at one size.
 THEIRS = """
 import json, sys, time
@@ -53,7 +53,7 @@ json.dump(seconds, open(job["answer"], "w"))
 
 
 def run(setting: Setting) -> list[Row]:
-    """The student at the pixels that they see, and at its own; nothing where there is no lightly-train."""
+    """The student at lightly-train's image size and at its own; no rows without lightly-train."""
     python = os.environ.get(ENVIRONMENT, "")
     if not Path(python).is_file():
         print(f"views: skipped; {ENVIRONMENT} names no python of an environment with lightly-train.", file=sys.stderr)
@@ -82,7 +82,7 @@ def run(setting: Setting) -> list[Row]:
 
 
 def their_epoch(python: str, folder: Path, setting: Setting, size: int = LIKE) -> float:
-    """Seconds of an epoch of lightly-train's. Raises CalledProcessError with its last words when it fails."""
+    """Seconds of an epoch of lightly-train. Raises CalledProcessError when it fails."""
     answer = setting.scratch / "lightly.json"
     job = {"out": str(setting.scratch / "lightly"), "data": str(folder), "answer": str(answer), "epochs": EPOCHS,
            "batch": BATCH, "size": size, "threads": setting.threads}  # fmt: skip

@@ -1,1 +1,1 @@
-"""Finished runs, interactive: what was transferred, what is nearest, an explorer."""
+"""Tools to look at finished runs: the notebook inside (what was transferred), and the explorer."""

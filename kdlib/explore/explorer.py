@@ -1,4 +1,4 @@
-"""The explorer: choose a finished run and see its result, its attention and its neighbours; ask with text or an image.
+"""The explorer: shows a finished run's result, attention and neighbours, and searches with a caption or an image.
 
 The widgets are thin: they show strings from :mod:`~kdlib.explore.html` and rankings from :mod:`~kdlib.explore.search`.
 """
@@ -38,7 +38,7 @@ CHOOSERS: dict[str, tuple[str, Callable]] = {  # what each chooser is called, an
 
 
 def explore(study: str = "") -> None:
-    """Show the explorer; ``study``: the one that is chosen at first. Without a finished run it says what to do."""
+    """Show the explorer, at first for ``study``. Without a finished run it says what to do."""
     display(Explorer(study).view)
     gc.freeze()  # a full collection among torch's objects would take half a second in the middle of an answer
 
@@ -132,7 +132,7 @@ class Explorer:
     # ------------------------------------------------------------ choosing
 
     def _narrow(self, changed: str) -> None:
-        """Offer, in the choosers after ``changed``, what is finished for the values before them; then show it."""
+        """Offer in the choosers after ``changed`` only what is finished for the values before them; show the run."""
         names = list(CHOOSERS)
         if changed == "study":
             self._of_study = finished.find(self.choosers["study"].value)
@@ -178,7 +178,7 @@ class Explorer:
         self._show_seen()
 
     def _safely(self, panel: str, make: Callable[[], str], live: bool = False) -> None:
-        """Put what ``make`` returns into a panel; what a reader can mend is said there, not raised."""
+        """Put what ``make`` returns into a panel, or the message of an error that the reader can mend."""
         try:
             value = make()
         except EXPECTED as error:
@@ -334,7 +334,7 @@ class Explorer:
 
 
 def telling(runs: list[Finished]) -> Finished | None:
-    """The run that says most: the best student of a vision-language teacher after the most epochs, else the best."""
+    """The run to show first: the best student after the most epochs, of a vision-language teacher if there is one."""
     captioned = [run for run in runs if run.result.get("pairing")] or runs
     last = max((run.config.epochs for run in captioned), default=0)
     own = [run for run in captioned if run.config.epochs == last]
@@ -355,7 +355,7 @@ def _row(*children: widgets.Widget) -> widgets.Box:
 
 
 def _order(run: Finished) -> tuple:
-    """As the tables have it."""
+    """The sort key of the tables' order."""
     config = run.config
     place = METHODS.index(config.method) if config.method in METHODS else len(METHODS)
     return config.teacher, config.dataset, bool(config.variant), config.variant, place, config.epochs, config.seed

@@ -1,6 +1,6 @@
 """Pieces of HTML for the explorer: cards, rankings of images and captions, short tables and curves.
 
-Strings, not figures: a change of a chooser must be answered at once.
+They are strings, not figures, so that the page answers a change of a chooser at once.
 """
 
 import html
@@ -27,7 +27,7 @@ STYLE = """<style>
 
 
 def card(*parts: str, live: bool = False) -> str:
-    """The parts as one block; ``live`` has a screen reader say it when it changes."""
+    """The parts as one block; with ``live`` a screen reader reads it out when it changes."""
     return f'<div class="kd"{" aria-live=polite" if live else ""}>{"".join(parts)}</div>'
 
 
@@ -37,7 +37,7 @@ def words(text: str) -> str:
 
 
 def message(text: str) -> str:
-    """What a reader must not overlook."""
+    """A message that stands out, as HTML; '' for no text."""
     return f'<p class="message" role="alert">{html.escape(text)}</p>' if text else ""
 
 
@@ -54,7 +54,7 @@ def beside(*parts: str) -> str:
 def scored_picture(
     run: Finished, index: int, caption: str, alt: str, side: int = pictures.SIDE, framed: bool = False
 ) -> str:
-    """A scored image with its words, decoded once for all choices."""
+    """A scored image with its words; thumbnails are kept, so that it is decoded once."""
     config = run.config
     key = (config.dataset, config.data_root, config.score_on, run.result["data"][config.score_on]["fingerprint"])
     if (key, index, side) not in _THUMBNAILS:

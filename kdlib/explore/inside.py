@@ -1,6 +1,6 @@
-"""What was transferred, and what was not: the parts of the notebook inside, called one by one.
+"""The parts of the notebook inside, one function each: what was transferred from teacher to student.
 
-Each takes the finished runs that :func:`read` gives and shows tables and figures; with none it shows nothing.
+Each takes the finished runs that :func:`read` returns, and shows tables and figures; without a run it shows nothing.
 """
 
 import re
@@ -30,10 +30,10 @@ WORST = 15  # groups of a figure
 
 
 def read(study: str, teacher: str, dataset: str = "", methods: str = "", seed: int = 0, epochs: int = 0) -> list:
-    """The finished runs that are compared, one a student, and what a reader must know of them.
+    """Return the finished runs to compare, one per student, and show what a reader must know of them.
 
-    ``methods``: folder names apart by spaces or commas, as 'resnet resnet+no_teacher'; '' takes the study's own
-    without variants. ``epochs`` 0: the most that any of them has. Shows what to do where nothing is finished.
+    ``methods``: folder names separated by spaces or commas, as 'resnet resnet+no_teacher'; '' takes all without
+    variants. ``epochs`` 0: the most that any of them has. Without a finished run it shows what to do.
     """
     wanted = re.split(r"[\s,]+", methods.strip()) if methods.strip() else []
     found = [run for run in finished.find(study, teacher, dataset, wanted) if wanted or not run.config.variant]
@@ -71,7 +71,7 @@ def read(study: str, teacher: str, dataset: str = "", methods: str = "", seed: i
 
 
 def _features(run: Finished) -> str:
-    """What the teacher made of the scored images; stores may differ in the tokens that they hold beside it."""
+    """The digest of the teacher's pooled features of the scored images."""
     return run.split.store.manifest["arrays"]["image_pooled"]["sha256"]
 
 
@@ -119,7 +119,7 @@ def _mean(values: np.ndarray) -> str:
 
 
 def _where_any(part: Callable) -> Callable:
-    """A part of the notebook that shows nothing where there is no run: :func:`read` has said what to do."""
+    """Wrap a part of the notebook so that it shows nothing without a run; :func:`read` has said what to do."""
 
     @wraps(part)
     def shown(runs: list[Finished], *args, **kwargs) -> None:
@@ -339,7 +339,7 @@ def _recall(run: Finished, who: str, way: str) -> np.ndarray:
 
 
 def _recall_by_image(run: Finished, who: str) -> np.ndarray:
-    """(N,) the same both ways: of the image, and of its captions in the mean."""
+    """(N,) the mean recall of each image: that of the image, and the mean of its captions', averaged."""
     texts = np.bincount(run.owner, weights=_recall(run, who, "t2i")) / np.bincount(run.owner)
     return (_recall(run, who, "i2t") + texts) / 2
 

@@ -1,4 +1,4 @@
-"""Figures of what was transferred, in the style and the colours of :mod:`kdlib.report.style`."""
+"""The figures of the notebook inside, in the style of :mod:`kdlib.report.style`."""
 
 from collections.abc import Mapping, Sequence
 
@@ -11,7 +11,7 @@ from kdlib.explore.transfer import Flow, Plane
 from kdlib.report import style
 from kdlib.report.style import GREY, MARKERS, colour, wrapped
 
-PALE = "#c4cad0"  # too few images to say anything
+PALE = "#c4cad0"  # of groups with too few images, and of other images
 
 
 def heat(frame: pd.DataFrame, label: str, narrow: bool) -> Figure:

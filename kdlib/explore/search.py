@@ -1,4 +1,4 @@
-"""What is nearest, to the teacher and to a student: of the scored images and captions, and of new ones."""
+"""Embeds a caption or an image of the user by teacher and student, for a search among the scored ones."""
 
 import io
 from functools import lru_cache
@@ -22,7 +22,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 
 
 class UploadError(ValueError):
-    """A file that is no usable image; the message says why and what to do."""
+    """An uploaded file is not a usable image; the message says why and what to do."""
 
 
 def space(run: Finished, who: str) -> dict[str, Tensor]:
@@ -31,10 +31,10 @@ def space(run: Finished, who: str) -> dict[str, Tensor]:
 
 
 def encode_text(run: Finished, text: str) -> dict[str, Tensor]:
-    """A caption as teacher and student read it: {"teacher": (T,), "student": (D,)}, float64 at length 1.
+    """The embeddings of a caption: {"teacher": (T,), "student": (D,)}, float64 at length 1.
 
-    Where the teacher cannot be had, a student that was exported answers alone, by its files. Raises TeacherError when
-    the teacher has no text side, or can be had no more than an exported student.
+    Without the teacher's checkpoint an exported student answers alone, from its files. Raises TeacherError when the
+    teacher has no text side, or when there is neither the checkpoint nor an exported student.
     """
     try:
         teacher = teacher_of(run.config)
@@ -55,9 +55,9 @@ def encode_text(run: Finished, text: str) -> dict[str, Tensor]:
 
 
 def unknown_words(config: RunConfig, text: str) -> list[str]:
-    """The words of a caption that the teacher's vocabulary lacks: read as one sign for all, or nearly letter by letter.
+    """The words of a caption that the teacher's vocabulary lacks: it reads them as unknown, or letter by letter.
 
-    The stand-ins know the words of their drawn scenes and little else.
+    The stand-ins know little but the words of their drawn scenes.
     """
     tokenizer, found = teacher_of(config).tokenizer, []
     for word in text.split():
@@ -68,16 +68,16 @@ def unknown_words(config: RunConfig, text: str) -> list[str]:
 
 
 def exported(run: Finished) -> Standalone | None:
-    """The run's exported student, None where 'kdlib export' wrote none of this result or its folder is gone."""
+    """The run's exported student; None if this result was not exported or the folder is gone."""
     record = read_json(run.run.exported_path(run.config.epochs)) or {}
     same = record.get("experiment") == run.result["keys"]["experiment"]
     return Standalone.from_pretrained(record["folder"]) if same and Path(record["folder"]).is_dir() else None
 
 
 def encode_image(run: Finished, image: Image.Image) -> dict[str, Tensor]:
-    """An image as teacher and student see it, likewise; of each also where it looks, as '<who>_attention' (h * w,).
+    """The embeddings of an image by teacher and student, and their attention maps, '<who>_attention' (h * w,).
 
-    A student that reads pixels is there even when the teacher cannot be had; for the others TeacherError is raised.
+    Without the teacher's checkpoint a student that reads pixels answers alone; for others TeacherError is raised.
     """
     made, batch = {}, {}
     try:
@@ -99,7 +99,7 @@ def encode_image(run: Finished, image: Image.Image) -> dict[str, Tensor]:
 
 
 def teacher_of(config: RunConfig) -> teachers.Teacher:
-    """The teacher itself, loaded once. Raises TeacherError when its checkpoint cannot be had."""
+    """The teacher, loaded once per process. Raises TeacherError when its checkpoint cannot be had."""
     fields = ("dataset", "teacher", "checkpoint", "revision", "allow_untrained", "untrained_heads", "teacher_precision")
     return _load_teacher(tuple((name, getattr(config, name)) for name in fields))
 

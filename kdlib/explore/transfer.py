@@ -1,6 +1,6 @@
-"""What went from teacher to student, in numbers: layers, maps, neighbours, the plane, groups, changes over epochs.
+"""Measures of what a student took over from its teacher: layers, attention maps, neighbours, groups, epochs.
 
-Arrays in, numbers out. N images, D the student's width, T the teacher's.
+The functions take arrays and return numbers. N images, D the student's width, T the teacher's.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +20,7 @@ from kdlib.teachers import Teacher, TeacherError
 
 CHUNK = 256  # rows of cosines at a time
 BATCH = 16  # images through the teacher: the hidden states of 16 through a ViT-B/16 are 126 MB
-FEW = 20  # images: an interval from fewer is not worth its name
+FEW = 20  # images; an interval from fewer is not reliable
 
 
 # ---------------------------------------------------------------- layers
@@ -50,7 +50,7 @@ def layer_features(teacher: Teacher, image: Callable[[int], Image.Image], rows: 
 def debiased_cka(first: Tensor, second: Tensor) -> float:
     """Linear CKA of (N, D) and (N, T) features of the same images, without the bias of few images.
 
-    Independent features give 0 on average, whatever N, and so now and then a little less; equal geometry gives 1.
+    Independent features give 0 on average for any N, so single values can be below 0; equal geometry gives 1.
     NaN where an encoder is constant. The unbiased HSIC of Song et al. (JMLR 13, 2012), as in Nguyen et al.,
     arXiv:2010.15327. Raises ValueError unless there are at least 4 images, as many in both.
     """
@@ -76,9 +76,9 @@ def _hsic(first: Tensor, second: Tensor) -> float:
 
 
 def map_agreement(teacher: np.ndarray, student: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Cosine of each image's maps (N, h * w), centred: with its own of the teacher's, and with another image's.
+    """Correlation of the student's map of each image (N, h * w) with the teacher's: of that image, and of another one.
 
-    The second is what a student reaches that always looks at the same places. 0 for an even map.
+    A student that always looks at the same places reaches the second value. A uniform map gives 0.
     """
     teacher, student = (_centred(maps) for maps in (teacher, student))
     return (teacher * student).sum(axis=1), (np.roll(teacher, 1, axis=0) * student).sum(axis=1)

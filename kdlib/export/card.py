@@ -1,4 +1,4 @@
-"""The model card of an exported student, made from its result: no number in it is typed."""
+"""Writes the model card of an exported student; all its numbers come from the result."""
 
 import json
 
@@ -35,7 +35,7 @@ Image.Resampling.BICUBIC)`; mean and deviation are in the graph.{ids} Embeddings
 
 
 def card(run: Finished, record: dict) -> str:
-    """README.md with its header for the model hub."""
+    """The text of README.md, with the header that the model hub reads."""
     config, result = run.config, run.result
     teacher, text = result["teacher"], "text.onnx" in record["files"]
     source = teacher["source"] or TEACHERS[config.teacher].DEFAULT
@@ -93,7 +93,7 @@ def card(run: Finished, record: dict) -> str:
 
 
 def _data(config: RunConfig) -> str:
-    """What the data are, as far as kdlib can know: a folder may hold another set in the same layout."""
+    """The data and its terms, as far as kdlib knows them: a folder may hold other data in the same layout."""
     if config.data_root == "shapes":
         return LICENCES["shapes"]
     known = LICENCES.get(config.dataset, UNKNOWN)
@@ -101,7 +101,7 @@ def _data(config: RunConfig) -> str:
 
 
 def _scores(run: Finished, record: dict) -> list[str]:
-    """A table of the headline and what else is known well: teacher, student, files."""
+    """A table of the headline and other common scores: one row for the teacher, the student and its files each."""
     known = record["rows"]["student"]["scores"]
     names = [run.headline, *(name for name in ("i2t_r@1", "t2i_r@1", "linear_top1") if name in known)]
     rows = {"teacher": [(run.score("teacher", name), *run.interval("teacher", name)) for name in names]}

@@ -1,4 +1,4 @@
-"""What an exported file makes of images and texts, and what it costs: nothing is exported that was not checked."""
+"""Runs exported files with onnxruntime, compares their embeddings with torch's, and measures size and speed."""
 
 import os
 from collections.abc import Iterator
@@ -49,7 +49,7 @@ def image_feeds(pixels: np.ndarray, batch: int) -> Iterator[Feed]:
 
 
 def text_feeds(student: Standalone, texts: list[str], batch: int) -> Iterator[Feed]:
-    """Texts in batches, each as long as its longest."""
+    """Texts in batches, each padded to its longest text."""
     return (student.tokens(texts[start : start + batch]) for start in range(0, len(texts), batch))
 
 
@@ -60,7 +60,7 @@ def in_torch(tower: nn.Module, feeds: Iterator[Feed]) -> Tensor:
 
 
 def agreement(name: str, made: Tensor, wanted: Tensor, least: float = AGREE) -> dict:
-    """How far (N, D) embeddings are from those that they should be; ExportError where a cosine is below ``least``."""
+    """How far (N, D) embeddings are from the wanted ones. Raises ExportError if a cosine is below ``least``."""
     cosines = F.cosine_similarity(made.double(), wanted.double())
     found = {
         "count": len(cosines),

@@ -1,4 +1,4 @@
-"""The folder of an exported student: written under a new name, checked, scored, and only then given its own."""
+"""Exports a student to a folder: it is written under another name, checked and scored, and then renamed."""
 
 import importlib.util
 import os
@@ -24,10 +24,10 @@ LIBRARIES = ("onnx", "onnxruntime", "onnxscript", "tokenizers")
 
 
 def choose(words: Sequence[str]) -> Finished:
-    """The finished run that is meant: its folder, its result-EEEE.json, or words that its name holds.
+    """The finished run that ``words`` mean: its folder, its result-EEEE.json, or words that its name holds.
 
-    A name is as '<study> dino_tinyimagenet resnet 10 epochs seed 0'. Of a run that was scored after several numbers of
-    epochs it is the longest. Raises ExportError where no run or more than one is meant.
+    A name is like 'mini dino_tinyimagenet resnet 10 epochs seed 0'. Of a run that was scored after several numbers of
+    epochs the largest is taken. Raises ExportError unless exactly one run is meant.
     """
     if len(words) == 1 and Path(words[0]).exists():
         return finished.at(Path(words[0]))
@@ -48,10 +48,10 @@ def _name(run: Finished) -> str:
 
 
 def export(run: Finished, to: Path | None = None, int8: bool = False) -> Path:
-    """Write the student of a finished run to ``to``, or to the run's own folder; returns where it is.
+    """Write the student of a finished run to the folder ``to``, by default beside its result. Returns the folder.
 
-    ``int8``: the twins as well. Raises ExportError for a student that needs its teacher, and for files that do not
-    compute what it does: then no folder is left. An earlier export in the same place is replaced.
+    ``int8``: also write int8 files. Raises ExportError for a student that needs its teacher, and for files whose
+    embeddings differ from the student's; then no folder is left. An earlier export in the same place is replaced.
     """
     missing = [name for name in LIBRARIES if importlib.util.find_spec(name) is None]
     if missing:
@@ -65,7 +65,7 @@ def export(run: Finished, to: Path | None = None, int8: bool = False) -> Path:
     scratch.mkdir(parents=True)
     try:
         _write_parts(scratch, student, run)
-        student = Standalone.from_pretrained(scratch)  # from here on it is what a user loads
+        student = Standalone.from_pretrained(scratch)  # from here on the student is what a user loads
         inputs = Inputs.of(run)
         write_graphs(scratch, student, inputs, int8)
         record, scores = examine(scratch, run, student, inputs, int8)
@@ -86,13 +86,13 @@ def export(run: Finished, to: Path | None = None, int8: bool = False) -> Path:
 
 
 def standalone(run: Finished) -> Standalone:
-    """The trained student of a run with all that it needs, or ExportError where that is its teacher."""
+    """The trained student of a run, with its tokenizer. Raises ExportError if the student needs its teacher."""
     student = run.student
     if not student.stands_alone:
         needed = "text features" if student.reads == "pixels" else f"image {student.reads}"
         able = [name for name in students.STUDENTS if students.class_of(name).reads == "pixels"]
         raise ExportError(
-            f"{run.name} of {run.run.path} reads its teacher's {needed}, so it cannot be taken away from it. Students "
+            f"{run.name} of {run.run.path} reads its teacher's {needed}, so it cannot be exported without it. Students "
             f"that read pixels can be exported: {', '.join(able)}; of a teacher that reads text they need a text side "
             "of their own, text_side 'bag' or 'transformer'."
         )
@@ -101,7 +101,7 @@ def standalone(run: Finished) -> Standalone:
 
 
 def text_parts(run: Finished):
-    """The teacher's whole tokenizer, which cuts and pads as it does, and where its tokens are in the cut table.
+    """The tokenizer, set to truncate and pad as the teacher does, and each token's row in the student's table.
 
     See :class:`kdlib.features.vocabulary.Vocabulary`.
     """
@@ -131,7 +131,7 @@ def _write_parts(folder: Path, student: Standalone, run: Finished) -> None:
 
 
 def preprocessing(size: int) -> dict:
-    """What a graph is given of an image, to the pixel. Mean and deviation are in the graph."""
+    """The exact preprocessing of an image before the graph. The graph holds mean and deviation."""
     return {
         "upright": "PIL.ImageOps.exif_transpose(image)",
         "convert": "RGB",

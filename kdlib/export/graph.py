@@ -1,7 +1,7 @@
-"""A network as an ONNX file: pixels or token ids in, embeddings of length 1 out, batch and text length free.
+"""Writes a network as an ONNX file: from pixels or token ids to embeddings of length 1, for any batch and text length.
 
-The graph holds the arithmetic of the preprocessing. It is given uint8 pixels, so that nobody can divide by 255 twice
-or forget to; resizing stays outside.
+The graph takes uint8 pixels and scales them itself, so that nobody can divide by 255 twice or forget to. Images are
+resized outside.
 """
 
 import logging
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from kdlib.students import Student
 
-# Side -> its inputs, each with its free axes. int64 ids and mask, as the tokenizers library pads them.
+# Side -> its inputs, each with its dynamic axes. Ids and mask are int64, padded by the tokenizers library.
 INPUTS: dict[str, dict[str, dict[int, str]]] = {
     "image": {"pixels": {0: "batch"}},
     "text": {"input_ids": {0: "batch", 1: "length"}, "attention_mask": {0: "batch", 1: "length"}},
@@ -23,7 +23,7 @@ OPSET = 18  # read by every onnxruntime since 1.14
 
 
 class ExportError(RuntimeError):
-    """A student that cannot be exported, or a file that does not do what the student does; the message says why."""
+    """A student cannot be exported, or a file computes something else than the student; the message says why."""
 
 
 class ImageTower(nn.Module):
@@ -56,10 +56,10 @@ class TextTower(nn.Module):
 
 
 def write(tower: nn.Module, side: str, example: tuple[Tensor, ...], path: Path) -> None:
-    """Write ``tower`` as ``path``; ``example``: its inputs, of two rows, since the exporter takes 1 for a constant.
+    """Write ``tower`` to ``path``. ``example``: inputs with two rows, since the exporter takes one row for a constant.
 
-    Raises ExportError where the file would take one size of batch only (pytorch issue 157621). That it computes the
-    same is for :mod:`kdlib.export.check` to say (pytorch issue 169178).
+    Raises ExportError if the file would accept only one batch size (pytorch issue 157621). :mod:`kdlib.export.check`
+    compares its outputs (pytorch issue 169178).
     """
     import onnx
 

@@ -1,4 +1,4 @@
-"""The int8 twin of an ONNX file: static, QDQ, weights per channel, activations calibrated on fit."""
+"""Quantises an ONNX file to int8: static, QDQ, weights per channel, activations calibrated on fit."""
 
 import logging
 import tempfile
@@ -11,7 +11,7 @@ Feed = dict[str, np.ndarray]  # inputs of a graph by name
 
 
 def quantise(source: Path, target: Path, feeds: Iterable[Feed]) -> None:
-    """Write ``target``, the int8 twin of ``source``; ``feeds``: batches that set the ranges of the activations.
+    """Write ``source`` in int8 to ``target``; ``feeds``: batches that set the ranges of the activations.
 
     Unsigned activations and signed weights, which is what CPUs multiply fastest. Weights keep 7 of 8 bits: without
     VNNI such a CPU adds two products in 16 bits, and larger weights overflow there.
@@ -44,7 +44,7 @@ def quantise(source: Path, target: Path, feeds: Iterable[Feed]) -> None:
 
 
 def _shorten(path: Path) -> None:
-    """Give tensors short names and drop what is known of their shapes: of a small network a tenth of the file."""
+    """Give tensors short names and drop their inferred shapes; together a tenth of a small network's file."""
     import onnx
 
     model = onnx.load(path)
@@ -64,7 +64,7 @@ def _shorten(path: Path) -> None:
 
 
 class _Reader:
-    """What onnxruntime asks for the next batch, until there is none."""
+    """The batches in the form that onnxruntime's calibration reads."""
 
     def __init__(self, feeds: Iterable[Feed]):
         self.feeds = iter(feeds)

@@ -1,9 +1,9 @@
-"""What is known of exported files: parity with torch, scores of our own evaluation, size and speed.
+"""Makes the record of exported files: parity with torch, scores by kdlib's evaluation, size and speed.
 
 ``parity.json`` in the folder, and ``exported-EEEE.json`` beside the run's result:
 
-- ``schema``; ``experiment``: the key of the result it belongs to, out of date where that has another; ``files``:
-  name -> ``bytes`` and ``sha256``; ``headline``: the score that stands for the student.
+- ``schema``; ``experiment``: the key of the result it belongs to, by which an outdated record is known; ``files``:
+  name -> ``bytes`` and ``sha256``; ``headline``: the name of the student's main score.
 - ``rows``: 'student', 'onnx' and, where asked for, 'onnx_int8' -> ``scores``, ``intervals`` (95 %, by score) and ``mb``
   (2^20 bytes of the files that it needs). Resamples and queries are in ``exported-EEEE.npz``, as in scores-EEEE.npz.
 - ``comparisons``: pairs of rows by the headline -> ``difference``, ``interval``, ``p``, ``verdict``, and
@@ -43,7 +43,7 @@ CHECKED, CALIBRATED = 1000, 256  # images and texts at most
 
 @dataclass(frozen=True)
 class Inputs:
-    """The images and texts of a run, as the files are given them: of the scored split, and of fit to calibrate by."""
+    """The images and texts that a run's files are checked with: the scored split, and fit for the calibration."""
 
     exam: Exam
     data: dict[str, Dataset]
@@ -200,5 +200,5 @@ def _parity(run: Finished, student: Standalone, inputs: Inputs, files: dict) -> 
 
 
 def _plain(image: Image.Image) -> Image.Image:
-    """The pixels alone: what was decoded is upright, but still has the note that says how it was stored."""
+    """The pixels alone, without the EXIF orientation: a decoded image is upright already."""
     return Image.fromarray(np.asarray(image))

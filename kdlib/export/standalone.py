@@ -1,4 +1,4 @@
-"""A student that needs no teacher: images and texts in, embeddings out, and the folder that it is kept in."""
+"""A student that needs no teacher: it embeds images and texts, and is loaded from its folder."""
 
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -34,7 +34,7 @@ class Standalone(nn.Module):
 
     @classmethod
     def from_pretrained(cls, source: str | Path, revision: str = "main") -> "Standalone":
-        """The student in a folder that ``kdlib export`` wrote, or in such a repository of the model hub."""
+        """The student from a folder that ``kdlib export`` wrote, or from such a repository of the model hub."""
         from safetensors.torch import load_file
 
         folder = Path(source).expanduser()

@@ -1,4 +1,4 @@
-"""The teacher exported by the same code: the yardstick of a student's files in size and speed."""
+"""Exports the teacher by the same code, to compare a student's files with it in size and speed."""
 
 import tempfile
 from pathlib import Path
@@ -21,7 +21,7 @@ from kdlib.teachers import Teacher
 
 
 class TeacherImage(nn.Module):
-    """The image side of a teacher, likewise: (B, 3, S, S) uint8 -> (B, T), with its own mean and deviation."""
+    """The image side of a teacher: (B, 3, S, S) uint8 -> (B, T), with its own mean and deviation."""
 
     def __init__(self, teacher: Teacher):
         super().__init__()
@@ -49,7 +49,7 @@ class TeacherText(nn.Module):
 
 
 def files_cost(config: RunConfig) -> dict:
-    """Side -> :func:`kdlib.export.check.cost` of the teacher's file; measured once on a machine, in runs/costs/."""
+    """Side -> :func:`kdlib.export.check.cost` of the teacher's file; measured once per machine, in runs/costs/."""
     key = digest([describe(config), hardware(torch.device("cpu")), config.timed_calls])
     path = runs_root() / "costs" / f"{config.teacher.replace(':', '.')}-onnx-{key[:16]}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -63,7 +63,7 @@ def files_cost(config: RunConfig) -> dict:
 
 
 def write_and_measure(teacher: Teacher, folder: Path, calls: int) -> dict:
-    """Write image.onnx and text.onnx, hold them against torch, and measure them; side -> cost."""
+    """Write image.onnx and text.onnx, compare them with torch, and measure them. Returns side -> cost."""
     random = np.random.default_rng(0)
     size = teacher.image_size
     feeds = {count: {"pixels": random.integers(0, 256, (count, 3, size, size), dtype=np.uint8)} for count in (1, 32)}

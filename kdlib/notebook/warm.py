@@ -79,7 +79,7 @@ class Forked:
 
 
 def available(threads: int) -> bool:
-    """Whether warm processes can be had here: not on Windows, one number of threads a server, room for its socket."""
+    """Whether warm processes can be started: not on Windows, with the server's threads only, in a short TMPDIR."""
     there = "forkserver" in multiprocessing.get_all_start_methods() and len(tempfile.gettempdir()) <= LONGEST
     return there and _threads in (None, threads)
 

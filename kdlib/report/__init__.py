@@ -1,1 +1,1 @@
-"""Result files to tables, verdicts, figures and pages. Nothing is trained here, and no number is typed."""
+"""Makes tables, verdicts, figures and pages from result files. Nothing is trained here."""

@@ -1,4 +1,4 @@
-"""What a student is made of: its parts in the order in which they run, from one batch through the real module."""
+"""The parts of a student for its diagram, in the order in which they run when one batch passes through it."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ READS = {
 
 @dataclass(frozen=True)
 class Part:
-    """A part of the student: its name, what it is made of, what it puts out ('' if unknown), its parameters."""
+    """A part of the student: its name, its layers, the size of its output ('' if unknown), its parameters."""
 
     name: str
     kind: str
@@ -31,7 +31,7 @@ class Part:
 def parts(student: Student, side: str, batch: dict[str, Tensor]) -> tuple[list[Part], str]:
     """The top-level modules that run when ``student`` takes one ``batch``, in that order, and its embedding's size.
 
-    ``side``: 'image' or 'text'. A module that is called inside a container, as one of a list, counts as that container.
+    ``side``: 'image' or 'text'. The modules of a ModuleList count as one part.
     """
     seen: dict[str, str] = {}
     hooks = []
@@ -51,7 +51,7 @@ def parts(student: Student, side: str, batch: dict[str, Tensor]) -> tuple[list[P
 
 
 def reads(student: Student, side: str, batch: dict[str, Tensor]) -> str:
-    """What of a batch a side of the student reads, in words, with its size without the batch."""
+    """What a side of the student reads of a batch, in words, with its size without the batch axis."""
     if side == "image" and student.reads == "pixels":
         names = ["pixels"]
     else:
@@ -76,7 +76,7 @@ def _parameters(module: nn.Module) -> int:
 
 
 def _size(value) -> str:
-    """'16 x 128' of a (B, 16, 128) tensor, of the first one of several; '' of anything else."""
+    """'16 × 128' for a (B, 16, 128) tensor, or for the first of several tensors; '' for anything else."""
     if isinstance(value, (tuple, list)) and value:
         value = value[0]
     return " × ".join(map(str, value.shape[1:])) if isinstance(value, Tensor) else ""

@@ -1,4 +1,4 @@
-"""The pages and tables of a study, and of two compared: only what is out of date is made."""
+"""Builds the pages and tables of a study, and of a comparison of two; only what is out of date is built again."""
 
 import html
 import json
@@ -71,7 +71,7 @@ def build(study: StudyConfig, experiments: list[ExperimentSpec], folder_of, insp
 
 
 def stamp(frame: pd.DataFrame, folder: Path) -> None:
-    """Put the study's verdicts on a student into its page: one truth for the page and the index."""
+    """Write the study's verdicts on each student into its page, so that page and index agree."""
     found = pd.read_csv(folder / "verdicts.csv")
     for row in frame[(frame.outcome == "ok") & (frame.page.fillna("") != "")].itertuples():
         page = folder / row.page
@@ -103,7 +103,7 @@ def build_bench() -> Path:
 def build_comparison(first: Path, second: Path, out: str = "") -> Path:
     """index.html and compare.csv of two reports' folders, in reports/<out>. Returns the index.
 
-    ``out``: '<first>-vs-<second>' where none is given. Raises FileNotFoundError when a folder holds no results, and
+    ``out``: by default '<first>-vs-<second>'. Raises FileNotFoundError when a folder holds no results, and
     RuntimeError when the notebook fails.
     """
     sides = [two_studies.read(folder) for folder in (first, second)]
@@ -120,7 +120,7 @@ def build_comparison(first: Path, second: Path, out: str = "") -> Path:
 
 
 def _code(notebooks: list[Path]) -> list[str]:
-    """Digests of what a study's pages are made with."""
+    """Digests of the notebooks, code and templates that make a study's pages."""
     modules = sorted(Path(__file__).parent.glob("*.py"))
     return [file_digest(path) for path in (*notebooks, *modules, *sorted(TEMPLATE.iterdir()))]
 

@@ -1,4 +1,4 @@
-"""What a reader must know before any number of a study: each in two words and in a sentence."""
+"""Warnings that a reader must know before any number of a study: each in a few words and in a sentence."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ EXPOSED = {
 
 
 def cautions(rows: pd.DataFrame) -> list[tuple[str, str]]:
-    """(In two words, the sentence), the gravest first; nothing where nothing has finished."""
+    """(In a few words, the sentence), the gravest first; none if no experiment has finished."""
     good = rows[rows.outcome == "ok"]
     if good.empty:
         return []
@@ -61,7 +61,7 @@ def cautions(rows: pd.DataFrame) -> list[tuple[str, str]]:
 
 
 def copies(good: pd.DataFrame) -> list[tuple[str, str]]:
-    """Images that are in two splits and left training, and those that are twice in one."""
+    """Images that were left out of training since another split has them too, and copies inside one split."""
     if "left_out_images" not in good:
         return []
     found = []
@@ -94,7 +94,7 @@ def ties(good: pd.DataFrame) -> list[tuple[str, str]]:
 
 
 def at_chance(good: pd.DataFrame) -> list[tuple[str, str]]:
-    """Teachers that score no better than a constant encoder, by the headline or by zero-shot."""
+    """Teachers that score no better than a constant encoder in the headline score or in zero-shot."""
     found = {}
     for row in good.drop_duplicates(["teacher", "dataset", "exam_key"]).itertuples():
         name = line_name(teacher_name(row.teacher), row.variant if row.untrained_teacher else "")
@@ -121,7 +121,7 @@ def at_chance(good: pd.DataFrame) -> list[tuple[str, str]]:
 def given_by_hand(teacher: str, source: str) -> str:
     """A sentence on a checkpoint that is neither the family's published one nor the stand-in; '' for those.
 
-    A local copy of the published one is not told from others, so that a reader must look at its name.
+    A local copy of the published checkpoint gets the sentence too, since only its name is known.
     """
     family = teachers.TEACHERS.get(teacher)
     if family is None or source in (family.DEFAULT, teachers.STANDIN):

@@ -28,7 +28,7 @@ WHO = ("student", "untrained")
 NOTHING = "no such experiments"
 NEARLY_ONE, TIMES_LARGER = 0.99, 7
 MARGIN = 0.05  # "suffices" and "equal": within 5 % of the teacher's score, or of the other student's; of sizes too
-SLOWER = 0.10  # of times: two that are closer than a tenth are alike
+SLOWER = 0.10  # of times: two that differ by less than a tenth count as equal
 DRAWS = 1000
 
 
@@ -42,7 +42,7 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Claim:
-    """``where``: of the paper; ``measure``: what would show it; ``judge(frame) -> Judgement``."""
+    """``where``: its place in the paper; ``measure``: what would show it; ``judge(frame) -> Judgement``."""
 
     name: str
     claim: str
@@ -61,7 +61,7 @@ class Experiments:
         self.last = self.frame.epochs.max() if len(self.frame) else MANY
 
     def __call__(self, teacher: str, method: str, epochs: int | None = None) -> pd.DataFrame | None:
-        """The seeds of one student, at the most epochs where none are named; None where it was not run."""
+        """The seeds of one student, by default at the most epochs; None if it was not run."""
         frame = self.frame
         epochs = epochs or self.last
         found = frame[(frame.teacher == teacher) & (frame.method == method) & (frame.epochs == epochs)]
@@ -106,7 +106,7 @@ def by_margin(low: float, high: float, bar: float) -> str:
 
 
 def together(verdicts: list[str]) -> str:
-    """A claim about all of them: one that is contradicted decides, then one that is open."""
+    """The judgement of a claim about several cases: contradicted if one is, else untestable or open if one is."""
     if not verdicts:
         return UNTESTABLE
     for verdict in (CONTRADICTED, UNTESTABLE, UNDECIDED):
@@ -125,7 +125,7 @@ def simple_methods_suffice(frame: pd.DataFrame) -> Judgement:
         for method, found in experiments.students(teacher, SIMPLE).items():
             share, low, high = retained(found)
             (gain,) = compared([((method, found, "student"), ("untrained", found, "untrained"))])
-            # Untrained it may do as well: then it suffices, but not by distillation.
+            # If the untrained student does as well, it suffices, but not by distillation.
             kept = by_margin(low, high, 1 - MARGIN)
             verdicts.append(UNDECIDED if kept == SUPPORTED and gain.verdict != "better" else kept)
             words.append(f"{teacher} {method} keeps {share:.2f} [{low:.2f}, {high:.2f}] of its teacher ({told(gain)})")
@@ -229,7 +229,7 @@ def attention_drops_on_blip(frame: pd.DataFrame) -> Judgement:
 
 
 def by_ratio(low: float, high: float, margin: float) -> str:
-    """Of a ratio with its interval: supported where it is above 1 by the margin, contradicted where it is not."""
+    """Supported when the whole interval of a ratio is above 1 + margin, contradicted when it is below."""
     return SUPPORTED if low > 1 + margin else CONTRADICTED if high < 1 + margin else UNDECIDED
 
 
@@ -247,7 +247,7 @@ def pixels_cost_more(frame: pd.DataFrame) -> Judgement:
     for dataset in DATASETS:
         experiments = Experiments(frame, dataset)
         for teacher in experiments.teachers:
-            # A training image, since a study may train its networks on fewer of them.
+            # Per training image, since a study may train its networks on fewer of them.
             cost = {name: 1000 * epoch_seconds(found) / found.train_images.mean()
                     for name, found in experiments.students(teacher, METHODS).items()}  # fmt: skip
             networks = {name: times for name, times in cost.items() if name in NETWORKS}

@@ -1,4 +1,4 @@
-"""What the students of a study cost, in size and in time, and what the study itself cost, as its report shows it."""
+"""The parts of a report about cost: size and time of the students, and what the study itself took."""
 
 import pandas as pd
 
@@ -25,7 +25,7 @@ def costs(study: Study) -> None:
 
 
 def time(study: Study) -> None:
-    """Seconds per epoch, and what the paper paid."""
+    """Seconds per epoch, and those of the paper."""
     points = study_figures.seconds_points(study.rows)
     said = "; ".join(f"{p.method} of {p.teacher} {p.mean:.2g} s" for p in points.itertuples())
     display.figure(

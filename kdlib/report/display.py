@@ -1,7 +1,7 @@
-"""What every page is made of: numbered figures and tables whose captions stand alone, words, notices, folds.
+"""Shows the parts of a page: numbered figures and tables with captions, paragraphs, notices, folded sections.
 
 A notebook is one page. :func:`begin` says where the files of its figures and tables go and what each caption ends
-with; numbers count from there. What has a ``name`` is also written beside the page, in figures/: a figure as SVG, a
+with, and starts their numbers at 1. What has a ``name`` is also written to figures/ beside the page: a figure as SVG, a
 table as LaTeX, both with their numbers as CSV.
 """
 
@@ -40,7 +40,7 @@ class Strong(str):
 
 
 def begin(folder: Path | None = None, facts: str = "") -> None:
-    """Begin a page: its files go to ``folder``, none where it is None; ``facts`` end every numbered caption."""
+    """Begin a page. Its files go to ``folder`` (None: there are none); ``facts`` end every numbered caption."""
     _page.update(folder=folder, facts=facts, table=0, figure=0)
     _open.clear()
 
@@ -64,7 +64,7 @@ def notice(text: str) -> None:
 
 @contextmanager
 def fold(question: str, kind: str = "fold") -> Iterator[None]:
-    """All that is shown inside stands behind a line that opens it; nothing, where nothing is shown."""
+    """Fold all that is shown inside behind the line ``question``; shows nothing if nothing is inside."""
     _open.append([])
     try:
         yield
@@ -75,7 +75,7 @@ def fold(question: str, kind: str = "fold") -> Iterator[None]:
 
 @contextmanager
 def busy(doing: str) -> Iterator[None]:
-    """Say what is being done while it takes its time; gone afterwards."""
+    """Show what is being done while it takes long; the line is removed afterwards."""
     said = display(HTML(f"<p>{html.escape(doing)} ...</p>"), display_id=True)
     try:
         yield
@@ -141,9 +141,9 @@ def table(
 ) -> None:
     """Show a table with its caption; a wide one scrolls in its own box, with the keyboard too.
 
-    Columns may have two levels, the upper one being headed once. ``kind``: CSS classes; 'prose' for words instead
-    of numbers, which become cards on a phone, 'experiments' for a table that sorts. Entries are text, numbers,
-    :class:`Markup` or :class:`Strong`; a missing one is '–'. The name of the columns heads the index.
+    Columns may have two levels. ``kind``: CSS classes; 'prose' for words, whose rows become cards on a phone,
+    'experiments' for a table that sorts. Entries are text, numbers, :class:`Markup` or :class:`Strong`; a missing one
+    is '–'. The name of the columns is the heading of the index.
     """
     if name and _page["folder"]:
         told = f"{caption}. {_page['facts']}" if _page["facts"] else caption
@@ -202,7 +202,7 @@ def _joined(name) -> str:
 
 
 def _flat(frame: pd.DataFrame) -> pd.DataFrame:
-    """With one level of columns."""
+    """The frame with one level of columns."""
     return frame.set_axis([_joined(name) for name in frame.columns], axis=1) if frame.columns.nlevels > 1 else frame
 
 

@@ -1,4 +1,4 @@
-"""What an experiment's student gets right and wrong, and where it looks, in pictures that a rule has chosen."""
+"""Pictures for an experiment's page, chosen by a rule: what the student gets right and wrong, where it looks."""
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ def samples(experiment: Experiment, count: int = 6) -> None:
 
 
 def _image(experiment: Experiment, row: int, split: str = "") -> Image.Image:
-    """Image ``row`` of a split's store, the scored one if none is named, small."""
+    """Image ``row`` of a split's store as a thumbnail; by default of the scored split."""
     split = split or experiment.exam.on
     image = experiment.data[split].images.at_least(int(experiment.splits[split].store.rows[row]), THUMBNAIL)
     image.thumbnail((THUMBNAIL, THUMBNAIL))

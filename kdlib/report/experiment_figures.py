@@ -54,9 +54,9 @@ class Point:
 def score_by_epochs(
     points: Sequence[Point], controls: Mapping[str, float], headline: str, method: str, narrow: bool
 ) -> Figure:
-    """The headline score at each number of epochs that was evaluated, from the untrained student on.
+    """The headline score of the untrained student, and at each number of epochs that was scored.
 
-    ``controls``: 'untrained', 'teacher' and others as lines; the names of lines that nearly touch stand together.
+    ``controls``: 'untrained', 'teacher' and others, drawn as lines; lines that nearly touch share one label.
     """
     figure, (axes,) = style.panels(1, narrow, 1, (7, 3), 0)
     epochs = [0, *(point.epochs for point in points)]
@@ -122,9 +122,9 @@ def standing(scores: Mapping[str, float], low: float, high: float, headline: str
 
 @dataclass(frozen=True)
 class Lane:
-    """One side of the student, from what it reads to its embedding.
+    """One side of the student, from its input to its embedding.
 
-    ``backbone``: the teacher's part that inference needs below it, '' where it needs none.
+    ``backbone``: the part of the teacher that inference needs below it; '' if none.
     """
 
     side: str
@@ -135,9 +135,9 @@ class Lane:
 
 
 def diagram(lanes: Sequence[Lane], method: str, narrow: bool) -> Figure:
-    """The student as boxes in the order in which they run, on a phone below each other.
+    """The student as boxes in the order in which they run; on a phone, one below the other.
 
-    In grey what of the teacher inference needs.
+    The parts of the teacher that inference needs are grey.
     """
     width, gap, height = (2.5, 0.45, 1.5) if not narrow else (3.3, 0.4, 1.7)
     chains = [_chain(lane) for lane in lanes]

@@ -1,4 +1,4 @@
-"""What an experiment's notebook shows, in the order of its story."""
+"""The parts of an experiment's notebook, one function each, in their order."""
 
 import html
 import shlex
@@ -32,7 +32,7 @@ __all__ = [
 ]  # fmt: skip
 
 CONTROLS = {"untrained": "itself untrained", "pca": "PCA of the teacher's features", "teacher": "its teacher"}
-# The study's verdicts are put here when its report is made: they are corrected for all of its comparisons.
+# The study's report puts its verdicts here: they are corrected for all of its comparisons.
 VERDICTS = '<div class="verdicts"></div>'
 COPIES = 5  # that a notice names
 
@@ -41,7 +41,7 @@ COPIES = 5  # that a notice names
 
 
 def setup(experiment: Experiment) -> None:
-    """What is run: teacher, data and configuration, and what a reader must know before any number."""
+    """Begin the page: teacher, data and configuration, and what a reader must know before any number."""
     config, facts = experiment.config, experiment.splits["fit"].store.manifest["facts"]
     display.begin(facts=said_of(experiment))
     if facts["source"] == "stand-in":
@@ -86,7 +86,7 @@ def setup(experiment: Experiment) -> None:
 
 
 def said_of(experiment: Experiment) -> str:
-    """What every caption of the page ends with: what was trained on what, on how many images it was scored."""
+    """What every caption of the page ends with: student, teacher, data, and the number of scored images."""
     config, facts = experiment.config, experiment.splits["fit"].store.manifest["facts"]
     data = f"{dataset_name(config.dataset)}{' (drawn shapes)' if config.data_root == 'shapes' else ''}"
     standin = " (stand-in)" if facts["source"] == "stand-in" else ""
@@ -114,7 +114,7 @@ def _parameters(config: RunConfig) -> None:
 
 
 def changes(config: RunConfig) -> dict:
-    """The parameters that are not at their default; a notebook's teacher and data set are no parameters."""
+    """The parameters that are not at their default; teacher and data set have none."""
     fields = RunConfig.model_fields
     return {
         name: value
@@ -127,7 +127,7 @@ def changes(config: RunConfig) -> dict:
 
 
 def student(experiment: Experiment, distiller: Distiller | None = None) -> None:
-    """The student as a diagram: its parts in the order in which they run, and what of the teacher it needs."""
+    """The student as a diagram: its parts in the order in which they run, and the parts of the teacher it needs."""
     built, split = (distiller or experiment.distiller()).student.eval(), experiment.exam.scored
     reader, rows = Reader(split, built.reads, built.text_reads), np.arange(1)
     batches = {"image": reader.images(rows)} | ({"text": reader.texts(rows)} if built.spec.text else {})
@@ -270,7 +270,7 @@ def result(experiment: Experiment, record: dict) -> None:
         table(wires, "Trip-wires", False, kind="prose")
 
 
-# ---------------------------------------------------------------- cost, the way back
+# ---------------------------------------------------------------- cost, how to reproduce it
 
 
 def cost(record: dict) -> None:

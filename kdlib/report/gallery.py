@@ -1,6 +1,6 @@
-"""What a student gets right and wrong: examples of the scored images, chosen by a rule that is stated, never by hand.
+"""Chooses examples of what a student gets right and wrong among the scored images, by fixed rules.
 
-Arrays in, rows out: no image is read here.
+It takes arrays and returns rows; no image is read here.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from kdlib.evaluate import knn
 from kdlib.evaluate.knn import nearest
 from kdlib.evaluate.metrics import cosines, unit_rows
 
-CAPTIONS = (0.1, 0.4, 0.6, 0.8, 0.95)  # quantiles of the student's rank, of the captions that are shown
+CAPTIONS = (0.1, 0.4, 0.6, 0.8, 0.95)  # quantiles of the student's rank at which captions are shown
 IMAGES = (0.25, 0.75)  # likewise of the images
 NEIGHBOURS = (0.05, 0.35, 0.65, 0.95)  # of the share of right neighbours
 NEAR = 10  # a right candidate up to this rank, but not the first, is a near miss
@@ -125,7 +125,7 @@ class Neighbours:
 def neighbours(
     bank: Tensor, bank_labels: np.ndarray, query: Tensor, labels: np.ndarray, most: int = MOST
 ) -> Neighbours:
-    """k-NN as the score knn@20_top1 has it, of at most ``most`` queries, evenly spaced.
+    """The neighbours by which the score knn@20_top1 votes, of at most ``most`` evenly spaced queries.
 
     ``bank`` (M, D) with labels (M,), ``query`` (N, D) with labels (N,).
     """

@@ -1,8 +1,8 @@
-"""A table for a two-column paper: as wide as it must be and never wider, in the paper's own type size.
+"""Writes a table for a two-column paper, no wider than the page and in its type size.
 
-One column of the page where the table fits, else both, else columns of words that are broken (tabularx), else in
-parts below each other, each with the first column. Widths are those of Computer Modern at 10 points. The paper needs
-the packages booktabs and tabularx.
+The table takes one column of the page if it fits, else both. If that is too narrow, long texts are broken into lines
+(tabularx); if it still is, the table is cut into parts, each of which repeats the first column. Widths are those of
+Computer Modern at 10 points. The paper needs the packages booktabs and tabularx.
 """
 
 import textwrap
@@ -25,7 +25,7 @@ SPECIAL = str.maketrans({"\\": r"\textbackslash{}", **{sign: f"\\{sign}" for sig
 
 
 def plain(value, digits: int = 3) -> str:
-    """A table's entry as text: numbers to ``digits``, '–' for none."""
+    """A table's entry as text, numbers with ``digits`` decimals; '–' if it is missing."""
     if not isinstance(value, str) and pd.isna(value):
         return "–"
     return f"{value:.{digits}f}" if isinstance(value, float) else str(value)

@@ -1,4 +1,4 @@
-"""What is trained, shown as it is: the student's layers with the shapes of a batch, and the losses by their source."""
+"""Shows what is trained: the student's layers with the shapes of a batch, and the source code of its losses."""
 
 import html
 import inspect
@@ -18,7 +18,7 @@ LONG = 30  # lines of code or layers; more are folded away
 
 @torch.no_grad()
 def module(student: Student, batch: dict[str, Tensor]) -> None:
-    """The student as a module, each layer with the shape of what it puts out for ``batch``."""
+    """The student's layers, each with the shape of its output for ``batch``."""
     shapes: dict[nn.Module, str] = {}
     hooks = [
         layer.register_forward_hook(lambda layer, _, out: shapes.update({layer: _shape(out)}))
@@ -47,7 +47,7 @@ def _layers(layer: nn.Module, name: str, depth: int, shapes: dict) -> Iterator[s
 
 
 def _shape(value) -> str:
-    """'64 × 128' of a tensor; of several, the first; of a student's dict, each by name."""
+    """'64 × 128' for a tensor, or for the first of several; for a dict, each entry with its name."""
     if isinstance(value, dict):
         return ", ".join(f"{name} {_shape(one)}" for name, one in value.items())
     if isinstance(value, (tuple, list)) and value:
@@ -56,7 +56,7 @@ def _shape(value) -> str:
 
 
 def losses(distiller: Distiller) -> None:
-    """The losses that this distiller is trained by, each by its own source, and what makes them of a batch."""
+    """The source code of the losses that train this distiller, and of the functions that compute them on a batch."""
     makers = list(distiller.objective.values())
     found = {function: None for maker in makers for function in _called(maker, (maker,))}
     pure = [function for function in found if function.__module__ == package_losses.__name__]
@@ -69,7 +69,7 @@ def losses(distiller: Distiller) -> None:
 
 
 def _called(function: FunctionType, seen: tuple) -> Iterator[FunctionType]:
-    """The functions that a loss calls, of the package's losses and of where it is defined itself."""
+    """The functions that a loss calls, as far as they are in kdlib.losses or in the module of the loss."""
     names = inspect.getclosurevars(function)
     candidates = [*names.globals.values(), *(getattr(package_losses, name, None) for name in sorted(names.unbound))]
     homes = (package_losses.__name__, function.__module__)

@@ -1,4 +1,4 @@
-"""How far students have come: their score against the images that they have seen, and whether more would help."""
+"""Learning curves: scores against the training images seen, and whether each student has converged."""
 
 import numpy as np
 import pandas as pd
@@ -52,7 +52,7 @@ def images_seen(study: Study) -> None:
 
 
 def convergences(rows: pd.DataFrame) -> pd.DataFrame:
-    """A row a student that was cooled down at E and at 2E epochs: what the second brought on dev, and the verdict."""
+    """One row per student that was cooled down at E and at 2E epochs: the gain on dev, and the verdict."""
     good = rows[(rows.outcome == "ok")]
     good = good[good.dev.notna()] if "dev" in good else good.head(0)
     lines = []

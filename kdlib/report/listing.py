@@ -1,4 +1,4 @@
-"""Every experiment of a study in one table, with links to their pages; what failed stands apart, to be seen."""
+"""A table of every experiment of a study, with links to their pages, and one of those that failed."""
 
 import html
 
@@ -66,7 +66,7 @@ def interval_text(experiment: pd.DataFrame) -> str:
 
 
 def link(row: dict) -> display.Markup:
-    """A link to an experiment's page that says where it leads; '' where there is none."""
+    """A link to an experiment's page, with its name for screen readers; '' if there is no page."""
     page = row.get("page")
     if not isinstance(page, str) or not page:
         return display.Markup("")

@@ -1,4 +1,4 @@
-"""Which way of distilling for which teacher: methods that were tuned alike on dev, compared on test."""
+"""Compares ways of distilling for each teacher: each is tuned alike on dev, then scored on test."""
 
 import pandas as pd
 
@@ -11,9 +11,9 @@ SHARE = 0.9  # of the teacher's score: how many images a method needs for it
 
 
 def tuned(part: pd.DataFrame) -> pd.DataFrame:
-    """Of one teacher's finished rows those of each method's best learning rate, by dev, at the most epochs.
+    """The rows of one teacher at each method's best learning rate, by the score on dev after the most epochs.
 
-    A method is a network and its losses. All its budgets and seeds at that rate are kept.
+    A method is a network and its losses. All its numbers of epochs and seeds at that rate are kept.
     """
     last = part[part.epochs == part.epochs.max()]
     best = last.groupby(["method", "objective", "lr_peak"]).dev.mean().reset_index()
@@ -22,16 +22,16 @@ def tuned(part: pd.DataFrame) -> pd.DataFrame:
 
 
 def images_until(part: pd.DataFrame, share: float = SHARE) -> str:
-    """Images seen at the first budget where the score of one method reaches a share of its teacher's, in words."""
+    """Images seen when the score of one method first reaches a share of its teacher's, in words."""
     means = part.groupby("images_seen")[["student", "teacher_score"]].mean()
     reached = means[means.student >= share * means.teacher_score]
     return f"{int(reached.index[0]):,}" if len(reached) else f"more than {int(means.index.max()):,}"
 
 
 def comparison(part: pd.DataFrame) -> pd.DataFrame:
-    """A row a method of one teacher, best on dev first: score, share, images until 90 %, and the first against it.
+    """One row per method of one teacher, the best on dev first: scores, and images until 90 % of the teacher's.
 
-    ``difference``, ``low``, ``high``: the first row less this one; ``verdict`` on the first, Holm-corrected.
+    'first − this': the difference of the first row and this one with its interval; the verdicts are Holm-corrected.
     """
     kept = tuned(part)
     groups = dict(iter(kept.groupby(["method", "objective"], sort=False)))
@@ -71,7 +71,7 @@ def answer(teacher: str, table: pd.DataFrame) -> str:
 
 
 def _of_teachers(rows: pd.DataFrame):
-    """(teacher, dataset), finished rows that have a score on dev, and learn from the teacher."""
+    """(teacher, dataset), and its finished rows with a score on dev whose losses use the teacher."""
     good = rows[rows.outcome == "ok"]
     good = good[good.dev.notna()] if "dev" in good else good.head(0)
     good = good[~good.objective.isin(("no_teacher", "labels", "contrastive"))]

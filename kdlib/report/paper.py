@@ -1,4 +1,4 @@
-"""Each number of the paper's Figures 1 and 2 three times: as printed, ours by its definition, ours by a sound one."""
+"""Sets each number of the paper's Figures 1 and 2 beside ours, by the paper's definition and by the headline score."""
 
 import pandas as pd
 
@@ -8,7 +8,7 @@ SAME = "in_batch@64"  # the paper's accuracy; it does not print its batch size
 
 
 def threeway(frame: pd.DataFrame, digits: int = 3) -> pd.DataFrame:
-    """A row for each printed cell: printed, ours as the paper defines it, ours by the headline score, and why."""
+    """One row per printed number: printed, ours as the paper defines it, our headline score, why they differ."""
     lines = []
     own = frame[frame.variant == ""]
     for row in paper().itertuples():
@@ -41,7 +41,7 @@ def threeway(frame: pd.DataFrame, digits: int = 3) -> pd.DataFrame:
 
 
 def reasons(printed, experiments: pd.DataFrame) -> list[str]:
-    """In a word each, what stands between the printed number and ours. ``printed``: a row of the paper's table."""
+    """Why the printed number and ours differ, a few words each. ``printed``: a row of the paper's table."""
     first = experiments.iloc[0]
     found = []
     if printed.dataset == "tinyimagenet":

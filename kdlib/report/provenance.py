@@ -1,4 +1,4 @@
-"""What the numbers of a study were made from and with: its file, configurations, versions, hardware, commit."""
+"""What a study's numbers were made with: its file, configurations, versions, hardware, commit."""
 
 from collections import Counter
 from importlib import metadata
@@ -16,7 +16,7 @@ OWN = ("kdlib", "commit")  # of the versions, those that no package index has
 
 
 def collect(study: StudyConfig, experiments: list[ExperimentSpec], folder_of, rows: list[dict]) -> dict:
-    """What the finished experiments say of themselves; ``rows`` in the order of ``experiments``.
+    """The record of what the finished experiments were made with; ``rows`` are in the order of ``experiments``.
 
     {"study": the study file as it was run, "versions" and "hardware": each set of them with its experiments counted,
     most first, "configs": the parameters of each training but its seed and epochs, "from" and "to": when they ended}.
@@ -62,7 +62,7 @@ def write(record: dict, folder: Path) -> None:
 
 
 def installed(package: str = "kdlib") -> dict[str, str]:
-    """Name -> version of everything that a package needs, and that what it needs needs, by name; without itself."""
+    """Name -> version of all direct and indirect dependencies of a package, by name."""
     found: dict[str, str] = {}
     todo, seen = [(package, "")], set()
     while todo:
@@ -83,6 +83,6 @@ def installed(package: str = "kdlib") -> dict[str, str]:
 
 
 def read(folder: Path) -> dict:
-    """The record of a report's folder; empty where an earlier version wrote none."""
+    """The record of a report's folder; an empty one if an earlier version wrote none."""
     empty = {"study": {}, "versions": [], "hardware": [], "configs": [], "from": "", "to": ""}
     return empty | (read_json(folder / RECORD) or {})

@@ -1,4 +1,4 @@
-"""runs/ -> a tidy row for each experiment of a study, checked, and kept as results.csv and results.json."""
+"""Collects one row per experiment of a study from runs/, checks them, and writes results.csv and results.json."""
 
 import json
 from pathlib import Path
@@ -27,11 +27,10 @@ class TripWireError(RuntimeError):
 
 
 def collect(experiments, folder_of, report_folder: Path, inspector: Inspector | None = None) -> list[dict]:
-    """One flat row an experiment of a study, whatever became of it.
+    """One flat row per experiment of a study, also for those without a result.
 
-    A result of other parameters, data or code than now is 'stale' and its numbers stay out. Where data or teacher
-    cannot be had (results carried to another machine), results are taken as they are. ``inspector`` may
-    have opened the data sets before.
+    A result of other parameters, data or code than now is 'stale', and its numbers are left out. If data or teacher are
+    not on this machine, results are taken as they are. ``inspector``: one that may have opened the data sets already.
     """
     rows, inspector = [], inspector or Inspector()
     for spec in experiments:
@@ -60,7 +59,7 @@ def collect(experiments, folder_of, report_folder: Path, inspector: Inspector | 
 
 
 def _outcome(spec: ExperimentSpec, run: RunDir, inspector: Inspector) -> tuple[str, dict | None]:
-    """What became of an experiment, and the record that says so."""
+    """The outcome of an experiment, and the record that says it."""
     if problem := run.result_problem(spec.config.epochs):
         return "damaged", {"error": f"{problem}; 'kdlib run' makes it again"}
     result, failure = run.result(spec.config.epochs), run.failure(spec.config.epochs)
@@ -140,10 +139,7 @@ def flatten(result: dict) -> dict:
 
 
 def exported(run: RunDir, epochs: int, result: dict) -> dict:
-    """Of the student's exported files the headline score, its interval, MB, and ms of one image; {} where none are.
-
-    Files of another result than this one are not its own.
-    """
+    """Headline score, interval and MB of the student's exported files; {} if this result was not exported."""
     record = read_json(run.exported_path(epochs)) or {}
     if record.get("experiment") != result["keys"]["experiment"]:
         return {}
@@ -162,7 +158,7 @@ def _coinciding(facts: dict) -> str:
 
 
 def _copies(splits: dict[str, dict]) -> dict:
-    """Images that left training for their copies in another split, counted and the first of them named."""
+    """Images that were left out of training since another split has copies of them: their number and first names."""
     pairs = [f"{name} (a copy of {twin})" for split in splits.values() for name, twin in split.get("left_out", [])]
     return {
         "left_out_images": len(pairs),
@@ -172,7 +168,7 @@ def _copies(splits: dict[str, dict]) -> dict:
 
 
 def check(rows: list[dict]) -> None:
-    """Raise TripWireError when a wire of any result was tripped: its numbers must not get into a table."""
+    """Raise TripWireError if a trip-wire of any result was tripped; its numbers must not get into a table."""
     tripped: dict[str, list[str]] = {}
     for row in rows:
         if row.get("tripped"):

@@ -1,4 +1,4 @@
-"""Rows of a study -> scores with their intervals, and tables in the layout of the paper's Figures 1 and 2."""
+"""Scores with intervals from the rows of a study, and tables in the layout of the paper's Figures 1 and 2."""
 
 from functools import lru_cache
 from pathlib import Path
@@ -39,7 +39,7 @@ def _read_array(path: Path, name: str, written: int) -> np.ndarray:
 
 
 def replicates(row, who: str, score: str) -> np.ndarray:
-    """(R,) a score of an experiment on each resample of the test images. ``who``: student, untrained, teacher, ...
+    """(R,) a score of an experiment on each resample of the scored images. ``who``: student, untrained, teacher, ...
 
     'dev': the student's on resamples of dev, where it was cooled down.
     """
@@ -89,8 +89,8 @@ def score_table(frame: pd.DataFrame, dataset: str, score: str = "", digits: int 
     """One score in the layout of the paper's tables: a row per teacher and epochs, a column per method.
 
     ``score``: the headline if ''. Numbers are '0.72 ± 0.01 [0.70, 0.74]': mean over seeds, standard deviation over
-    seeds where there are several, 95 % interval over test images. What has no number says why. Controls that do not
-    depend on the method are the last columns, once a teacher; the untrained students are a row.
+    seeds where there are several, 95 % interval over test images. An entry without a number says why. The last columns
+    are the controls that do not depend on the method, once per teacher; the untrained students are a row.
     """
     part = frame[frame.dataset == dataset]
     methods = methods_of(part)
@@ -148,6 +148,6 @@ def printed_table(dataset: str, value: str = "accuracy", digits: int = 4) -> pd.
 
 
 def of_the_paper(frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows whose teacher and data set are the paper's: its claims say nothing of others."""
+    """The rows whose teacher and data set are the paper's; its claims say nothing about others."""
     pairs = set(map(tuple, paper()[["teacher", "dataset"]].drop_duplicates().to_numpy()))
     return frame[np.array([pair in pairs for pair in zip(frame.teacher, frame.dataset, strict=True)], dtype=bool)]

@@ -24,9 +24,9 @@ COLUMNS = {
 def spent(rows: pd.DataFrame) -> pd.DataFrame:
     """A line a teacher, one for the decoded images that all teachers share, and the total; columns of COLUMNS.
 
-    ``rest_minutes``: evaluation, figures and the start of the kernels, which is what the executed notebooks took
-    beyond training. What cannot be known, since notebooks or stores are not on this machine, is NaN and not in the
-    total. An attempt that failed, or that was repeated, is not in it.
+    ``rest_minutes``: what the executed notebooks took beyond training, which is evaluation, figures and the start of
+    the kernels. Numbers whose notebooks or stores are not on this machine are NaN, and not in the total. Attempts that
+    failed or were repeated are not counted.
     """
     good = rows[rows.outcome == "ok"]
     lines = []
@@ -71,7 +71,7 @@ def folder_bytes(folder: Path) -> float:
 
 
 def pixels(good: pd.DataFrame) -> list[dict]:
-    """A line for each data set whose decoded images the networks of a study read, where the stores are here."""
+    """One line per data set of which a study's networks read the decoded images, if their stores are here."""
     manifests = [read_json(path) or {} for path in sorted((runs_root() / "features").glob("*/manifest.json"))]
     networks = good[[reads(method) == "pixels" for method in good.method]]
     lines = []

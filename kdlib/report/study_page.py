@@ -1,4 +1,4 @@
-"""What a study found, part by part, as the notebooks summary, claims and ablations show it."""
+"""The parts of a study's report, one function each, for the notebooks summary, claims, ablations and methods."""
 
 import html
 from dataclasses import dataclass
@@ -56,12 +56,12 @@ class Study:
 
     @property
     def digest(self) -> str:
-        """What a citation names: of results.csv, which holds every number."""
+        """The SHA-256 of results.csv, which holds every number; the citation names it."""
         return file_digest(self.folder / "results.csv")
 
 
 def read(name: str) -> Study:
-    """The study of a report, and a page about it begun."""
+    """Read the study of a report, and begin a page about it."""
     folder = reports_root() / name
     study = Study(name, folder, results.read(folder))
     display.begin(folder, facts(study))
@@ -86,7 +86,7 @@ def facts(study: Study) -> str:
 
 
 def findings(study: Study) -> None:
-    """What was found, in at most five sentences; what has no result stands above it."""
+    """The findings, in at most five sentences; above them, the experiments that failed."""
     listing.failures(study.rows)
     found = sentences.findings(study.rows, study.verdicts)
     if not found:
@@ -97,7 +97,7 @@ def findings(study: Study) -> None:
 
 
 def cautions(study: Study) -> None:
-    """What a reader must know before any number, in one box: in a line, and behind it in sentences."""
+    """The warnings of :mod:`kdlib.report.cautions` in one box: one line, which opens to sentences."""
     found = warnings.cautions(study.rows)
     if found:
         short = " · ".join(dict.fromkeys(name for name, _ in found))
@@ -107,7 +107,7 @@ def cautions(study: Study) -> None:
 
 
 def picture(study: Study) -> None:
-    """Quality against size of what could be deployed, and beside it what more training brings."""
+    """The score against the deployed size, and beside it what more training brings."""
     if study.good.empty:
         return
     sizes, training = study_figures.size_points(study.rows), study_figures.training_points(study.rows)
@@ -149,7 +149,7 @@ def pages(study: Study) -> None:
 
 
 def distilled(study: Study) -> None:
-    """How often each verdict was reached, and the comparisons, question by question."""
+    """The verdicts, in a fold whose line says how many students beat their controls."""
     if study.verdicts.empty:
         return
     counts = {question: part.verdict.eq(BETTER).sum() for question, part in study.verdicts.groupby("question")}
@@ -161,7 +161,7 @@ def distilled(study: Study) -> None:
 
 
 def verdicts(study: Study, questions: tuple[str, ...] = tuple(QUESTIONS)) -> None:
-    """How often each verdict was reached, and the comparisons behind a line for each question."""
+    """How often each verdict was reached, and a fold with the comparisons of each question."""
     found = study.verdicts[study.verdicts.question.isin(questions)]
     if found.empty:
         display.words("There is nothing to compare yet.")
@@ -200,7 +200,7 @@ def _sentence(text: str) -> str:
 
 
 def claimed(study: Study) -> bool:
-    """Whether the study has anything of what the paper's claims are about."""
+    """Whether the study has one of the paper's teachers on its data set, so that claims can be judged."""
     return len(of_the_paper(study.rows)) > 0
 
 

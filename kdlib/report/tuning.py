@@ -1,10 +1,10 @@
-"""Choosing parameters by scores: on dev, and nowhere else."""
+"""Ranks the variants of a study by their scores on dev, and refuses scores on test."""
 
 import pandas as pd
 
 
 class TuningError(ValueError):
-    """Something was to be chosen by scores on test; the message says what to do instead."""
+    """Variants cannot be ranked by scores on test; the message says what to do instead."""
 
 
 def ranking(frame: pd.DataFrame) -> pd.DataFrame:

@@ -1,6 +1,6 @@
-"""Two studies, or one on two machines, experiment by experiment: which scores moved, and what else is different.
+"""Compares two studies, or one on two machines, student by student: which scores moved, and what else differs.
 
-A report's folder is all that is read: results.csv, replicates.npz and provenance.json of another machine will do.
+It reads only the folders of the reports (results.csv, replicates.npz, provenance.json), also from another machine.
 """
 
 from collections.abc import Iterable
@@ -17,7 +17,7 @@ from kdlib.report import provenance
 from kdlib.report import rows as results
 from kdlib.report.scores import replicates
 
-KEY = ["teacher", "dataset", "method", "variant", "epochs"]  # what makes two experiments the same
+KEY = ["teacher", "dataset", "method", "variant", "epochs"]  # students with the same values are compared
 REPLICATES = "replicates.npz"
 PAIRED, UNPAIRED = "paired", "unpaired"
 NO_INTERVAL, OTHER_SCORE = "no replicates", "another score"
@@ -28,7 +28,7 @@ RESULT = ["difference", "low", "high", "p_holm", "moved", "interval"]
 
 @dataclass(frozen=True)
 class Side:
-    """One of the two: its report's name, its rows, the replicates of its experiments, and what they were made with."""
+    """One of the two studies: its report's name, its rows, their replicates, and what they were made with."""
 
     name: str
     rows: pd.DataFrame
@@ -72,9 +72,9 @@ def compare(first: Side, second: Side) -> pd.DataFrame:
     """A line for each student that both have a score of, those that moved first, by the size of the difference.
 
     Columns: KEY, the score of A and of B with their intervals and seeds, ``difference`` B - A with its interval,
-    ``p_holm`` corrected within a teacher and data set, ``moved`` (up, down, no; empty where it cannot be said) by
-    whether the interval leaves out 0, and ``interval``: 'paired' over the same test images, 'unpaired' where those
-    are different ones, else why there is none.
+    ``p_holm`` corrected within a teacher and data set, ``moved`` (up, down, no; empty if there is no interval): whether
+    the interval leaves out 0, and ``interval``: 'paired' over the same test images, 'unpaired' over different ones,
+    else why there is none.
     """
     a_experiments, b_experiments = first.experiments(), second.experiments()
     lines, families = [], {}
@@ -88,7 +88,7 @@ def compare(first: Side, second: Side) -> pd.DataFrame:
             line["difference"] = np.nan
         elif line["interval"] != NO_INTERVAL:
             if line["interval"] == UNPAIRED:
-                # In another order the replicates of B are those of independent images.
+                # Shuffled, so that the replicates of A and B are independent.
                 b_lines = b_lines[:, np.random.default_rng(0).permutation(b_lines.shape[1])]
             pair: Pair = ("B", "A", b_values, b_lines, a_values, a_lines)
             families.setdefault(key[:2], []).append((line, pair))
@@ -120,7 +120,7 @@ def _kind(a: pd.DataFrame, b: pd.DataFrame, a_lines, b_lines) -> str:
 
 
 def unmatched(first: Side, second: Side) -> pd.DataFrame:
-    """Students that only one side has a score of: KEY, 'only in', and what became of it on the other side."""
+    """Students that only one side has a score of: KEY, 'only in', and the outcome on the other side."""
     lines = []
     for here, there, name in ((first, second, "A"), (second, first, "B")):
         others = dict(iter(there.rows.groupby(KEY, sort=False)))

@@ -1,4 +1,4 @@
-"""What the comparison of two studies shows, part by part, for the notebook compare."""
+"""The parts of the comparison of two studies, one function each, for the notebook compare."""
 
 from pathlib import Path
 
