@@ -1,8 +1,6 @@
 """One experiment of a study, from its configuration to its result. Notebooks only show what is computed here."""
 
 import copy
-import os
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,31 +13,27 @@ from torch import Tensor
 from kdlib import checkpoints, edits, sources, students, teachers
 from kdlib import data as datasets
 from kdlib.config import RunConfig
-from kdlib.data import splits as splitting
 from kdlib.distiller import LOSSES, Distiller, build, objective_of
-from kdlib.evaluate import controls, reference
+from kdlib.evaluate import controls
 from kdlib.evaluate.controls import wire
-from kdlib.evaluate.cost import minutes_from_nothing, sizes, student_cost, times
 from kdlib.evaluate.embed import embed
 from kdlib.evaluate.exam import Exam, Scores
-from kdlib.evaluate.exposure import exposure
 from kdlib.features.loader import Split, TrainLoader, with_shuffled_words
 from kdlib.files import (
     RunDir,
     digest,
-    file_digest,
     read_record,
     runs_root,
     seal,
     write_arrays,
     write_json,
 )
-from kdlib.keys import SCHEMA, digest_of, edited_keys, experiment_keys
-from kdlib.machine import choose, gpu, hardware, versions
+from kdlib.keys import edited_keys, experiment_keys
+from kdlib.machine import choose
 from kdlib.progress import Progress
+from kdlib.result import result_of
 from kdlib.trainer import cooldown_epochs, train
 
-PAIRING = "student image x student text"
 BATCHES, BATCH_ROWS, BATCH_SLACK = (1, 32, 256), 256, 1e-4  # for _batch_changes_nothing
 
 
@@ -317,104 +311,10 @@ class Experiment:
     def finish(self, evaluation: dict, history: list[dict]) -> dict:
         """Write the result of this experiment, after all files that it refers to, and return it."""
         with self._writing("measuring cost"):
-            result = seal(self._result(evaluation, history))
+            result = seal(result_of(self, evaluation, history))
             write_json(self.run.result_path(self.config.epochs), result)
             self.run.failure_path(self.config.epochs).unlink(missing_ok=True)
         return result
-
-    def _result(self, evaluation: dict, history: list[dict]) -> dict:
-        config, student = self.config, self.trained.student
-        facts = self.splits["fit"].store.manifest["facts"]
-        pretrained = config.pretrained and student.reads == "pixels"
-        cost, backbone = self._cost(), sources.backbone_cost(config)
-        checkpoint = self.checkpoint
-        trained_on = [self.splits[name] for name in ("fit", "extra") if name in self.splits]
-        of_teacher = [store for split in self.splits.values() for store in split.of_teacher]
-        return {
-            "schema": SCHEMA,
-            "outcome": "ok",
-            "config": config.model_dump(),
-            "keys": self.keys,
-            "edited": self.edited,
-            "headline": self.exam.headline,
-            "pairing": PAIRING if self.has_text else "",
-            "objective": list(self.trained.objective),
-            **evaluation,
-            "size": sizes(cost, backbone, student, checkpoint / checkpoints.FILES[0]),
-            "time": times(cost, backbone, student, history)
-            | {"minutes_from_nothing": minutes_from_nothing(trained_on, history)},
-            "history": history,
-            "teacher": {name: facts[name] for name in ("family", "source", "revision", "untrained", "grid")}
-            | {
-                "store_seconds": sum(store.manifest["build_seconds"] for store in of_teacher),
-                "store_bytes": sum(store.bytes for store in of_teacher),
-            },
-            "exposure": exposure(
-                sources.source(config), config.dataset, config.data_root, pretrained, config.extra_images
-            ),
-            "reference": self._reference(evaluation["scores"]["teacher"], facts["source"]),
-            "data": {name: self._describe(name) for name in self.splits},
-            "stores": {name: split.store.path.name for name, split in self.splits.items()},
-            "checkpoint": {name: file_digest(checkpoint / name) for name in checkpoints.FILES},
-            "hardware": hardware(choose(config.device)),
-            "gpu": gpu(choose(config.device)),
-            "versions": versions(),
-            "files": self._files(evaluation["controls"]),
-            "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        }
-
-    def _files(self, controls_name: str) -> dict[str, dict]:
-        """Size and digest of the arrays that belong to the result, by their path from the run's folder."""
-        run, epochs = self.run, self.config.epochs
-        own = (run.scores_path(epochs), run.embeddings_path(epochs), run.path / "untrained.npz")
-        paths = (*own, teacher_folder(self.config) / controls_name)
-        return {
-            Path(os.path.relpath(path, run.path)).as_posix(): {
-                "bytes": path.stat().st_size,
-                "sha256": file_digest(path),
-            }
-            for path in paths
-        }
-
-    def _cost(self) -> dict:
-        """Size and speed of the student. They do not depend on the number of epochs, so they are measured once."""
-        path = self.run.path / "cost.json"
-        key = digest(
-            [
-                self.keys["train"],
-                digest_of("cost"),
-                hardware(choose(self.config.device)),
-                self.config.timed_calls,
-            ]
-        )
-        record = read_record(path)
-        if record is None or record.get("key") != key:
-            image = self.data[self.exam.on].images[int(self.exam.scored.store.rows[0])]
-            config = self.config
-            cost = student_cost(self.trained.student, self.exam.scored, image, config.device, config.timed_calls)
-            record = {"key": key, "cost": cost}
-            write_json(path, record)
-        return record["cost"]
-
-    def _reference(self, scores: dict[str, float], source: str) -> list[dict]:
-        """The teacher's scores beside what others measured of the same checkpoint on the same images."""
-        scored = self.exam.scored
-        texts = len(scored.owner) if self.has_text else 0
-        return (
-            reference.check(source, self.config.dataset, len(scored), texts, scores) if self.exam.on == "test" else []
-        )
-
-    def _describe(self, name: str) -> dict:
-        store = self.splits[name].store
-        return {
-            "images": len(store),
-            "skipped": len(store.skipped),
-            "left_out": [list(pair) for pair in self.data[name].left_out],
-            "duplicates": [list(pair) for pair in splitting.duplicates(self.data[name])],
-            "ids_sha256": splitting.identity(store.ids),
-            "ids_file": splitting.write_ids(self.config.dataset, name, store.ids).name,
-            "fingerprint": self.data[name].fingerprint,
-        }
 
 
 def _is_degenerate(name: str, untrained: float) -> bool:

@@ -22,6 +22,7 @@ SCIENCE = [
     "trainer",
     "evaluate",
     "sources",
+    "result",
     "experiment",
     "finished",
 ]
