@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from kdlib import cli, study, teachers
 from kdlib.report import rows, scores
-from kdlib.study import forecast
+from kdlib.study import forecast, sizes
 from kdlib.study.file import StudyError, studies_folder
 from kdlib.teachers import check
 
@@ -134,7 +134,7 @@ def test_plan__predicts_a_stores_bytes(small_run):
     dataset = load_data(config)["test"]
     for tokens in (False, True):
         store = teacher_store(config, dataset, tokens)
-        assert forecast.store_bytes(len(dataset), 0, 64, 128, 0, 2, tokens) == pytest.approx(store.bytes, rel=0.03)
+        assert sizes.store_bytes(len(dataset), 0, 64, 128, 0, 2, tokens) == pytest.approx(store.bytes, rel=0.03)
 
 
 def row(**fields) -> dict:

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from kdlib import study
-from kdlib.study import forecast
+from kdlib.study import forecast, sizes
 
 METHOD = {"epoch": 0.01, "once": 0.25, "checkpoint": 0.5, "image": 0.02, "alone": 0.1, "call": 0.2, "pixel": 0.001}
 TEACHER = {"load": 3.0, "image": 0.1, "call": 0.5, "score": 2.0, "controls": 12.0}
@@ -40,7 +40,7 @@ def probes_of(specs, counts=None, workers: int = 1) -> dict[str, dict]:
 
 def prediction_of(config, workers: int = 1) -> dict:
     specs = study.experiments(config)
-    return forecast.predict(specs, forecast.sources_of(specs), probes_of(specs), workers)
+    return forecast.predict(specs, sizes.sources_of(specs), probes_of(specs), workers)
 
 
 def seconds_of(config) -> list[float]:
@@ -83,9 +83,9 @@ def test_predict__views_and_extra_images_go_through_the_teacher_and_into_trainin
     plain, more = (one["seconds"] for one in prediction["experiments"].values())
     shared = 12.0 + 56 * 0.001  # the first of them pays
     assert more - (plain - shared) == pytest.approx(5 * 60 * 0.01)
-    (source,) = forecast.sources_of(study.experiments(config)).values()
-    sizes = {name: (images, size) for name, images, size in source.stores}
-    assert sizes["views"] == (192, 192 * 128 * 2) and sizes["extra"][0] == 60
+    (source,) = sizes.sources_of(study.experiments(config)).values()
+    stores = {name: (images, size) for name, images, size in source.stores}
+    assert stores["views"] == (192, 192 * 128 * 2) and stores["extra"][0] == 60
     assert "views" in forecast.plan(config) and not list(forecast.runs_root().glob("data/drawn*"))
 
 
@@ -111,7 +111,7 @@ def test_predict__what_was_not_measured_is_named_and_the_rest_is_summed(made):
     specs = study.experiments(made(methods=["projection", "cbam"]))
     probes = probes_of(specs)
     probes[str(specs[0].sources)]["methods"]["cbam"] = {"problem": "cbam: RuntimeError: no such layer"}
-    prediction = forecast.predict(specs, forecast.sources_of(specs), probes, 1)
+    prediction = forecast.predict(specs, sizes.sources_of(specs), probes, 1)
     assert prediction["experiments"]["clip_coco cbam 5 epochs"]["seconds"] is None
     known = [job["seconds"] for part in ("experiments", "prepare") for job in prediction[part].values()]
     assert prediction["left"]["seconds"] == pytest.approx(sum(filter(None, known)))

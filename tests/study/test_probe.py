@@ -10,7 +10,7 @@ import pytest
 
 from kdlib import sources, study
 from kdlib.notebook import worker
-from kdlib.study import forecast, probe
+from kdlib.study import forecast, probe, sizes
 from kdlib.study.file import ExperimentSpec
 
 TEACHER = {"load", "image", "call", "score", "controls", "methods"}
@@ -86,11 +86,11 @@ def test_working_seconds__finds_both_in_the_notebooks():
 def test_measure__the_whole_of_it(small_run):
     """Notebook, processes and all; nothing is left in the folder of runs."""
     spec = ExperimentSpec(notebook="dino_tinyimagenet", config=small_run("dino"))
-    sizes = forecast.sources_of([spec])
-    rates = probe.measure([spec], {key: source.counts for key, source in sizes.items()}, 2)
+    found = sizes.sources_of([spec])
+    rates = probe.measure([spec], {key: source.counts for key, source in found.items()}, 2)
     assert not [name for name, rate in rates.items() if "problem" in rate], rates
     assert 0 < rates["tinyimagenet"]["fixed"] < rates["all"]["seconds"]
-    predicted = forecast.predict([spec], sizes, rates, 1)
+    predicted = forecast.predict([spec], found, rates, 1)
     assert predicted["experiments"][spec.name]["seconds"] > rates["tinyimagenet"]["fixed"]
     assert not list(forecast.runs_root().glob("probe-*"))
 
