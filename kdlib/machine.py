@@ -14,7 +14,8 @@ import torch
 import kdlib
 from kdlib.files import project_root
 
-WARM_UP_CALLS = 30
+WARM_UP_CALLS, WARM_UP_SECONDS = 30, 5.0
+FEWEST_CALLS, CALL_SECONDS = 5, 60.0  # of BLIP on a CPU a call with 32 images takes half a minute
 
 
 def choose(name: str) -> torch.device:
@@ -51,11 +52,17 @@ def now(device: torch.device) -> float:
 
 
 def call_times(call: Callable, device: torch.device, calls: int) -> list[float]:
-    """Milliseconds of each of ``calls`` calls, after 30 that warm up (or as many as are timed, where fewer)."""
+    """Milliseconds of each of ``calls`` calls, after 30 that warm up (or as many as are timed, where fewer).
+
+    Of slow calls there are fewer: the warm-up ends after 5 s, and the timing after a minute if it has 5.
+    """
+    began = now(device)
     for _ in range(min(WARM_UP_CALLS, calls)):
         call()
-    times = []
-    for _ in range(calls):
+        if now(device) - began > WARM_UP_SECONDS:
+            break
+    times, began = [], now(device)
+    while len(times) < calls and (len(times) < FEWEST_CALLS or now(device) - began < CALL_SECONDS):
         started = now(device)
         call()
         times.append(round((now(device) - started) * 1000, 5))

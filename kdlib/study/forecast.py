@@ -14,7 +14,7 @@ from kdlib import study
 from kdlib.config import RunConfig
 from kdlib.experiment import BATCH_ROWS, run_dir
 from kdlib.files import read_json, runs_root, write_json
-from kdlib.machine import WARM_UP_CALLS
+from kdlib.machine import CALL_SECONDS, FEWEST_CALLS, WARM_UP_CALLS, WARM_UP_SECONDS
 from kdlib.sources import load_data, reads, teacher_store_is_built
 from kdlib.study.file import ExperimentSpec, StudyConfig
 from kdlib.study.sizes import Source, sources_of
@@ -87,7 +87,7 @@ def predict(specs: list[ExperimentSpec], sources: dict, probes: dict[str, dict],
         experiments[spec.name] = known | {"seconds": seconds, "problem": problem}
         if "load" in probe and name not in prepare:
             built = len(source.stores) * probe["load"] + source.passes * probe["image"]
-            built += probe["load"] + _calls(spec.config) * probe["call"]
+            built += probe["load"] + _timing(spec.config, probe["call"])
             prepare[name] = known | {"method": "features", "bytes": 0, "seconds": built, "problem": ""}
         epochs[spec.chain] = spec.config.epochs
     jobs = experiments | prepare
@@ -129,13 +129,15 @@ def _seconds(config: RunConfig, source: Source, probe: dict, method: dict, fixed
     exam = embedded * method["image"] + probe["score"]
     singly = min(BATCH_ROWS, scored) * (method["alone"] + 2 * method["image"])
     total = fixed["fixed"] + method["once"] + epochs * (rows * method["epoch"] + method["checkpoint"]) + exam + singly
-    total += exam + _calls(config) * method["call"] if "chain" in first else 0
+    total += exam + _timing(config, method["call"]) if "chain" in first else 0
     total += probe["controls"] if "controls" in first else 0
     return total + (source.images * method["pixel"] if "pixels" in first else 0)
 
 
-def _calls(config: RunConfig) -> int:
-    return config.timed_calls + min(WARM_UP_CALLS, config.timed_calls)
+def _timing(config: RunConfig, call: float) -> float:
+    """Seconds in which calls are timed, ``call`` those of one of each of the four: two sides, one input and 32."""
+    wanted = config.timed_calls + min(WARM_UP_CALLS, config.timed_calls)
+    return max(min(wanted * call, 4 * (WARM_UP_SECONDS + CALL_SECONDS)), min(wanted, FEWEST_CALLS + 1) * call)
 
 
 def there(specs: list[ExperimentSpec], sources: dict) -> set[str]:

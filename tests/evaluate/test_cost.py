@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from kdlib import machine
 from kdlib.evaluate import cost
 from kdlib.machine import latency, multiply_accumulates
 from kdlib.students import StudentSpec, build
@@ -90,3 +91,15 @@ def test_multiply_accumulates__are_those_of_the_layers(method):
     }
     with torch.inference_mode():
         assert multiply_accumulates(lambda: student.see(batch)) == by_hand[method]
+
+
+@pytest.mark.parametrize(("seconds", "calls", "warm"), [(0.001, 200, 30), (1.0, 60, 6), (30.0, 5, 1)])
+def test_call_times__of_slow_calls_there_are_fewer(monkeypatch, seconds, calls, warm):
+    clock, made = [0.0], []
+
+    def call():
+        made.append(clock.__setitem__(0, clock[0] + seconds))
+
+    monkeypatch.setattr(machine, "now", lambda device: clock[0])
+    times = machine.call_times(call, torch.device("cpu"), 200)
+    assert (len(times), len(made) - len(times)) == (calls, warm) and times[0] == pytest.approx(1000 * seconds)
