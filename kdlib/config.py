@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+# Fields that change no trained weight, or whose effect the training's key holds as a digest of teacher and data.
 NOT_TRAINING = {
     "study", "variant", "epochs", "score_on", "checkpoint", "revision", "data_root", "on_overlap", "device",
     "feature_dtype", "teacher_precision", "token_grid", "linear_probe", "timed_calls", "cooldown",
@@ -20,8 +21,8 @@ class RunConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
     study: str = Field("by_hand", description="name of the study, the first folder below runs/")
-    teacher: str = Field(description="dino, beit, clip or blip, or a registered one")
-    dataset: str = Field(description="tinyimagenet or coco, or a registered one")
+    teacher: str = Field(description="family: dino, dinov2, dinov3, beit, clip, siglip2, blip, or one of your own")
+    dataset: str = Field(description="tinyimagenet, coco, or one of your own")
     method: str = Field("projection", description="how the student is built")
     epochs: int = Field(5, ge=1, description="epochs in all; more than before continues from the checkpoint")
     seed: int = Field(0, ge=0, description="seed of initial weights and data order")
@@ -33,20 +34,20 @@ class RunConfig(BaseModel):
     checkpoint: str = Field("stand-in", description="'stand-in', a model id, a folder, or '' for the published one")
     revision: str = Field("", description="revision of a model id; '' is the pinned commit, or main where none is")
     allow_untrained: bool = Field(False, description="accept a teacher with untrained weights, marked in each result")
-    untrained_heads: bool = Field(False, description="BLIP with new layers in the place of its joint space")
+    untrained_heads: bool = Field(False, description="BLIP with a random text encoder and random projections")
     data_root: str = Field("shapes", description="'shapes' (embedded) or the folder or zip of the official layout")
     on_bad_image: Literal["error", "skip"] = Field("error", description="what to do with unreadable images")
-    on_overlap: Literal["error", "drop"] = Field("error", description="images of test that are also in train")
-    train_limit: int = Field(0, ge=0, description="train on so many images; 0 is all")
+    on_overlap: Literal["error", "drop"] = Field("error", description="what to do with images that are in two splits")
+    train_limit: int = Field(0, ge=0, description="number of training images; 0 is all")
 
     width: int = Field(64, ge=2, description="width of the student's embedding")
     bottleneck: int = Field(32, ge=1, description="inner width of the bottleneck student")
-    heads: int = Field(8, ge=1, description="attention heads of the attention student")
-    convnet: Literal["full", "narrow"] = Field("narrow", description="full is ResNet-18 and DenseNet-121")
-    pretrained: bool = Field(False, description="start ResNet and DenseNet from torchvision's ImageNet weights")
-    image_size: int = Field(48, ge=16, description="side in pixels of what ResNet and DenseNet read")
+    heads: int = Field(8, ge=1, description="attention heads of the attention student and of the text transformer")
+    convnet: Literal["full", "narrow"] = Field("narrow", description="full is ResNet-18, DenseNet-121, ViT-Tiny")
+    pretrained: bool = Field(False, description="start full networks from torchvision's ImageNet weights, not the ViT")
+    image_size: int = Field(48, ge=16, description="side in pixels of the images that these networks read")
     text_side: Literal["teacher", "bag", "transformer"] = Field(
-        "teacher", description="of students that read pixels: a projection of the teacher's text, or one of their own"
+        "teacher", description="of students that read pixels: a projection of the teacher's, or their own"
     )
 
     objective: str = Field("", description="losses joined by +, or no_teacher; empty takes the method's own")
@@ -61,14 +62,16 @@ class RunConfig(BaseModel):
     contrastive_weight: float = Field(1.0, ge=0, description="weight of the contrastive term")
     kl_weight: float = Field(1.0, ge=0, description="weight of the KL term beside the contrastive one")
     anchor_weight: float = Field(0.1, ge=0, description="weight of the KL over anchors")
-    anchors: int = Field(1024, ge=2, description="stored features of the teacher that the KL over anchors looks at")
+    anchors: int = Field(1024, ge=2, description="stored features of the teacher in the KL over anchors")
     anchor_tau: float = Field(0.07, gt=0, description="temperature of the KL over anchors")
     clip_norm: float = Field(0.0, ge=0, description="largest norm of the gradient; 0 never clips")
-    cooldown: float = Field(0.0, ge=0, le=1, description="epochs of cooldown before scoring, as a share of epochs")
+    cooldown: float = Field(0.0, ge=0, le=1, description="length of the cooldown before scoring, as a share of epochs")
     crop: float = Field(1.0, gt=0, le=1, description="least share of the area that random crops keep; 1 never crops")
     flip: bool = Field(False, description="mirror half of the training images; captions with left and right forbid it")
     colour: float = Field(0.0, ge=0, lt=1, description="change brightness, contrast and saturation by up to this share")
-    views: int = Field(0, ge=0, le=1000, description="stored crops an image, each with its own target; 0: the whole's")
+    views: int = Field(
+        0, ge=0, le=1000, description="stored views an image, each with its target; 0: a new one an epoch"
+    )
     extra_images: str = Field("", description="more to distil from, never scored: a folder, a zip, or 'drawn:20000'")
 
     feature_dtype: Literal["float16", "float32"] = Field("float16", description="of the feature store on disk")
@@ -82,16 +85,16 @@ class RunConfig(BaseModel):
 
     @classmethod
     def from_notebook(cls, variables: dict, teacher: str, dataset: str) -> "RunConfig":
-        """The configuration from a notebook's variables (``globals()``), those of its parameters cell."""
+        """The configuration that a notebook's parameters cell states. ``variables``: the notebook's ``globals()``."""
         given = {name: variables[name] for name in cls.model_fields if name in variables}
         return cls(**given | {"teacher": teacher, "dataset": dataset})
 
     @property
     def folder(self) -> str:
-        """Method and variant, as they name folders and pages: projection, resnet+no_teacher."""
+        """The method and variant in the names of folders and pages, as 'projection' or 'resnet+no_teacher'."""
         return f"{self.method.replace(':', '.')}{'+' if self.variant else ''}{self.variant}"
 
     def training(self) -> dict:
-        """The fields that a trained weight can depend on. Epochs are not among them: 10 is 5 and 5 more."""
+        """The fields that a trained weight can depend on. Epochs are not: training 10 is training 5 and 5 more."""
         # Teacher and data enter through the digests of their content, the device through the result's record.
         return self.model_dump(exclude=NOT_TRAINING)
