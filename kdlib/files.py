@@ -72,7 +72,7 @@ def sync(path: Path) -> None:
 
 
 def rename(source: Path, target: Path) -> None:
-    """Give a whole, synced file or folder its name, in the place of what had it, for good."""
+    """Move a complete, synced file or folder to ``target``, replacing a file there, and sync the folders of both."""
     os.replace(source, target)
     sync(target.parent)
     if source.parent != target.parent:
@@ -144,7 +144,7 @@ def seal_broken(record: dict) -> bool:
 
 
 class RunDir:
-    """The folder of one run: config.json, metrics.jsonl, checkpoints/, and per budget a result and a notebook.
+    """The folder of one run: config.json, metrics.jsonl, checkpoints/; a result and a notebook per number of epochs.
 
     A run is one training (one ``train_key``), whatever the number of epochs. A folder that holds another
     training is moved aside under the name of its key, never mixed with this one and never deleted.
@@ -168,7 +168,7 @@ class RunDir:
         return self.path / f"result-{epochs:04d}.json"
 
     def failure_path(self, epochs: int) -> Path:
-        """What went wrong in the last attempt at so many epochs."""
+        """The record of what went wrong in the last attempt at so many epochs."""
         return self.path / f"failure-{epochs:04d}.json"
 
     def notebook_path(self, epochs: int, failed: bool = False) -> Path:
@@ -176,7 +176,7 @@ class RunDir:
         return self.path / f"epoch-{epochs:04d}{'.failed' if failed else ''}.ipynb"
 
     def scores_path(self, epochs: int) -> Path:
-        """Resamples and per-query credits of the student's scores."""
+        """The student's scores on each resample of the test images, and for each query."""
         return self.path / f"scores-{epochs:04d}.npz"
 
     def embeddings_path(self, epochs: int) -> Path:

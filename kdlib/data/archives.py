@@ -16,9 +16,9 @@ ELSEWHERE = "KDLIB_ARCHIVES"  # a file that names other addresses and digests
 
 @dataclass(frozen=True)
 class Archive:
-    """One file: addresses in the order in which they are tried, bytes, digests in hexadecimal ('' where unknown).
+    """One zip file: addresses in the order in which they are tried, bytes, digests in hexadecimal ('' where unknown).
 
-    ``extracted`` is about what its files take on a disk, whose blocks are larger than small images.
+    ``extracted``: bytes that its files take on a disk, roughly; a small image takes a whole block.
     """
 
     urls: tuple[str, ...]
@@ -33,7 +33,7 @@ class Archive:
         return self.urls[0].rsplit("/", 1)[1]
 
     def wrong(self, path: Path) -> str:
-        """What of ``path`` is not as it is known, as 'the MD5 ..., not ...'; '' for the right file."""
+        """How the file ``path`` differs from this archive, as 'the MD5 ..., not ...'; '' where it is the archive."""
         if path.stat().st_size != self.bytes:
             return f"{path.stat().st_size:,} bytes, not {self.bytes:,}"
         known = {"MD5": self.md5, "SHA-256": self.sha256}
@@ -54,7 +54,7 @@ class Archive:
 
 
 def _coco(place: str, **facts) -> Archive:
-    """COCO's own host has no certificate; it is a bucket of S3, which has one."""
+    """An archive of COCO, whose host has no HTTPS certificate; the second address is the same S3 bucket over HTTPS."""
     hosts = ("http://images.cocodataset.org", "https://s3.amazonaws.com/images.cocodataset.org")
     return Archive(tuple(f"{host}/{place}" for host in hosts), **facts)
 

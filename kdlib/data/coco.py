@@ -44,7 +44,10 @@ def load(root: str | Path, split: str) -> Dataset:
 
 
 def _captions(tree: Tree, part: str) -> tuple[dict[int, str], dict[int, list[str]]]:
-    """Image id -> its file, and -> its captions by ascending annotation id; each file there, none without a caption."""
+    """{image id: file name} and {image id: captions by ascending annotation id}.
+
+    Raises DataError for a file that is not there and for an image without a caption.
+    """
     record = _Record(tree, f"annotations/captions_{part}.json", ("images", "annotations"))
     files = record.by_id("images", file_name=str)
     texts = record.by_id("annotations", image_id=int, caption=str)
@@ -71,7 +74,7 @@ def _captions(tree: Tree, part: str) -> tuple[dict[int, str], dict[int, list[str
 
 
 def _categories(tree: Tree, part: str, files: dict[int, str]) -> tuple[dict[int, set[int]], list[str]]:
-    """Image id -> indices of the categories that it shows, and the categories' names in the order of their ids."""
+    """{image id: indices of the categories that it shows}, and the categories' names in the order of their ids."""
     record = _Record(tree, f"annotations/instances_{part}.json", ("images", "annotations", "categories"))
     names = record.by_id("categories", name=str)
     index_of = {number: index for index, number in enumerate(sorted(names))}
@@ -165,7 +168,7 @@ class _Record:
 
 
 def _is_sound(value: int | str) -> bool:
-    """Whether a text has words, and whole characters only: JSON can hold halves, which no tokenizer takes."""
+    """Whether a value is a number, or a text that is not blank and has no lone surrogate, which no tokenizer takes."""
     if isinstance(value, int) or value.isascii():
         return isinstance(value, int) or bool(value.strip())
     return bool(value.strip()) and not any("\ud800" <= letter <= "\udfff" for letter in value)

@@ -12,10 +12,10 @@ from PIL import Image, UnidentifiedImageError
 from kdlib.data.tree import Tree
 
 SPLITS = ("fit", "dev", "test")
-TEXT_BYTES = 100 * 10**6  # the most that a list of classes or labels may have
-IMAGE_BYTES = 200 * 10**6  # the most that an image file may have
-ORIENTATION = 0x0112  # the tag of EXIF
-# What turns an image that was stored in each of EXIF's orientations upright.
+TEXT_BYTES = 100 * 10**6  # the largest file of classes or labels that is read
+IMAGE_BYTES = 200 * 10**6  # the largest image file that is read
+ORIENTATION = 0x0112  # the EXIF tag
+# EXIF orientation -> the transposition that turns the stored image upright.
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -38,9 +38,9 @@ class BadImageError(DataError):
 def decode(content: bytes, name: str, least: int = 0) -> Image.Image:
     """Decode ``content`` to an upright RGB image; greyscale (16 bits too), palette and CMYK are converted.
 
-    With ``least`` a JPEG may come at 1/2, 1/4 or 1/8 of its size, as long as no side falls below it, which saves
-    most of the decoding of a large one. Raises BadImageError when the bytes are no image or end too early, and for
-    values of 32 bits, of which nobody says which is white.
+    With ``least`` a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, as long as no side falls below ``least``
+    pixels; this saves most of the time for a large one. Raises BadImageError when the bytes are no image or end too
+    early, and for pixels of 32 bits, whose range is not defined.
     """
     try:
         image = Image.open(io.BytesIO(content))
@@ -82,7 +82,7 @@ class Images(Sequence):
         return self.at_least(row, 0)
 
     def at_least(self, row: int, least: int) -> Image.Image:
-        """Image ``row``, reduced while it is decoded where its sides stay at ``least`` or more; 0 never reduces."""
+        """Image ``row``; a JPEG may be reduced while its sides stay at ``least`` pixels or more, see :func:`decode`."""
         name = f"{self.tree.where}: {self.names[row]}"
         try:
             content = self.tree.read(self.names[row], IMAGE_BYTES)

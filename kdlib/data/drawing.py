@@ -1,4 +1,4 @@
-"""Pictures of the embedded data and the words for them: single objects, and scenes with five captions."""
+"""Draws the images of the embedded data: single objects, and scenes with five captions. Nothing is written to disk."""
 
 import math
 from dataclasses import dataclass
@@ -22,16 +22,12 @@ NUMBERS = ("no", "one", "two", "three", "four")
 SUPERSAMPLING = 3
 
 
-def _polygon(points: list[tuple[float, float]]) -> np.ndarray:
-    return np.array(points)
-
-
 def _regular(corners: int, inner: float = 1.0) -> np.ndarray:
     """A regular polygon of radius 1, or a star when every second corner lies at ``inner``."""
     count = corners if inner == 1.0 else 2 * corners
     angles = [2 * math.pi * i / count - math.pi / 2 for i in range(count)]
     radii = [1.0 if i % 2 == 0 or inner == 1.0 else inner for i in range(count)]
-    return _polygon([(r * math.cos(a), r * math.sin(a)) for r, a in zip(radii, angles, strict=True)])
+    return np.array([(r * math.cos(a), r * math.sin(a)) for r, a in zip(radii, angles, strict=True)])
 
 
 def _quarter_turns(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -47,6 +43,7 @@ def _outline(name: str) -> list[np.ndarray]:
     """Closed outlines in the unit disc; a second one is cut out of the first."""
     circle = _regular(48)
     t = np.linspace(0, 2 * math.pi, 60, endpoint=False)
+    heart = -(13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t)) / 17
     arm = 0.34
     return {
         "circle": [circle],
@@ -56,17 +53,9 @@ def _outline(name: str) -> list[np.ndarray]:
         "pentagon": [_regular(5)],
         "ring": [circle, 0.55 * circle],
         "crescent": [circle, 0.85 * circle + np.array([0.42, 0.0])],
-        "cross": [_polygon(_quarter_turns([(-arm, -1), (arm, -1), (arm, -arm)]))],
-        "heart": [
-            np.stack(
-                [
-                    np.sin(t) ** 3,
-                    -(13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t)) / 17,
-                ],
-                axis=1,
-            )
-        ],
-        "arrow": [_polygon([(-1, -0.28), (0.1, -0.28), (0.1, -0.75), (1, 0), (0.1, 0.75), (0.1, 0.28), (-1, 0.28)])],
+        "cross": [np.array(_quarter_turns([(-arm, -1), (arm, -1), (arm, -arm)]))],
+        "heart": [np.stack([np.sin(t) ** 3, heart], axis=1)],
+        "arrow": [np.array([(-1, -0.28), (0.1, -0.28), (0.1, -0.75), (1, 0), (0.1, 0.75), (0.1, 0.28), (-1, 0.28)])],
     }[name]
 
 
@@ -100,6 +89,7 @@ def _background(rng: np.random.Generator, size) -> Image.Image:
 
 
 def _clutter(image: Image.Image, rng: np.random.Generator, strokes: int) -> None:
+    """Draw random line segments into ``image``."""
     draw = ImageDraw.Draw(image)
     width, height = image.size
     for _ in range(strokes):
@@ -116,7 +106,7 @@ def _noise(image: Image.Image, rng: np.random.Generator, sigma: float) -> Image.
 
 
 def draw_object(rng: np.random.Generator, outline: str, fill: str, size: int = 64) -> tuple[Image.Image, Image.Image]:
-    """One class image of the Tiny-ImageNet-like set, a single object, all else random; and the object's mask."""
+    """An image of one object (the class: outline and fill; all else random), ``size`` x ``size``, and its mask."""
     image = _background(rng, (size, size))
     _clutter(image, rng, int(rng.integers(0, 4)))
     radius = rng.uniform(0.16, 0.36) * size
@@ -152,20 +142,20 @@ class Thing:
 def draw_scene(rng: np.random.Generator) -> tuple[Image.Image, list[Thing], list[list[float]]]:
     """A scene, its objects, and their boxes (x, y, width, height in pixels)."""
     size = ((96, 96), (112, 84), (84, 112))[rng.integers(0, 3)]
-    experiments = rng.permutation(9)[: rng.integers(1, 5)]
+    cells = rng.permutation(9)[: rng.integers(1, 5)]  # of the 3 x 3 grid
     image = _background(rng, size)
     _clutter(image, rng, int(rng.integers(0, 3)))
     things, boxes = [], []
     # 0.12 of each border stays free of objects, since a teacher's centre crop may cut it off
     step = min(size) * 0.76 / 3
     left, top = (size[0] - 3 * step) / 2, (size[1] - 3 * step) / 2
-    for experiment in sorted(experiments):
+    for cell in sorted(cells):
         thing = Thing(
             outline=str(rng.choice(OUTLINES)),
             colour=str(rng.choice(list(COLOURS))),
             large=bool(rng.integers(0, 2)),
-            column=int(experiment) % 3,
-            row=int(experiment) // 3,
+            column=int(cell) % 3,
+            row=int(cell) // 3,
         )
         radius = step * (0.52 if thing.large else 0.32)
         centre = np.array([left + (thing.column + 0.5) * step, top + (thing.row + 0.5) * step])
@@ -196,7 +186,7 @@ def _relation(first: Thing, second: Thing) -> str:
 
 
 def captions(rng: np.random.Generator, things: list[Thing]) -> list[str]:
-    """Five captions with five ways of leaving something out."""
+    """Five captions of a scene. Each leaves something else out, as size, place or colour."""
     order = [things[i] for i in rng.permutation(len(things))]
     one = order[0]
     counts = {name: sum(thing.outline == name for thing in things) for name in OUTLINES}

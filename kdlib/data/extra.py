@@ -13,17 +13,17 @@ from kdlib.data.tree import Tree
 from kdlib.files import digest, runs_root
 
 DRAWN = "drawn:"
-SEED = 2  # the embedded study's data have 0, those that its stand-ins were trained on 1
+SEED = 2  # the embedded study's data have seed 0, the images that its stand-ins were trained on seed 1
 SUFFIXES = (".jpeg", ".jpg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 CAPTIONS = "captions.json"  # beside the images: {"folder/name.jpg": ["a caption", ...], ...}
-PREFIX = "extra/"  # of ids: they are no ids of the data set
+PREFIX = "extra/"  # of their ids, so that none is an id of the data set
 
 
 def load(given: str, first: Dataset) -> Dataset:
-    """The extra images of a configuration, as a data set like ``first``, its fit.
+    """The extra images of a configuration. ``first``: its split fit, whose kind of annotation they get.
 
-    ``given``: 'drawn:20000' for so many drawn images with labels or captions, or a folder or zip of images, with
-    captions where it holds captions.json. Raises DataError with the remedy.
+    ``given``: 'drawn:20000' for so many drawn images with labels or captions; or a folder or zip of images, which have
+    captions where it holds captions.json and never have labels. Raises DataError with the remedy.
     """
     return _drawn(given, first) if given.startswith(DRAWN) else _gathered(given, first)
 
@@ -54,14 +54,14 @@ def _drawn(given: str, first: Dataset) -> Dataset:
 
 
 def spec_of(count: int, scenes: bool) -> shapes.ShapesSpec:
-    """What is drawn for at least so many images: scenes with captions, or single objects with labels."""
+    """What to draw for at least ``count`` images: scenes with captions, or single objects with labels."""
     classes = len(shapes.OUTLINES) * len(shapes.FILLS)
     each = max(2, -(-count // classes))  # of one alone none would be left for dev, which is read too
     return shapes.ShapesSpec(SEED, 0 if scenes else each, 0, count if scenes else 0, 0)
 
 
 def folder_of(spec: shapes.ShapesSpec) -> Path:
-    """The folder that they lie in: runs/data/drawn-<digest>."""
+    """The folder of the drawn images: runs/data/drawn-<digest>."""
     return runs_root() / "data" / f"drawn-{digest(spec.__dict__)[:8]}"
 
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from kdlib.data.archives import MB
 from kdlib.data.dataset import DataError
+from kdlib.data.tree import crc32
 from kdlib.files import sync
 from kdlib.progress import Progress
 
-CHUNK = 1 << 20  # bytes
-MB = 10**6  # bytes
 DISTRUST = "Nothing was extracted; do not trust this archive, and download it again with 'kdlib data get'."
 
 
@@ -72,7 +72,7 @@ def check_space(folder: Path, needed: int, what: str) -> None:
 
 
 def _on_disk(entries: list[zipfile.ZipInfo], folder: Path) -> int:
-    """Bytes that files take in blocks of the file system: half as much again for images of 2 KB."""
+    """Bytes on the disk, where each file takes whole blocks: much more than the size of images of 2 KB."""
     block = os.statvfs(folder).f_frsize or 1
     return sum(-(-entry.file_size // block) * block for entry in entries)
 
@@ -101,17 +101,11 @@ def _missing(archive: Path, entries: list[zipfile.ZipInfo], folder: Path) -> lis
 
 
 def _is_same(path: Path, entry: zipfile.ZipInfo) -> bool:
-    if not path.is_file() or path.stat().st_size != entry.file_size:
-        return False
-    crc = 0
-    with open(path, "rb") as file:
-        while chunk := file.read(CHUNK):
-            crc = zlib.crc32(chunk, crc)
-    return crc == entry.CRC
+    return path.is_file() and path.stat().st_size == entry.file_size and crc32(path) == entry.CRC
 
 
 def _move(source: Path, target: Path) -> None:
-    """Rename ``source`` to ``target``; a folder that is there takes in what it does not have."""
+    """Rename ``source`` to ``target``. Where ``target`` is a folder already, move the content of ``source`` into it."""
     if not target.exists():
         os.replace(source, target)
     else:

@@ -7,7 +7,6 @@ the background, clutter covers parts, and captions leave things out.
 """
 
 import json
-import os
 import shutil
 import tempfile
 from dataclasses import asdict, dataclass
@@ -19,7 +18,7 @@ from PIL import Image
 
 from kdlib.data.dataset import DataError
 from kdlib.data.drawing import FILLS, OUTLINES, captions, draw_object, draw_scene
-from kdlib.files import digest, read_json, runs_root, sync
+from kdlib.files import digest, read_json, rename, runs_root, sync
 
 MEGABYTES = 30  # what the embedded study's data take on a disk
 SCRATCH = ".drawing"
@@ -69,8 +68,7 @@ def _draw(root: Path, spec: ShapesSpec) -> None:
             sync(path)  # a power cut must not leave empty images behind a whole shapes.json
         if root.exists():
             shutil.rmtree(root)
-        os.replace(scratch, root)
-        sync(root.parent)
+        rename(scratch, root)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

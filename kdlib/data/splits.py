@@ -16,9 +16,9 @@ PRECEDENCE = ("test", "dev", "fit", "extra")  # an image that is in two splits s
 def separate(splits: dict[str, Dataset], on_overlap: str = "error") -> dict[str, Dataset]:
     """The same splits, no image in two of them.
 
-    Two images are the same when their ids or the bytes of their files are. With 'error' that raises DataError
-    with the names; with 'drop' the image leaves dev for test's sake, fit for either's and extra for all, and the
-    split's ``left_out`` names it.
+    Two images are the same when their ids or the bytes of their files are equal. With 'error' an image in two splits
+    raises DataError with the names. With 'drop' it stays in the first of test, dev, fit and extra that holds it; each
+    split that it is taken out of names it in ``left_out``.
     """
     twins = overlaps(splits)
     if not any(twins.values()):
@@ -32,7 +32,7 @@ def separate(splits: dict[str, Dataset], on_overlap: str = "error") -> dict[str,
 
 
 def in_words(twins: dict[str, list[tuple[str, str]]]) -> str:
-    """What :func:`overlaps` found, for a message."""
+    """What :func:`overlaps` found, as a clause of a message."""
     pairs = [f"{name} and {other}" for found in twins.values() for name, other in found]
     return f"{len(pairs)} images are in two splits: {'; '.join(pairs[:5])}{' ...' if len(pairs) > 5 else ''}"
 
@@ -73,7 +73,7 @@ def overlaps(splits: dict[str, Dataset]) -> dict[str, list[tuple[str, str]]]:
 
 
 def duplicates(dataset: Dataset) -> list[tuple[str, str]]:
-    """(image, an earlier one of the same split with the same bytes): counted, and not an error."""
+    """(image, an earlier image of the same split with the same bytes). Results count them; they are no error."""
     found, by_content = [], defaultdict(list)
     for name, size, crc in dataset.tree.checksums(dataset.image_names):
         firsts = by_content[size, crc]

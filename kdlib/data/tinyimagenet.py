@@ -74,7 +74,7 @@ def _train_rows(tree: Tree, wnids: list[str], split: str) -> list[tuple[str, int
 
 
 def is_image(file: str) -> bool:
-    """By its name: file systems leave other things (.DS_Store) in a folder of images."""
+    """Whether a file's name is that of an image: folders of images also hold files like .DS_Store."""
     return not file.startswith(".") and file.lower().endswith((".jpeg", ".jpg", ".png"))
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from kdlib.files import read_json, runs_root, write_json
 
-UNREADABLE = -1  # in the place of a size
+UNREADABLE = -1  # the size of what cannot be read as a file
 LARGEST = 2 << 30  # bytes of one file; COCO's largest annotation file has 0.47 GB
 
 
@@ -115,8 +115,8 @@ class Tree:
     def checksums(self, names: Iterable[str]) -> list[tuple[str, int, int]]:
         """(path, bytes, CRC-32) per file. Archives know theirs; a folder's are computed once and remembered.
 
-        What is remembered is dropped as soon as a size or a modification time differs. A link that leads nowhere and
-        what is no file have the size UNREADABLE and the sum 0.
+        They are computed again when a size or a modification time has changed. A link that leads nowhere, a pipe and
+        a device have the size UNREADABLE and the sum 0.
         """
         names = list(names)
         paths = {name: self._path(name) for name in names}
@@ -125,7 +125,7 @@ class Tree:
         memory = self._memory(seen)
         known = (read_json(memory) if seen else None) or {}
         if seen and not _are_sums(known, stats):  # also where the memory was cut or emptied
-            known = {name: _crc(paths[name]) for name in stats}
+            known = {name: crc32(paths[name]) for name in stats}
             write_json(memory, known)
         rows = []
         for name in names:
@@ -153,7 +153,8 @@ def _are_sums(known: object, names: Iterable[str]) -> bool:
     return all(type(known.get(name)) is int and 0 <= known[name] < 1 << 32 for name in names)
 
 
-def _crc(path: Path) -> int:
+def crc32(path: Path) -> int:
+    """The CRC-32 of a file's content, as zip archives record it."""
     crc = 0
     with open(path, "rb") as file:
         while chunk := file.read(1 << 20):
