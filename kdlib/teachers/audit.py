@@ -1,4 +1,4 @@
-"""Whether a loaded teacher is one: every weight that its outputs use was in its checkpoint, and they make sense."""
+"""Checks a loaded teacher: every weight that its outputs use was in the checkpoint, and the outputs make sense."""
 
 import json
 from collections.abc import Callable
@@ -19,7 +19,7 @@ def audit(teacher: Teacher, missing: list[str], allow_untrained: bool) -> None:
 
     A weight is used when the gradient of the outputs reaches it, a buffer (a batch norm's statistics) when the outputs
     change with it, which needs no list of names that could go stale. Refused are also a teacher in train mode, outputs
-    of the wrong shape or with NaN, an attention that does not sum to 1, and one answer to two images or two texts.
+    of the wrong shape or with NaN, an attention that does not sum to 1, and equal features of two different inputs.
     Raises TeacherError with the reason and the remedy. With ``allow_untrained`` the names of missing weights go into
     ``teacher.untrained`` instead.
     """
@@ -91,7 +91,10 @@ def used_parameters(model: nn.Module, outputs: list[Tensor]) -> dict[str, int]:
 
 @torch.no_grad()
 def used_buffers(model: nn.Module, names: list[str], passes) -> set[str]:
-    """Those of ``names`` that are buffers of numbers and reach an output of ``passes``: NaN in them comes out."""
+    """Those of ``names`` that are floating-point buffers and change an output of ``passes``.
+
+    A buffer is used when NaN in it gives NaN in an output.
+    """
     buffers, used = dict(model.named_buffers()), set()
     for name in set(names) & set(buffers):
         if not buffers[name].is_floating_point():
@@ -115,7 +118,7 @@ def _in_eval_mode(teacher: Teacher) -> None:
 
 
 def _run(teacher: Teacher, name: str, call: Callable) -> dict[str, Tensor]:
-    """What a method gives. An error in it, as from a size that does not fit, is the checkpoint's or the family's."""
+    """The result of a method of the teacher. An error in it becomes a TeacherError with a hint at the cause."""
     hint = "the tokenizer's files may be another model's" if name == "read" else "sizes may not fit its configuration"
     try:
         return call()

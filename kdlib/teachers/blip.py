@@ -35,15 +35,15 @@ class BlipTeacher(Teacher):
 
     @property
     def max_tokens(self) -> int:
-        """Longer texts are cut."""
+        """The most tokens of a text that are read; longer texts are cut."""
         return min(LONGEST_TEXT, self.model.config.text_config.max_position_embeddings)
 
 
 def seen(vision, pixels: Tensor):
     """What the vision encoder makes of (B, 3, H, W), and where the class token looks in its last layer, (B, N).
 
-    The maps of the other layers are let go: BLIP has no fused attention, and at 384 pixels those of 64 images take 1 GB
-    a layer.
+    Only the last layer's attention map is kept. At 384 pixels the maps of 64 images take 1 GB in each layer, and BLIP
+    has no fused attention, which would make none.
     """
     kept = []
     hook = vision.encoder.layers[-1].self_attn.register_forward_hook(lambda *given: kept.append(given[-1][1]))
@@ -55,7 +55,7 @@ def seen(vision, pixels: Tensor):
 
 
 class UntrainedHeadsTeacher(BlipTeacher):
-    """BLIP as the study probably had it: the trained vision encoder below a text encoder and projections at random."""
+    """BLIP as the paper probably had it: a trained vision encoder, a random text encoder, random projections."""
 
     def look(self, pixels: Tensor) -> dict[str, Tensor]:
         """As BlipTeacher's, through the projections that no checkpoint carries."""

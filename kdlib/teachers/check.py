@@ -1,4 +1,4 @@
-"""What stands between a study and its teachers: what would be downloaded, what cannot load, and why. Builds nothing."""
+"""The state of a study's teachers: what is to be downloaded, what cannot be loaded, and why. Builds no features."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -13,10 +13,10 @@ from kdlib.teachers.teacher import TeacherError
 
 @dataclass(frozen=True)
 class Standing:
-    """Of one teacher: its name, where it lies, the bytes still to be downloaded, and why it cannot load.
+    """The state of one teacher: its name, its folder, the bytes still to be downloaded, and why it cannot be loaded.
 
-    ``folder`` is '' while something is to be downloaded or converted; ``note`` says what. Of a teacher that is ready
-    ``tokens`` and ``width`` are those of an image's N and T.
+    ``folder`` is '' while something is to be downloaded or converted; ``note`` then says what. A ready teacher has
+    ``tokens`` N and ``width`` T.
     """
 
     name: str
@@ -40,9 +40,9 @@ class Standing:
 def standing(
     family: str, source: str = "", revision: str = "", allow_untrained: bool = False, untrained_heads: bool = False
 ) -> Standing:
-    """How it stands with a teacher. Nothing is downloaded and nothing converted; what is there is loaded and audited.
+    """The state of a teacher. Nothing is downloaded or converted; a checkpoint that is here is loaded and audited.
 
-    A teacher that passed is not loaded again while its files, kdlib's and transformers' versions stay as they are.
+    A teacher that passed is not loaded again until its files, kdlib's code of it, torch or transformers change.
     """
     name = f"{family}, {source}"
     try:
@@ -64,9 +64,9 @@ def asked(configs: Iterable[RunConfig]) -> list[tuple]:
 
 
 def prepare(configs: Iterable[RunConfig], say: Callable[[str], None] = print) -> None:
-    """Get the teachers of some experiments, and see that they load, before anything is built with them.
+    """Download, convert, load and audit the teachers of some experiments, before anything is built with them.
 
-    ``say`` is told what takes a while. Raises TeacherError that names all that cannot be had.
+    ``say`` gets a line for each download. Raises one TeacherError that names every teacher that is not to be had.
     """
     problems = []
     for family, source, revision, *how in asked(configs):
@@ -82,7 +82,7 @@ def prepare(configs: Iterable[RunConfig], say: Callable[[str], None] = print) ->
 
 
 def _absent(name: str, source: str, revision: str, pinned: str) -> Standing:
-    """Of a teacher that is not here: what the hub says of it."""
+    """The state of a teacher that is not on this machine: size and errors as the hub states them."""
     folder = Path(source).expanduser()
     if folder.is_dir():
         return Standing(name, note="has only pickled weights; the first run converts them to safetensors")

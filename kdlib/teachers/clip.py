@@ -35,12 +35,12 @@ class ClipTeacher(Teacher):
 
     @property
     def max_tokens(self) -> int:
-        """Longer texts are cut."""
+        """The most tokens of a text that are read; longer texts are cut."""
         return self.model.config.text_config.max_position_embeddings
 
     @property
     def logit_scale(self) -> float:
-        """The checkpoint's own, learned with it."""
+        """The factor from cosines to logits that the checkpoint was trained with."""
         return self.model.logit_scale.exp().item()
 
 

@@ -1,4 +1,4 @@
-"""Pickled weights, once, to safetensors: read without running anything, written whole or not at all."""
+"""Converts pickled weights to safetensors, once. The pickle runs no code; the result is written whole or not at all."""
 
 import os
 import pickle
@@ -12,7 +12,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from kdlib.files import file_digest, read_json, write_json
+from kdlib.files import file_digest, read_json, rename, sync, write_json
 from kdlib.teachers.hub import first_line, need_room
 from kdlib.teachers.teacher import TeacherError
 
@@ -39,8 +39,7 @@ def convert(pickles: list[Path], small: list[Path], target: Path, made_from: dic
         try:
             _write(pickles, small, scratch, made_from)
             shutil.rmtree(target, ignore_errors=True)
-            os.replace(scratch, target)
-            _sync(target.parent)
+            rename(scratch, target)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
     return target
@@ -55,7 +54,7 @@ def whole(folder: Path) -> bool:
 
 
 def sha256(path: Path) -> str:
-    """A file's SHA-256, taken once in a process while the file stays as it is: a second for a large checkpoint."""
+    """A file's SHA-256; computed once in a process while size and modification time stay the same."""
     status = path.stat()
     return _sha256(path, status.st_size, status.st_mtime_ns)
 
@@ -66,7 +65,7 @@ def _sha256(path: Path, size: int, changed: int) -> str:
 
 
 def read_pickle(path: Path) -> dict[str, Tensor]:
-    """The tensors of a .bin file by name. Only tensors are read: what else it asks for is an error with its name."""
+    """The tensors of a .bin file by name. Raises TeacherError where the file would load or run anything else."""
     try:
         # Mapped where the format allows: the weights are then not in memory twice.
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
@@ -101,13 +100,13 @@ def _write(pickles: list[Path], small: list[Path], folder: Path, made_from: dict
         for path, name in zip(pickles, names, strict=True):
             state = read_pickle(path)
             save_file(_alone(state), folder / name, metadata={"format": "pt"})
-            _sync(folder / name)
+            sync(folder / name)
             index |= dict.fromkeys(state, name)
         if len(pickles) > 1:
             write_json(folder / "model.safetensors.index.json", {"metadata": {}, "weight_map": index})
         for path in small:
             shutil.copyfile(path, folder / path.name)
-            _sync(folder / path.name)
+            sync(folder / path.name)
     except (OSError, SafetensorError) as error:
         raise TeacherError(
             f"{pickles[0].name} could not be converted in {folder.parent}: {first_line(error)}. Make room on this disk "
@@ -115,11 +114,11 @@ def _write(pickles: list[Path], small: list[Path], folder: Path, made_from: dict
         ) from error
     made = {path.name: sha256(path) for path in sorted(folder.iterdir())}
     write_json(folder / RECORD, {"made_from": made_from, "files": made})
-    _sync(folder)
+    sync(folder)
 
 
 def _alone(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Each tensor with a memory of its own: tied weights share one, which safetensors does not write."""
+    """The state with tied weights copied: safetensors does not write tensors that share memory."""
     seen: set[int] = set()
     alone = {}
     for name, value in state.items():
@@ -128,12 +127,3 @@ def _alone(state: dict[str, Tensor]) -> dict[str, Tensor]:
         alone[name] = value.clone(memory_format=torch.contiguous_format) if place in seen else value.contiguous()
         seen.add(place)
     return alone
-
-
-def _sync(path: Path) -> None:
-    """Wait until a file or a folder's list of names is on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -1,4 +1,4 @@
-"""From a name to a folder with safetensors: a local folder, or a revision of a repository on the model hub."""
+"""Finds the folder of a checkpoint, with weights in safetensors. ``hub`` downloads, ``convert`` converts pickles."""
 
 import re
 import sys
@@ -8,7 +8,7 @@ from kdlib.files import digest, read_json, runs_root, write_json
 from kdlib.teachers import convert, hub
 from kdlib.teachers.teacher import TeacherError
 
-# Written beside a checkpoint, not part of it.
+# JSON files that lie beside a checkpoint and are no part of it.
 BESIDE = {"recipe.json", "exposure.json", "pytorch_model.bin.index.json", convert.RECORD}
 
 
@@ -93,7 +93,7 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 def small(folder: Path) -> list[Path]:
-    """Configuration, preprocessing, vocabulary: all JSON files and the two vocabularies that are none."""
+    """A checkpoint's files beside its weights: all JSON files, vocab.txt and merges.txt."""
     paths = {*folder.glob("*.json"), *folder.glob("vocab.txt"), *folder.glob("merges.txt")}
     return sorted(path for path in paths if path.name not in BESIDE)
 
@@ -125,7 +125,7 @@ def model_id(source: str) -> None:
 
 
 def no_weights(source: str, revision: str) -> TeacherError:
-    """Of a repository with other files only."""
+    """The error of a repository that holds no weights."""
     return TeacherError(
         f"{source} (revision {revision}) has neither model*.safetensors nor pytorch_model*.bin, so it holds no weights "
         "in transformers' layout. Choose another repository or revision (many have safetensors as refs/pr/N)."
@@ -187,6 +187,6 @@ def _target(name: str, commit: str) -> Path:
 
 
 def _in_place_of(source: str, pinned: str) -> Path | None:
-    """The conversion that serves because ``pinned`` is gone. With it the hub isn't asked again."""
+    """The conversion that replaces the commit ``pinned``, which is gone from the hub; None where there is none."""
     commit = (read_json(_target(source, f"{pinned}.json")) or {}).get("in_its_place", "")
     return _target(source, commit) if commit and convert.whole(_target(source, commit)) else None

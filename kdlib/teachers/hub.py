@@ -1,4 +1,4 @@
-"""Checkpoints from the model hub: what is taken of a repository, and in plain words why it could not be had."""
+"""Downloads checkpoints from the model hub: which files of a repository, and errors that say what to do."""
 
 import errno
 import os
@@ -32,14 +32,14 @@ PATIENCE = 30  # seconds for the hub's first answer
 
 
 class RevisionGone(TeacherError):
-    """The repository is there, the revision is not."""
+    """The hub has the repository, but not the revision."""
 
 
 def snapshot(source: str, revision: str, patterns: tuple[str, ...]) -> Path:
     """The folder with a repository's files that match, downloaded where they are not in the hub's cache.
 
-    The room on the disk is asked for before anything is downloaded. Without a network a cached snapshot serves when
-    it is whole. Raises RevisionGone, or TeacherError that says what to do.
+    The free space on the disk is checked before the download. Without a network a complete snapshot in the cache is
+    used. Raises RevisionGone, or TeacherError that says what to do.
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import DryRunError
@@ -62,9 +62,9 @@ def snapshot(source: str, revision: str, patterns: tuple[str, ...]) -> Path:
 
 
 def kept(source: str, revision: str, patterns: tuple[str, ...], listed: bool = False) -> Path | None:
-    """A snapshot that was downloaded whole, without asking the hub; None where there is none, or a part only.
+    """A complete snapshot in the cache, found without a request to the hub; None where there is none.
 
-    Older clients kept no list of what belongs to a snapshot. With ``listed`` theirs do not count.
+    Older clients recorded no list of a snapshot's files. With ``listed`` a snapshot without a list does not count.
     """
     from huggingface_hub import get_cached_repo_tree, snapshot_download
     from huggingface_hub.errors import CachedRepoTreeNotFoundError, LocalEntryNotFoundError
@@ -94,9 +94,9 @@ def listing(source: str, revision: str, patterns: tuple[str, ...]) -> list[tuple
 
 
 def knock(source: str, revision: str) -> None:
-    """One request without a second try: where there is no network the client would try for half a minute.
+    """Send the hub one request without retries: without a network its client would retry for half a minute.
 
-    Raises what the hub's client raises, but for a file that is not there.
+    Raises what the client raises, except for a repository without config.json.
     """
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
     from huggingface_hub.errors import RemoteEntryNotFoundError
@@ -135,7 +135,7 @@ def need_room(size: int, what: str, folder: Path) -> None:
 
 
 def quiet() -> None:
-    """Progress bars only on a terminal: in a notebook they would leave a widget that no report can draw."""
+    """Turn off the client's progress bars outside of a terminal: no report can draw the widget of a notebook."""
     from huggingface_hub.utils import disable_progress_bars
 
     if not sys.stderr.isatty():
@@ -143,7 +143,7 @@ def quiet() -> None:
 
 
 def explained(error: Exception, source: str, revision: str) -> TeacherError:
-    """What the error of the hub's client means, and what to do. Its causes count: the client wraps them."""
+    """A TeacherError that says what an error of the hub's client means and what to do. Looks at its causes too."""
     from huggingface_hub import constants, errors
 
     chain, link = [], error

@@ -1,4 +1,4 @@
-"""A checkpoint's folder to model, preprocessing and tokenizer: each from its files, or an error that names them."""
+"""Loads model, preprocessing and tokenizer from a checkpoint's folder; an error names the file that is at fault."""
 
 import copy
 import json
@@ -13,9 +13,9 @@ from kdlib.teachers.teacher import TeacherError
 def load_model(model_class, folder: Path, **options) -> tuple[nn.Module, list[str]]:
     """Load a checkpoint and report what of the model was not in it, by name of parameter or buffer.
 
-    float32, eval mode, no remote code. Attention is eager, since the fused kernels give no attention maps, but for
-    the vision layers before the last, whose maps nobody asks for. Raises TeacherError for a checkpoint of another
-    kind of model, for shapes that do not fit, and for damaged files.
+    float32, eval mode, no remote code. Attention is eager, since the fused kernels give no attention maps; the vision
+    layers before the last, whose maps are not needed, are fused. Raises TeacherError for a checkpoint of another kind
+    of model, for shapes that do not fit, and for damaged files.
     """
     from safetensors import SafetensorError
 
@@ -49,7 +49,7 @@ def load_model(model_class, folder: Path, **options) -> tuple[nn.Module, list[st
 
 
 def written_for(model_class, folder: Path) -> None:
-    """Refuse a folder whose config.json is of another kind of model: transformers would load it half at random."""
+    """Raise TeacherError where config.json is of another kind of model; its missing weights would be random."""
     try:
         content = json.loads((folder / "config.json").read_text())
         kind = content.get("model_type")
@@ -86,8 +86,8 @@ def load_processor(folder: Path):
 def load_tokenizer(folder: Path, whole: bool = False):
     """The tokenizer that was saved with a checkpoint. Raises TeacherError where there is none.
 
-    Without its files transformers makes one of two words up, and every text reads alike. ``whole``: take
-    tokenizer.json as it is, and not the class that the configuration names, which would build its own from parts.
+    Without its files transformers would make up a vocabulary of two words, and all texts would be alike. ``whole``:
+    tokenizer.json is used as it is, without the class that the configuration names, which would rebuild it from parts.
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -107,7 +107,7 @@ def load_tokenizer(folder: Path, whole: bool = False):
 
 
 def shown_size(preprocess) -> int:
-    """Side in pixels of what a transformers image processor gives: of its crop, or of its size without one."""
+    """Side in pixels of the images that a transformers image processor returns: of its crop, or of its resizing."""
     size = preprocess.crop_size if getattr(preprocess, "do_center_crop", False) else preprocess.size
     if size["height"] != size["width"]:
         raise TeacherError(
@@ -117,7 +117,7 @@ def shown_size(preprocess) -> int:
 
 
 def quiet_transformers() -> None:
-    """No progress bar, which in a notebook would leave a widget that no report can draw; the audit says the rest."""
+    """Turn off transformers' progress bars, which no report can draw, and its warnings, which the audit replaces."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()
@@ -125,7 +125,7 @@ def quiet_transformers() -> None:
 
 
 def fuse_attention(vision: nn.Module) -> None:
-    """Fused attention in all layers but the last, where the class of the model has it. Images have no mask."""
+    """Use fused attention in all layers but the last, where the model's class supports it."""
     if not getattr(vision, "_supports_sdpa", False):
         return
     depth = vision.config.num_hidden_layers

@@ -1,6 +1,6 @@
-"""SigLIP 2: image and text encoders trained pair by pair with a sigmoid. Tschannen et al., arXiv:2502.14786.
+"""SigLIP 2: image and text encoders trained with a sigmoid loss on each pair. Tschannen et al., arXiv:2502.14786.
 
-Its class in transformers is SigLIP's (Zhai et al., arXiv:2303.15343), so checkpoints of that load, too.
+Its class in transformers is SigLIP's (Zhai et al., arXiv:2303.15343), so checkpoints of SigLIP load too.
 """
 
 from torch import Tensor
@@ -13,10 +13,13 @@ REVISION = "75de2d55ec2d0b4efc50b3e9ad70dba96a7b2fa2"
 
 
 class SiglipTeacher(Teacher):
-    """The pooled outputs of both encoders. Each token goes alone through the head that pools them all."""
+    """The pooled outputs of both encoders. A token's feature is the pooling head's output for that token alone."""
 
     def tokenize(self, texts: list[str]):
-        """As in training filled up to ``max_tokens``, since the last position is what is pooled."""
+        """Texts -> ``input_ids`` and ``attention_mask`` (B, ``max_tokens``).
+
+        Every text is padded to the full length, as in training, since the text feature is taken at the last position.
+        """
         fill = {"padding": "max_length", "truncation": True, "max_length": self.max_tokens}
         return self.tokenizer(texts, return_attention_mask=True, return_tensors="pt", **fill)
 
@@ -31,7 +34,7 @@ class SiglipTeacher(Teacher):
     def read(self, ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
         """(B, L) ids and mask -> pooled (B, T), tokens (B, L, T), attention (B, L) over the words.
 
-        The encoder is given no mask, as in its training: it reads the filling, too.
+        The encoder gets no mask, as in its training, so that it attends to the padding too.
         """
         outputs = self.model.text_model(ids, output_attentions=True)
         tokens = self.model.text_model.head(outputs.last_hidden_state)  # (B, L, T)
@@ -41,17 +44,17 @@ class SiglipTeacher(Teacher):
 
     @property
     def max_tokens(self) -> int:
-        """Shorter texts are filled up, longer ones cut."""
+        """The length of every tokenized text: shorter texts are padded, longer ones cut."""
         return self.model.config.text_config.max_position_embeddings
 
     @property
     def logit_scale(self) -> float:
-        """The checkpoint's own, learned with it."""
+        """The factor from cosines to logits that the checkpoint was trained with."""
         return self.model.logit_scale.exp().item()
 
     @property
     def logit_bias(self) -> float:
-        """The checkpoint's own; sigmoid(scale x cosine + bias) is the chance that image and text belong together."""
+        """The checkpoint's bias: sigmoid(scale x cosine + bias) is the probability that image and text match."""
         return self.model.logit_bias.item()
 
 

@@ -1,4 +1,4 @@
-"""What every teacher is: a frozen encoder, loaded only if every weight that it uses was in the checkpoint."""
+"""The interface of a teacher: a frozen encoder of images and, for vision-language teachers, of texts."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,10 +21,13 @@ class Teacher:
 
     ``encode_images(images) -> {"pooled": (B, T), "tokens": (B, N, T), "attention": (B, N)}`` and, with a
     text side, ``encode_texts(texts) -> {"pooled": (B, T), "tokens": (B, L, T), "attention": (B, L),
-    "mask": (B, L)}``. ``attention`` is where the last layer's pooled token looks, mean over heads, over the
-    other tokens, sums to 1. ``untrained`` names weights that are used but were not in the checkpoint;
-    ``image_parameters`` and ``text_parameters`` count the weights that each side uses, ``width`` is T. ``precision``:
-    'float32', or 'bfloat16' for matrix products in bfloat16 with weights, norms and outputs in float32.
+    "mask": (B, L)}``. ``attention``: the weights with which the token that stands for the whole input (the class
+    token, or the family's own pooling) attends to the other tokens in the last layer; mean over heads, rows sum to 1.
+    ``untrained`` names weights that are used but were not in the checkpoint. ``image_parameters`` and
+    ``text_parameters`` count the weights that each side uses; ``width`` is T. ``precision``: 'float32', or 'bfloat16'
+    for matrix products in bfloat16 with weights, norms and outputs in float32.
+
+    A family defines ``look`` and, with a text side, ``read`` and ``max_tokens``.
     """
 
     family: str
@@ -49,7 +52,7 @@ class Teacher:
         return self.encode_pixels(self.prepare(images))
 
     def encode_pixels(self, pixels: Tensor) -> dict[str, Tensor]:
-        """What :meth:`encode_images` makes of the images that ``pixels`` were prepared from."""
+        """As :meth:`encode_images`, from the output of :meth:`prepare`, (B, 3, H, W)."""
         if self.device.type == "cuda":
             pixels = pixels.pin_memory()
         with torch.inference_mode(), autocast(self.device, self.precision):
@@ -78,12 +81,12 @@ class Teacher:
 
     @property
     def has_text(self) -> bool:
-        """Whether it reads text."""
+        """Whether the teacher has a text side."""
         return self.tokenizer is not None
 
     @property
     def max_tokens(self) -> int:
-        """Longer texts are cut; raises TeacherError where there is no text side."""
+        """The most tokens of a text that are read; longer texts are cut. Raises TeacherError without a text side."""
         raise TeacherError(f"{self.family} has no text side")
 
     @property
@@ -99,12 +102,12 @@ class Teacher:
 
     @property
     def image_size(self) -> int:
-        """Side in pixels of what ``look`` is given."""
+        """Side in pixels of the square images that ``look`` reads."""
         return self.vision_config.image_size
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Rows and columns of image tokens."""
+        """Rows and columns of the grid of image tokens; their product is N."""
         side = self.image_size // self.vision_config.patch_size
         return side, side
 
@@ -123,5 +126,5 @@ class Teacher:
 
 
 def normalised(attention: Tensor) -> Tensor:
-    """Rows that sum to 1."""
+    """Attention weights (B, N) scaled so that each row sums to 1."""
     return attention / attention.sum(dim=-1, keepdim=True).clamp_min(torch.finfo(attention.dtype).tiny)

@@ -34,7 +34,7 @@ VISION = {
     "image_size": SIDE,
     "patch_size": PATCH,
 }
-# images drawn, passes over them, layers
+# images drawn, epochs, layers, peak learning rate
 RECIPES = {
     "dino": {"images": 24_000, "epochs": 8, "layers": 5, "lr": 7e-4},
     "beit": {"images": 24_000, "epochs": 8, "layers": 5, "lr": 7e-4},
@@ -155,7 +155,7 @@ def rate(step: int, steps: int, peak: float) -> float:
 
 
 class Classes(nn.Module):
-    """The loss of dino and beit: the class of the pooled token, and of each patch; half the images are mirrored."""
+    """The loss of dino and beit: cross-entropy of the image's class and of each patch's; half are mirrored."""
 
     def __init__(self, family: str, count: int):
         super().__init__()
