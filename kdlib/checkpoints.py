@@ -2,7 +2,8 @@
 
 checkpoints/epoch-0005/ holds model.safetensors (the distiller: student and all trained parts of the losses),
 optimizer.safetensors, and state.json with epoch, step, history, configuration, versions and the digests of
-the other two files and of itself. cooldown-0005/ is a leaf: what a cooldown from epoch 5 made of it.
+the other two files and of itself. cooldown-0005/ is a leaf: the end of a cooldown that started at epoch 5. No training
+continues from it.
 """
 
 import os
@@ -16,15 +17,26 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import kdlib
-from kdlib.files import RunDir, digest, file_digest, make_folder, read_json, read_record, rename, sync, write_json
+from kdlib.files import (
+    RunDir,
+    file_digest,
+    make_folder,
+    read_json,
+    read_record,
+    rename,
+    seal,
+    seal_broken,
+    sync,
+    write_json,
+)
 
 FILES = ("model.safetensors", "optimizer.safetensors")
 
 
 def save(run: RunDir, distiller: nn.Module, optimizer: torch.optim.Optimizer, state: dict, name: str = "") -> Path:
-    """Write the checkpoint of ``state['epoch']`` to a new name, flush it, rename it into place.
+    """Write the checkpoint of ``state['epoch']``, whole or not at all; returns its folder.
 
-    ``name``: of the folder, where it is not the epoch's.
+    ``name``: the folder's name, 'epoch-0005' and so on by default.
     """
     folder = run.checkpoints / (name or f"epoch-{state['epoch']:04d}")
     scratch = run.checkpoints / f".{folder.name}.{os.getpid()}"
@@ -36,7 +48,7 @@ def save(run: RunDir, distiller: nn.Module, optimizer: torch.optim.Optimizer, st
         sync(scratch / name)
     versions = {"kdlib": kdlib.__version__, "torch": torch.__version__}
     record = state | {"versions": versions, "files": {name: file_digest(scratch / name) for name in FILES}}
-    write_json(scratch / "state.json", record | {"digest": digest(record)})
+    write_json(scratch / "state.json", seal(record))
     if folder.exists():
         shutil.rmtree(folder)  # a damaged one of the same epoch: only those are written again
     rename(scratch, folder)
@@ -73,8 +85,7 @@ def problem(folder: Path) -> str | None:
     state = read_record(folder / "state.json")
     if state is None:
         return "state.json is missing or truncated"
-    content = {key: value for key, value in state.items() if key != "digest"}
-    if digest(content) != state.get("digest"):
+    if seal_broken(state):
         return "state.json was altered"
     for name in FILES:
         if not (folder / name).exists():
@@ -89,7 +100,7 @@ def problem(folder: Path) -> str | None:
 
 
 def latest(run: RunDir, train_key: str, up_to: int) -> Path | None:
-    """The last good checkpoint of this training at or below epoch ``up_to``; damaged ones are named and passed."""
+    """The last good checkpoint of this training at or below epoch ``up_to``; warns of damaged ones and skips them."""
     numbered = {folder.name.removeprefix("epoch-"): folder for folder in run.checkpoints.glob("epoch-*")}
     epochs = sorted((name for name in numbered if name.isdecimal()), key=int, reverse=True)
     for folder in (numbered[name] for name in epochs if int(name) <= up_to):
@@ -121,9 +132,9 @@ def leaf(run: RunDir, train_key: str, epoch: int, cooldown: int) -> Path | None:
 
 
 def scored(run: RunDir, train_key: str, epochs: int, cooldown: int) -> Path | None:
-    """The checkpoint that is scored after ``epochs``: the finished cooldown where there is to be one, else the epoch's.
+    """The checkpoint that is scored after ``epochs``: with ``cooldown`` the end of the cooldown, else the epoch's.
 
-    None where it is not there or not whole.
+    None where it is missing, damaged, or the cooldown is not finished.
     """
     if cooldown:
         folder = leaf(run, train_key, epochs, cooldown)

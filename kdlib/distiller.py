@@ -1,4 +1,4 @@
-"""Student + losses: batch -> (loss, named terms). All that is trained lives here, so a checkpoint has it all."""
+"""The distiller: a student and its losses, from a batch to (loss, named terms). It holds everything that is trained."""
 
 import math
 
@@ -31,16 +31,19 @@ OBJECTIVES = Registry(
     },
 )
 DEFAULT_OBJECTIVE = ("logit_matching",)
-# Losses in the teacher's own space: they see the student's embedding through a projector.
+# Losses in the teacher's space: they compare the projected embedding with the teacher's centred features.
 IN_ITS_SPACE = {"feature_regression", "anchor_kl", "teacher_contrastive"}
 
 
 class Distiller(nn.Module):
     """A student, its logit scale and the trained parts of its losses. ``distiller(batch) -> (loss, terms)``.
 
-    Vision-only: image x image logits without the diagonal, and 'combined' is logit matching alone, since
-    there is no text to contrast with. Vision-language: image x text. 'no_teacher' learns from the captions or
-    from the labels (``classes`` of them) and never sees the teacher's images or logits.
+    With a vision-only teacher logits are image x image without the diagonal, and 'combined' is logit matching alone,
+    since there is no text to contrast with. With a vision-language teacher they are image x text. 'no_teacher' is
+    'contrastive' where there are captions, else 'labels' (cross-entropy over ``classes``): the teacher is no target.
+
+    ``teacher_scale``: from the teacher's cosines to its logits. ``means``: the mean feature (T,) of each side, for
+    centring; zero without.
     """
 
     def __init__(
@@ -73,7 +76,7 @@ class Distiller(nn.Module):
             self.orthogonal = projectors.orthogonal(*widths)
 
     def _check(self, student: Student, classes: int) -> None:
-        """A loss that lacks what it compares fails before training, with the remedy."""
+        """Raise ValueError, with the remedy, for a loss that the student or the data cannot serve."""
         wanted = set(self.objective)
         if wanted & {"contrastive", "kl", "combined"} and not student.spec.text:
             raise ValueError("The objectives contrastive and kl need captions; on labelled images take logit_matching.")
@@ -86,7 +89,7 @@ class Distiller(nn.Module):
 
     @property
     def scale(self) -> Tensor:
-        """What turns the student's cosines into logits, a scalar in (0, LARGEST_SCALE]."""
+        """The factor that turns the student's cosines into logits, a scalar in (0, LARGEST_SCALE]."""
         return self.log_scale.exp().clamp(max=LARGEST_SCALE)
 
     def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, float]]:
@@ -109,7 +112,7 @@ class Distiller(nn.Module):
         return loss, {name: term.detach() for name, term in terms.items()}
 
     def centred(self, side: str, features: Tensor) -> Tensor:
-        """The teacher's features less fit's mean of that side."""
+        """The teacher's features (B, T) of one side minus the mean feature of that side."""
         return features - getattr(self, f"{side}_mean")
 
 
@@ -171,9 +174,10 @@ def _anchor_kl(distiller: Distiller, batch, outputs, logits, target) -> dict[str
 
 
 def _teacher_contrastive(distiller: Distiller, batch, outputs, logits, target) -> dict[str, Tensor]:
-    """The student's image among the teacher's texts and the other way round; without texts among its images.
+    """Contrastive loss of the student's images against the teacher's texts, and of its texts against images.
 
-    Yang et al., arXiv:2307.12732 (there: interactive contrastive learning); Tian et al., arXiv:1910.10699.
+    Without texts it is against the teacher's images. Yang et al., arXiv:2307.12732 (there: interactive contrastive
+    learning); Tian et al., arXiv:1910.10699.
     """
     positives = batch["row"][:, None] == batch["row"][None]
     weight, terms = distiller.config.contrastive_weight, {}
@@ -205,7 +209,8 @@ def _orthogonal_projection(distiller: Distiller, batch, outputs, logits, target)
     }
 
 
-# Name of a loss, as objectives use it -> what makes its named terms from a batch and the student's outputs.
+# Name of a loss, as objectives use it -> the function that computes its weighted terms, by name, from the batch, the
+# student's outputs, and the (B, B) logits of student and teacher.
 LOSSES = Registry(
     "loss",
     {
@@ -233,8 +238,8 @@ def objective_of(config: RunConfig) -> tuple[str, ...]:
 def build(config: RunConfig, fit: Split, classes: int = 0) -> Distiller:
     """Student and losses of a configuration with the initial weights of its seed, to be trained on ``fit``.
 
-    ``classes``: of labelled images. In eval mode: a batch that somebody looks at leaves the statistics of a batch norm
-    as they are, and the trainer sets what it needs.
+    ``classes``: the number of classes of labelled images. The distiller is in eval mode, in which trying a batch does
+    not change the statistics of a batch norm; the trainer sets train mode.
     """
     spec = students.StudentSpec(
         teacher_width=fit.store["image_pooled"].shape[1],

@@ -19,7 +19,7 @@ LAYER, WEIGHTS = "layer ", "weights of "  # prefixes of places
 
 
 def changes(fresh: Distiller, held: Distiller) -> dict[str, list]:
-    """Place -> [what the configuration makes, what is held], for all that differs; empty where nothing does.
+    """{place: [description in ``fresh``, description in ``held``]} of all that differs; empty where nothing does.
 
     It compares the modules and losses with their settings, the initial weights, which of them are trained, and the
     functions of the package that the notebook replaced.
@@ -46,7 +46,7 @@ def in_words(found: dict[str, list]) -> list[str]:
 
 
 def description(distiller: Distiller) -> dict[str, str]:
-    """Place in the distiller -> what is there, as text that is the same for the same thing in every process."""
+    """{place in the distiller: what is there}, as text that is equal for equal things in every process."""
     found: dict[str, str] = {}
     for name, module in distiller.named_modules():
         found[f"{LAYER}{name or 'distiller'}"] = f"{_code(type(module))}({module.extra_repr()})"
@@ -88,7 +88,7 @@ def _own(thing: Any) -> str:
 
 
 def digest_of_tensor(tensor: Tensor) -> str:
-    """SHA-256 (16 hex digits) of a tensor's type, shape and values, wherever it lies."""
+    """SHA-256 (16 hex digits) of a tensor's type, shape and values; the same on every device."""
     return hashlib.sha256(save({"": tensor.detach().cpu().contiguous()})).hexdigest()[:16]
 
 

@@ -1,7 +1,7 @@
-"""What a student is trained to match: pure functions of tensors, the student first.
+"""The losses: pure functions of tensors, the student's first. ``distiller.LOSSES`` computes them from a batch.
 
-No parameters and no gradient to the teacher. All return the mean over the batch, in nats unless said
-otherwise, and compute in float32 whatever comes in.
+They have no parameters and no gradient to the teacher. Each returns a scalar, the mean over the batch, in nats unless
+its docstring says otherwise, and computes in float32 whatever the type of its inputs.
 """
 
 import torch
@@ -21,10 +21,10 @@ def similarity_logits(first: Tensor, second: Tensor, scale: Tensor | float) -> T
 def logit_matching(student: Tensor, teacher: Tensor, *, tau: float, leave_out_diagonal: bool = False) -> Tensor:
     """tau^2 * KL(softmax(teacher / tau) || softmax(student / tau)) over rows and columns of (B, B) logits.
 
-    Rows and columns count half each. For image x image logits leave the diagonal out: each image's
-    similarity with itself is 1 whatever the encoder, and would take nearly all the probability.
-    Zero when the logits are equal. Hinton et al., arXiv:1503.02531 (temperature); Tung and Mori,
-    arXiv:1907.09682 (similarities within the batch).
+    Rows and columns count half each. ``leave_out_diagonal`` is for image x image logits, where each image's
+    similarity with itself is 1 for every encoder, and would take nearly all the probability. Zero when the logits
+    are equal. Hinton et al., arXiv:1503.02531 (temperature); Tung and Mori, arXiv:1907.09682 (similarities within
+    the batch). Raises ValueError for one image without the diagonal.
     """
     student, teacher = student.float() / tau, teacher.detach().float() / tau
     if leave_out_diagonal:
@@ -46,10 +46,10 @@ def _kl(student: Tensor, teacher: Tensor) -> Tensor:
 def attention_transfer(student: Tensor, teacher: Tensor) -> Tensor:
     """Squared distance of L2-normalised attention maps, (B, N) each; dimensionless, between 0 and 2.
 
-    Maps of different length are resampled to the teacher's grid, which must then be square. Padded places
-    hold 0 in both. The squared form of Zagoruyko and Komodakis, arXiv:1612.03928, eq. 2, as in the authors' code, on a
-    transformer's own attention in the place of squared activations. They take the mean over the N places and this the
-    sum, so that their weight beta = 1000 is a weight of 1000 / N here: 5.1 for 14 x 14 places.
+    A student's map of another length is resampled to the teacher's grid; both must then be square. Padding must be 0
+    in both. Zagoruyko and Komodakis, arXiv:1612.03928, eq. 2, in the squared form of the authors' code, and with a
+    transformer's attention instead of squared activations. They average over the N places; this function sums, so that
+    their weight beta = 1000 is a weight of 1000 / N here: 5.1 for 14 x 14 places.
     """
     student, teacher = student.float(), teacher.detach().float()
     if student.shape[-1] != teacher.shape[-1]:
@@ -58,7 +58,7 @@ def attention_transfer(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def resample(maps: Tensor, places: int) -> Tensor:
-    """Square maps (B, N) to (B, places), bilinear."""
+    """Square maps (B, N) resampled to (B, places), bilinear. Raises ValueError where either is not square."""
     side, target = round(maps.shape[-1] ** 0.5), round(places**0.5)
     if side**2 != maps.shape[-1] or target**2 != places:
         raise ValueError(f"Only square maps can be resampled, not {maps.shape[-1]} places to {places}.")
@@ -70,8 +70,8 @@ def contrastive(student: Tensor, positives: Tensor) -> Tensor:
     """Symmetric cross-entropy of (B, B) logits against the pairs that belong together.
 
     ``positives`` (B, B) boolean, True for every caption of the same image; a row's target is uniform over
-    its positives, so that a second caption of an image is no false negative. Floor: the entropy of the
-    target, log(positives of a row). Radford et al., arXiv:2103.00020, section 2.3.
+    its positives, so that a second caption of an image is no false negative. The least value is the entropy of
+    the target, log(positives of a row). Radford et al., arXiv:2103.00020, section 2.3.
     """
     student, target = student.float(), positives.float()
     rows = target / target.sum(dim=1, keepdim=True)
@@ -88,7 +88,10 @@ def combined(
     contrastive_weight: float = 1.0,
     kl_weight: float = 1.0,
 ) -> Tensor:
-    """The paper's loss for pixel students: contrastive + KL to the teacher's logits, weighted."""
+    """The paper's loss for ResNet and DenseNet: :func:`contrastive` plus :func:`logit_matching`, weighted.
+
+    ``student``, ``teacher``: (B, B) logits; ``positives`` (B, B) as in :func:`contrastive`.
+    """
     matching = logit_matching(student, teacher, tau=tau)
     return contrastive_weight * contrastive(student, positives) + kl_weight * matching
 
@@ -96,9 +99,9 @@ def combined(
 def feature_regression(student: Tensor, teacher: Tensor) -> Tensor:
     """2 - 2 cos(student, teacher), (B, T) each; dimensionless, between 0 and 4.
 
-    ``student``: its embeddings through a projector; ``teacher``: features less the mean of fit's, since what all
-    features share says nothing about an image. It is the squared distance of the vectors at length 1. SimReg,
-    Navaneet et al., BMVC 2021.
+    This is the squared distance of the vectors at length 1. ``student``: the student's embeddings after a projector.
+    ``teacher``: features minus the mean feature of fit, since what all features share says nothing about an image.
+    SimReg, Navaneet et al., BMVC 2021.
     """
     return 2 - 2 * F.cosine_similarity(student.float(), teacher.detach().float(), dim=-1).mean()
 
@@ -106,20 +109,22 @@ def feature_regression(student: Tensor, teacher: Tensor) -> Tensor:
 def anchor_kl(student: Tensor, teacher: Tensor, anchors: Tensor, *, tau: float) -> Tensor:
     """KL(softmax(teacher A' / tau) || softmax(student A' / tau)), all vectors at length 1; mean over the batch.
 
-    ``student`` and ``teacher`` (B, T), ``anchors`` (A, T): the teacher's features of other images (or texts), less
-    the same mean. Where the student's answer lies among many images, and not only among those of its batch. SEED,
-    Fang et al., arXiv:2101.04731; CompRess, arXiv:2010.14713. Without SEED's queue: the anchors are stored.
+    ``student`` and ``teacher`` (B, T); ``anchors`` (A, T): the teacher's features of other images (or texts), minus
+    the same mean. The student is compared with the teacher by its similarities to many images, not only to those of the
+    batch. SEED, Fang et al., arXiv:2101.04731; CompRess, arXiv:2010.14713. SEED keeps a queue of recent features; here
+    the anchors are drawn from the feature store.
     """
     target = similarity_logits(teacher.detach(), anchors.detach(), 1 / tau)
     return _kl(similarity_logits(student, anchors.detach(), 1 / tau), target)
 
 
 def relational(student: Tensor, teacher: Tensor, *, distance_weight: float = 1.0, angle_weight: float = 2.0) -> Tensor:
-    """Distances of pairs and angles of triplets as the teacher has them, (B, D) and (B, T); dimensionless.
+    """Matches distances of pairs and angles of triplets to the teacher's, (B, D) and (B, T); dimensionless.
 
-    distance: Huber loss of ||x_i - x_j|| / their mean, over pairs; angle: Huber loss of cos(x_i - x_j, x_k - x_j),
-    over triplets of different images. Neither sees a rotation, a shift or the scale. RKD, Park et al.,
-    arXiv:1904.05068, eqs. 5 to 9, and its weights for embeddings.
+    Distance term: Huber loss of ||x_i - x_j|| / their mean, over pairs. Angle term: Huber loss of
+    cos(x_i - x_j, x_k - x_j), over triplets of different images. A rotation, a shift and a change of scale leave both
+    as they are. RKD, Park et al., arXiv:1904.05068, eqs. 5 to 9, with its weights for embeddings. Raises ValueError for
+    fewer than 3 images.
     """
     if len(student) < 3:
         raise ValueError("Angles need at least 3 images in the batch.")
@@ -141,9 +146,10 @@ def _relations(vectors: Tensor) -> tuple[Tensor, Tensor]:
 def dist(student: Tensor, teacher: Tensor, *, tau: float, leave_out_diagonal: bool = False) -> Tensor:
     """tau^2 * (1 - Pearson correlation of softmax(student / tau) and softmax(teacher / tau)), rows plus columns.
 
-    On (B, B) similarity logits: a row is how one image sees the others, a column how it is seen. Between 0 and
-    4 tau^2; zero already where the probabilities agree but for scale and shift. Huang et al., arXiv:2205.10536,
-    whose classes are here the images (or texts) of the batch.
+    ``student`` and ``teacher``: (B, B) similarity logits. Between 0 and 4 tau^2, dimensionless; zero when the student's
+    probabilities are an increasing linear function of the teacher's. DIST, Huang et al., arXiv:2205.10536; the images
+    (or texts) of the batch take the place of its classes. Raises ValueError for fewer than 3 images without the
+    diagonal.
     """
     size = len(student)
     ours, theirs = student.float() / tau, teacher.detach().float() / tau
@@ -160,16 +166,16 @@ def dist(student: Tensor, teacher: Tensor, *, tau: float, leave_out_diagonal: bo
 
 
 def _pearson(first: Tensor, second: Tensor) -> Tensor:
-    """Correlation of each row with its row, mean over rows."""
+    """Pearson correlation of row i of ``first`` with row i of ``second``, mean over rows."""
     first, second = (rows - rows.mean(dim=-1, keepdim=True) for rows in (first, second))
     return F.cosine_similarity(first, second, dim=-1).mean()
 
 
 def orthogonal_projection(student: Tensor, teacher: Tensor) -> Tensor:
-    """Squared distance to the layer-normed teacher, (B, T) each, mean over the T channels; dimensionless.
+    """Mean squared difference of the student and the layer-normalised teacher, (B, T) each; dimensionless.
 
-    ``student``: embeddings of length sqrt(T) through an orthogonal projector, which keeps their cosines, so that
-    what is learned sits in the student. The layer norm has no affine part. VkD, Miles et al., CVPR 2024,
+    ``student``: embeddings of length sqrt(T) after an orthogonal projector. It keeps their cosines, so that the student
+    itself has to learn the geometry. The layer norm has no affine part. VkD, Miles et al., CVPR 2024,
     arXiv:2403.06213.
     """
     target = F.layer_norm(teacher.detach().float(), teacher.shape[-1:])

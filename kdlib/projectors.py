@@ -1,11 +1,11 @@
-"""From the student's embedding (B, D) to the teacher's space (B, T): trained with the losses, dropped at inference."""
+"""Projectors from the student's embedding (B, D) to the teacher's space (B, T); only training uses them."""
 
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 
 class Rescaled(nn.Module):
-    """Embeddings of length 1 come in at length sqrt(D), as the layers behind expect."""
+    """Scales embeddings of length 1 to length sqrt(D), as linear layers with a batch norm expect."""
 
     def forward(self, embeddings: Tensor) -> Tensor:
         """(B, D) -> (B, D)."""
@@ -13,7 +13,7 @@ class Rescaled(nn.Module):
 
 
 def two_layers(width: int, teacher_width: int) -> nn.Module:
-    """Linear, batch norm, ReLU, linear: the embedding need not be a copy of the teacher's. SimReg, BMVC 2021."""
+    """Linear, batch norm, ReLU, linear: the embedding need not copy the teacher's feature. SimReg, BMVC 2021."""
     inner = 2 * teacher_width
     return nn.Sequential(
         Rescaled(), nn.Linear(width, inner), nn.BatchNorm1d(inner), nn.ReLU(), nn.Linear(inner, teacher_width)
@@ -21,10 +21,10 @@ def two_layers(width: int, teacher_width: int) -> nn.Module:
 
 
 def shared(width: int, teacher_width: int) -> nn.Module:
-    """For image and text alike, which inference compares: nothing where the widths agree, else one linear map."""
+    """One projector for image and text, which inference compares: the identity for equal widths, else a linear map."""
     return nn.Identity() if width == teacher_width else nn.Linear(width, teacher_width, bias=False)
 
 
 def orthogonal(width: int, teacher_width: int) -> nn.Module:
-    """A linear map that keeps all cosines, where it is no narrower. VkD, Miles et al., arXiv:2403.06213."""
+    """A linear map that keeps all cosines where ``teacher_width`` >= ``width``. VkD, Miles et al., arXiv:2403.06213."""
     return parametrizations.orthogonal(nn.Linear(width, teacher_width, bias=False))

@@ -16,7 +16,8 @@ from kdlib.files import RunDir, write_atomic
 from kdlib.machine import autocast, choose, now, to_device
 from kdlib.progress import Progress
 
-# What a record of the history holds beside the mean loss and its terms.
+# Names in a record of the history beside the mean loss and its terms; data_share is the share of the time that the
+# training waits for batches.
 FACTS = {
     "epoch", "logit_scale", "learning_rate", "gradient_norm", "images_seen", "seconds", "data_share",
     "images_per_second", "cooldown",
@@ -58,8 +59,9 @@ def cooldown_epochs(config: RunConfig) -> int:
 def train(distiller: Distiller, loader: TrainLoader, config: RunConfig, run: RunDir, train_key: str) -> list[dict]:
     """Train to ``config.epochs`` epochs, from the last good checkpoint of this training; one checkpoint an epoch.
 
-    With ``config.cooldown`` a leaf follows: from the last checkpoint some epochs more on the data that would come
-    next, the learning rate going to zero. It has a checkpoint of its own, and the trunk goes on without it.
+    With ``config.cooldown`` a cooldown follows: some more epochs from the last checkpoint, on the data that would come
+    next, while the learning rate falls to zero. Its checkpoint is a leaf: a longer training starts from the trunk, the
+    checkpoint before the cooldown.
 
     Returns the history, a record an epoch: mean loss and terms, learning rate, images seen, seconds, and the share of
     them spent waiting for data. Raises FloatingPointError when the loss is not finite.
@@ -91,7 +93,7 @@ def train(distiller: Distiller, loader: TrainLoader, config: RunConfig, run: Run
 
 
 def _cool_down(distiller, optimizer, loader, config, run, train_key, history, rate, progress) -> list[dict]:
-    """The leaf from the trunk's epoch ``config.epochs``; goes on within it after an interruption."""
+    """The cooldown from epoch ``config.epochs``; returns the history. An interrupted cooldown is continued."""
     trunk, cooling = config.epochs * len(loader), cooldown_epochs(config)
     leaf, first = checkpoints.leaf(run, train_key, config.epochs, cooling), config.epochs + 1
     if leaf is not None:
@@ -113,7 +115,7 @@ def _cool_down(distiller, optimizer, loader, config, run, train_key, history, ra
 
 
 def _epoch(distiller, optimizer, loader, config, epoch: int, step: int, rate: Callable, progress: Progress) -> dict:
-    """One pass over the loader's epoch, from ``step`` steps on; its record."""
+    """Train one epoch; returns its record. ``step``: the steps before it; ``rate(step)``: the learning rate."""
     device = choose(config.device)
     exact = torch.float32 if device.type == "mps" else torch.float64  # which MPS does not have
     distiller.train()
@@ -161,7 +163,7 @@ def _epoch(distiller, optimizer, loader, config, epoch: int, step: int, rate: Ca
 
 
 def _not_finite(what: str, epoch: int, step: int, batch: dict[str, Tensor]) -> FloatingPointError:
-    """The error of a training that left the numbers, with the remedy: the teacher's, where it is the teacher."""
+    """The error of a training with NaN or infinity, with the remedy; says so where the stored features hold them."""
     wrong = [name for name, value in batch.items() if value.is_floating_point() and not value.isfinite().all()]
     remedy = (
         f"The teacher's stored features are not finite either ({', '.join(wrong)}): look for NaN in the teacher's "

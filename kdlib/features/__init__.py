@@ -1,8 +1,8 @@
 """The teacher as data: its outputs, computed once and read as arrays.
 
-``store`` keeps and verifies them, ``encoders`` make them, ``build`` and ``npy`` write them; ``loader`` makes batches of
-them, ``ahead`` behind the training step. ``views`` are crops of images, ``stacked`` are stores read as one, and
-``vocabulary`` is of students that read texts themselves.
+``encoders`` computes them, ``build`` and ``npy`` write them, ``store`` opens and verifies them. ``loader`` makes
+batches of them; ``ahead`` prefetches batches during the training step. ``views`` draws the augmentations, ``stacked``
+reads several stores as one, ``vocabulary`` numbers the tokens for students with a text side of their own.
 """
 
 from kdlib.features.build import build_store

@@ -1,4 +1,4 @@
-"""Batches made behind the training step: in threads, and for a GPU copied there while it computes."""
+"""Prefetching: threads make the next batches during the training step, and copy them to a GPU while it computes."""
 
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -14,8 +14,8 @@ Batch = dict[str, Tensor]
 def ahead(make: Callable[[int], Batch], steps: int, device: torch.device) -> Iterator[Batch]:
     """``make(0)`` to ``make(steps - 1)`` in this order, each made in a thread before it is asked for.
 
-    ``make`` must depend on the step alone; then the number of threads, torch's own, changes nothing. For a GPU the
-    batch is pinned and copied on a stream of its own. The step's stream waits for the copy, the CPU does not.
+    ``make`` must depend on the step alone; then the number of threads, which is torch's, changes no batch. For a GPU
+    the batch is pinned and copied on a stream of its own. The step's stream waits for the copy, the CPU does not.
     """
     threads = max(1, torch.get_num_threads())
     copying = torch.cuda.Stream(device) if device.type == "cuda" else None

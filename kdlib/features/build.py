@@ -1,11 +1,11 @@
-"""Fill a feature store: images are decoded ahead, encoded, written behind, and the whole is sealed with a manifest.
+"""Builds a feature store: threads decode images, the encoder encodes them, another thread writes the arrays.
 
-An interrupted build leaves runs/features/<key>.partial, and the next one goes on from its last mark.
+progress.json, the mark, says how many rows are written. An interrupted build leaves runs/features/<key>.partial, and
+the next one continues from its mark. The manifest, written last, makes the store complete.
 """
 
 import errno
 import itertools
-import os
 import shutil
 import time
 from collections import deque
@@ -20,7 +20,7 @@ import torch
 from kdlib.data.dataset import BadImageError, Dataset
 from kdlib.features.encoders import Encoder
 from kdlib.features.npy import Appender, StoreError, mean_row
-from kdlib.files import digest, file_digest, read_json, sync, write_json
+from kdlib.files import digest, file_digest, read_json, rename, sync, write_json
 from kdlib.progress import Progress
 
 
@@ -48,9 +48,9 @@ def build_store(path: Path, parts: dict, dataset: Dataset, load_encoder: Callabl
 
 
 def _begun(scratch: Path) -> tuple[dict, dict[str, Appender]]:
-    """The mark of an earlier attempt and its files, opened behind their last marked row; else those of a new one.
+    """The mark and the open files of an earlier attempt, cut after the last marked row; without one a new mark.
 
-    What does not fit together, as after a power cut, is deleted.
+    Files that do not fit the mark, as after a power cut, are deleted.
     """
     mark = read_json(scratch / "progress.json")
     try:
@@ -71,7 +71,7 @@ def _size(file: Path) -> int:
 
 
 def _fill(scratch: Path, mark: dict, writers: dict, dataset: Dataset, encoder: Encoder, on_bad_image: str) -> dict:
-    """Encode and write all chunks behind ``mark``; the last mark. A chunk is written while the next is encoded."""
+    """Encode and write all chunks after ``mark``; returns the last mark. Writing overlaps with encoding."""
     started, before, written = time.perf_counter(), mark["seconds"], None
     with ExitStack() as stack:
         behind = stack.enter_context(ThreadPoolExecutor(1))
@@ -119,7 +119,7 @@ def encoded(dataset: Dataset, encoder: Encoder, first: int, on_bad_image: str) -
 
 
 def _decode(dataset: Dataset, rows: Iterable[int], encoder: Encoder | None = None):
-    """What the encoder reads of the readable images of ``rows``, those rows, and row -> message of the others."""
+    """``encoder.prepare`` of each readable image of ``rows``, their rows, and {row: message} of the bad images."""
     prepared, kept, bad = [], [], {}
     for row in rows:
         try:
@@ -133,7 +133,7 @@ def _decode(dataset: Dataset, rows: Iterable[int], encoder: Encoder | None = Non
 
 
 def _all_bad_images(dataset: Dataset, bad: dict[int, str], start: int) -> BadImageError:
-    """Look at the rest as well, so that the reader can mend everything at once."""
+    """The error that names every bad image: those of ``bad``, and those from row ``start`` on."""
     bad = bad | _decode(dataset, range(start, len(dataset)))[2]
     listed = "\n  ".join(bad.values())
     return BadImageError(
@@ -154,7 +154,7 @@ def _write(scratch: Path, writers: dict, arrays: dict[str, np.ndarray], mark: di
 
 
 def _check_room(scratch: Path, arrays: dict[str, np.ndarray], images: int, left: int) -> None:
-    """A store that will not fit fails at its first chunk, not at its last."""
+    """Raise StoreError where the disk has no room for ``left`` images of the size of the first chunk's."""
     needed = sum(array.nbytes for array in arrays.values()) / images * left
     free = shutil.disk_usage(scratch).free
     if needed > free:
@@ -196,5 +196,4 @@ def _seal(
     sync(scratch)
     if path.exists():
         shutil.rmtree(path)
-    os.replace(scratch, path)
-    sync(path.parent)
+    rename(scratch, path)

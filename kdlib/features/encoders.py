@@ -1,4 +1,7 @@
-"""What fills a store: the teacher's outputs, or the pixels that a convolutional student reads."""
+"""What a store is filled with: the teacher's features of images, texts and views, or the pixels that students read.
+
+``..._parts`` give what the content of a store depends on, from which its key is made; ``..._encoder`` compute it.
+"""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -15,17 +18,17 @@ from kdlib.features.npy import StoreError
 from kdlib.features.views import Views
 from kdlib.features.vocabulary import token_ids
 
-CHUNK = 64  # images between two marks; an interrupted build goes on from the last one
+CHUNK = 64  # images that are encoded and written at a time
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """What fills a store.
+    """The functions that compute the arrays of a store.
 
-    ``prepare(image, id)`` makes of one decoded image what ``encode`` reads, in threads of its own; ``encode(prepared,
-    texts)`` maps up to ``chunk`` of them and their captions to arrays by name. ``facts`` go into the manifest,
-    ``extras`` are arrays that belong to the whole split. ``least``: the sides of an image that are needed, 0 for all
-    of it.
+    ``prepare(image, id)`` turns one decoded image into the input of ``encode``; it runs in threads. ``encode(prepared,
+    texts)`` maps up to ``chunk`` prepared images and their captions to arrays by name. ``facts`` go into the manifest;
+    ``extras`` are arrays that belong to the whole split. ``least``: the side in pixels that a reduced JPEG must keep,
+    0 to decode in full.
     """
 
     prepare: Callable[[Image.Image, str], object]
@@ -57,9 +60,9 @@ def teacher_encoder(
 ) -> Callable:
     """Make ``load_encoder`` for :func:`ensure` from a function that loads the teacher.
 
-    ``prompts`` are texts for zero-shot scores, encoded beside the split where the teacher reads text.
-    ``token_grid``: tokens a side that are kept, each the mean of those it stands for; 0 keeps the teacher's.
-    ``tokens``: whether they are stored at all, which takes most of the disk.
+    ``prompts``: texts for zero-shot scores, which are encoded where the teacher reads text. ``token_grid``: side of the
+    grid of image tokens that is stored, by average pooling; 0 stores all. ``tokens``: whether the features of image
+    and text tokens are stored at all; they take most of the disk.
     """
 
     def stored(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -93,7 +96,10 @@ def teacher_encoder(
 def encode_with(
     teacher, pixels: Tensor, texts: list[tuple[str, ...]] | None, dtype: str, token_grid: int = 0
 ) -> dict[str, np.ndarray]:
-    """One chunk through the teacher: image arrays, and for a text teacher its captions without padding."""
+    """The teacher's features of one chunk: of its images and, where the teacher reads text, of its captions.
+
+    ``pixels`` (B, 3, H, W): preprocessed images. ``texts``: the captions of each image.
+    """
     seen = teacher.encode_pixels(pixels)
     if token_grid:
         seen |= reduced(seen["tokens"], seen["attention"], teacher.grid, token_grid)
@@ -106,7 +112,7 @@ def encode_with(
 
 
 def reduced(tokens: Tensor, attention: Tensor, grid: tuple[int, int], side: int) -> dict[str, Tensor]:
-    """(B, N, T) tokens and (B, N) attention on ``grid``, averaged to ``side`` x ``side``; attention sums to 1 again."""
+    """(B, N, T) tokens and (B, N) attention on ``grid``, average-pooled to ``side`` x ``side``; attention sums to 1."""
     maps = tokens.transpose(1, 2).unflatten(2, grid)  # (B, T, rows, columns)
     looked = F.adaptive_avg_pool2d(attention.unflatten(1, grid)[:, None], side).flatten(1)
     return {
@@ -116,9 +122,10 @@ def reduced(tokens: Tensor, attention: Tensor, grid: tuple[int, int], side: int)
 
 
 def encode_captions(teacher, texts: list[str], dtype: str, kind: str) -> dict[str, np.ndarray]:
-    """Texts through the teacher, without padding: ``<kind>_pooled``, ``_tokens``, ``_attention``, ``_length``.
+    """The teacher's features of texts: ``<kind>_pooled`` (texts, T), and without padding ``_tokens``, ``_attention``.
 
-    Also what its tokenizer makes of them, ``<kind>_ids`` and ``_words``: :func:`~kdlib.features.vocabulary.token_ids`.
+    ``<kind>_length`` counts the tokens of each text; ``_ids`` and ``_words`` are those of
+    :func:`~kdlib.features.vocabulary.token_ids`.
     """
     read = teacher.encode_texts(texts)
     mask = read["mask"].bool()
@@ -150,8 +157,8 @@ def view_parts(description: dict, dataset: Dataset, dtype: str, views: Views) ->
 def view_encoder(load: Callable, dtype: str, views: Views) -> Callable:
     """Make ``load_encoder`` for :func:`ensure`: ``view_pooled`` (count, T) of each image, the teacher's features.
 
-    The teacher sees each view at its own size, cut from the image itself; so many images at once that it sees no more
-    views at a time than otherwise images.
+    Each view is cut from the original image at the teacher's input size. The teacher encodes up to CHUNK views at a
+    time, and a chunk has as many fewer images.
     """
 
     def load_encoder() -> Encoder:
@@ -173,19 +180,14 @@ def view_encoder(load: Callable, dtype: str, views: Views) -> Callable:
 
 
 def pixel_parts(dataset: Dataset, size: int) -> dict:
-    """What the pixels that ResNet and DenseNet read depend on."""
-    return {
-        "kind": "pixels",
-        "dataset": dataset.fingerprint,
-        "size": size,
-        "code": keys.digest_of("pixels"),
-    }
+    """What the stored pixels of students that read pixels depend on."""
+    return {"kind": "pixels", "dataset": dataset.fingerprint, "size": size, "code": keys.digest_of("pixels")}
 
 
 def pixel_encoder(size: int) -> Encoder:
     """Decoded images: shorter side to ``size``, centre crop, uint8 (3, size, size).
 
-    JPEGs are decoded at twice that size where they allow it, which the last reduction does not see.
+    A JPEG may be decoded at a reduced size whose sides are at least twice ``size``.
     """
     return Encoder(
         prepare=lambda image, name: fitted(image, size),
@@ -196,5 +198,5 @@ def pixel_encoder(size: int) -> Encoder:
 
 
 def fitted(image: Image.Image, size: int) -> np.ndarray:
-    """(3, size, size) uint8."""
+    """The centre square of an image, resampled (bicubic) to (3, size, size) uint8."""
     return np.asarray(ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)).transpose(2, 0, 1)

@@ -1,4 +1,4 @@
-"""Batches from the stores: a permutation of (seed, epoch), one caption an image, all as tensors."""
+"""Training batches from the stores: images in an order drawn from (seed, epoch), one caption an image, as tensors."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -15,17 +15,17 @@ from kdlib.features.views import Views, pixels_of
 from kdlib.features.vocabulary import Vocabulary, shuffled_words
 from kdlib.seeding import generator
 
-HELD_BYTES = 2**28  # arrays of pooled features up to this size are read into memory, or the GPU's, once
-NO_LABEL = -1
+HELD_BYTES = 2**28  # pooled features up to this size are kept in the memory of the CPU or GPU
+NO_LABEL = -1  # of an extra image whose class is not known
 
 
 @dataclass(frozen=True)
 class Split:
-    """What is known of one split: the teacher's store, the pixels if a student reads them, and the labels.
+    """One split as stores: the teacher's features, the pixels if a student reads them, and the labels.
 
-    ``labels`` (N,) for classification, ``relevant`` (N, K) booleans where images have categories. ``name`` is
-    fit, dev, test or extra. For training on views: ``source``, the pixels that they are cut from, and ``views``, the
-    teacher's features of them. ``vocabulary``: of a student with a text side of its own.
+    ``labels`` (N,) for classification; ``relevant`` (N, K) booleans where images have categories. ``name`` is
+    fit, dev, test or extra. For training on views: ``source``, the pixels that views are cut from, and ``views``, the
+    teacher's features of the views. ``vocabulary``: of a student with a text side of its own. N: images of the split.
     """
 
     name: str
@@ -70,23 +70,23 @@ class Split:
 
     @property
     def teacher_scale(self) -> float:
-        """What turns the teacher's cosines into logits."""
+        """The factor that turns the teacher's cosines into logits."""
         return self.store.manifest["facts"]["logit_scale"]
 
     @property
     def of_teacher(self) -> list[FeatureStore]:
-        """What the teacher was run for: its features of the images, and of their views."""
+        """The stores that the teacher computed: its features of the images, and of their views."""
         return [store for store in (self.store, self.views) if store is not None]
 
     @property
     def decoded(self) -> list[FeatureStore]:
-        """Decoded images: those that a student reads, and those that views are cut from."""
+        """The stores of decoded images: those that a student reads, and those that views are cut from."""
         found = {store.path: store for store in (self.pixels, self.source) if store is not None}
         return list(found.values())
 
 
 def joined(fit: Split, extra: Split | None) -> Split:
-    """What is trained on: fit, and below it the extra images. A label that is not known is NO_LABEL."""
+    """The training data: the rows of fit, then those of the extra images. A label that is not known is NO_LABEL."""
     if extra is None:
         return fit
 
@@ -103,7 +103,7 @@ def joined(fit: Split, extra: Split | None) -> Split:
 
 
 def with_shuffled_words(split: Split, seed: int = 0) -> Split:
-    """The same split, but the words of each caption stand in another order, for students that read ids.
+    """The same split with the words of each caption in another order, for students that read ids.
 
     See :func:`~kdlib.features.vocabulary.shuffled_words`.
     """
@@ -119,9 +119,9 @@ class Reader:
 
     ``image`` (B, T), ``image_attention`` (B, N); ``image_tokens`` (B, N, T) and ``pixels`` (B, 3, S, S, in
     [0, 1]) where the student reads them; for texts ``text``, ``text_tokens``, ``text_attention``, ``text_mask``, and
-    ``text_ids`` (B, L) int64, 0 where there is none. ``reads`` and ``text_reads`` are the student's; ``attention``:
-    the teacher's map of the image, also for a student that reads no tokens. ``views``: how those of
-    :meth:`images` are drawn. ``device``: where small arrays of pooled features are held, and what is read of them.
+    ``text_ids`` (B, L) int64, 0 for padding. ``reads`` and ``text_reads`` are the student's. ``attention``: read the
+    teacher's attention map of the image also for a student that reads no tokens. ``views``: how the views that
+    :meth:`images` returns are drawn. ``device``: where small arrays of pooled features are kept, and their rows.
     """
 
     def __init__(
@@ -144,7 +144,7 @@ class Reader:
         }
 
     def images(self, rows: np.ndarray, view: int | None = None) -> dict[str, Tensor]:
-        """The image side of ``rows`` (B,); of their views of that number, where one is given."""
+        """The batch of the images ``rows`` (B,); with ``view``, of the view of that number of each image."""
         split, store = self.split, self.split.store
         batch = {}
         if view is not None and split.views is not None:
@@ -166,14 +166,14 @@ class Reader:
         return batch
 
     def _features(self, name: str, store: FeatureStore | Stacked, rows: np.ndarray, *column: int) -> Tensor:
-        """Rows of an array of pooled features as float32, from where it is held."""
+        """Rows of an array of pooled features as float32, from memory where they are kept there, else from the disk."""
         if name not in self.held:
             return torch.from_numpy(store[name][(rows, *column)]).float()
         held = self.held[name]
         return held[(torch.from_numpy(rows).to(held.device, non_blocking=True), *column)].float()
 
     def texts(self, rows: np.ndarray, kind: str = "text") -> dict[str, Tensor]:
-        """``kind``: 'text' for the captions, 'prompt' for the zero-shot prompts."""
+        """The batch of the texts ``rows`` (B,). ``kind``: 'text' for captions, 'prompt' for the zero-shot prompts."""
         store = self.split.store
         batch = {"text": self._features(f"{kind}_pooled", store, rows)}
         if self.text_reads == "features":
@@ -198,7 +198,7 @@ def _tensor(array: np.ndarray, rows: np.ndarray) -> Tensor:
 
 
 def _held(split: Split, device: torch.device) -> dict[str, Tensor]:
-    """The small ones among the arrays of pooled features, read once and not at random from the disk."""
+    """Arrays of pooled features of up to HELD_BYTES as tensors on ``device``: reading rows from the disk is slow."""
     names = {"image_pooled": split.store, "text_pooled": split.store, "view_pooled": split.views}
     arrays = {name: store[name] for name, store in names.items() if store is not None and name in store}
     held = {name: np.array(array) for name, array in arrays.items() if array.nbytes <= HELD_BYTES}
@@ -211,15 +211,15 @@ def _held(split: Split, device: torch.device) -> dict[str, Tensor]:
 class TrainLoader:
     """``for batch in loader.epoch(3)``: the rows in an order drawn from (seed, epoch), a caption each.
 
-    An incomplete last batch is left out (each epoch leaves out others), unless it would be the only one.
+    An incomplete last batch is left out (other images in each epoch), unless it would be the only one.
 
-    ``anchors``: so many stored features of the teacher with each batch, ``image_anchors`` (A, T) and, with captions,
-    ``text_anchors``. ``views``: pixels are those of a view, and so is ``image`` where the split has the teacher's
-    features of views. All draws are functions of the seed, the epoch and the step. On a GPU, and with views, batches
-    are made behind the step.
+    ``anchors``: how many stored features of the teacher come with each batch, ``image_anchors`` (A, T) and, with
+    captions, ``text_anchors``. ``views``: ``pixels`` are those of a view, and ``image`` is the teacher's feature of
+    that view where the split has it. All draws are functions of the seed, the epoch and the step. On a GPU, and with
+    views, batches are prefetched.
 
-    An image without captions comes with any text of the others: losses that compare each side with the teacher's
-    take it, those of pairs must not.
+    An image without captions gets a caption of another image. Losses that compare each side with the teacher's can use
+    it; losses over image-text pairs cannot, and :func:`kdlib.sources.training_split` refuses them.
     """
 
     def __init__(
@@ -281,7 +281,7 @@ class TrainLoader:
         return anchors
 
     def _captions(self, epoch: int) -> np.ndarray | None:
-        """One text of every image, drawn anew each epoch."""
+        """(N,) the row of one text of every image, drawn anew each epoch; None without captions."""
         if not self.split.has_text:
             return None
         offsets, counts = self.split.captions, np.diff(self.split.captions)
@@ -291,7 +291,7 @@ class TrainLoader:
 
 
 def means(store: FeatureStore) -> dict[str, Tensor]:
-    """Mean of the teacher's pooled features a side, (T,) float32; of older stores computed now."""
+    """{side: (T,) float32 mean of the teacher's pooled features}; computed here for stores that do not record it."""
     found = {}
     for side in ("image", "text"):
         if f"{side}_pooled" in store:

@@ -1,4 +1,4 @@
-"""A .npy file that grows: what a feature store is written with."""
+"""A .npy file that rows are appended to; feature stores are written with it."""
 
 import os
 from pathlib import Path
@@ -13,7 +13,10 @@ class StoreError(Exception):
 
 
 class Appender:
-    """A .npy file that grows: rows are appended raw, the header is written when their number is known."""
+    """A .npy file: rows are appended, and :meth:`finish` writes the header when their number is known.
+
+    ``dtype`` and ``shape`` of a row; ``count``: rows of an existing file that are kept.
+    """
 
     def __init__(self, path: Path, dtype: str, shape: list[int], count: int):
         self.dtype, self.shape, self.count = np.dtype(dtype), list(shape), count
@@ -27,14 +30,14 @@ class Appender:
         return HEADER + count * np.dtype(dtype).itemsize * int(np.prod(shape, dtype=np.int64))
 
     def append(self, array: np.ndarray) -> None:
-        """Write rows (R, ...) behind those that are there. Raises StoreError when they are of another shape or type."""
+        """Append rows (R, ...). Raises StoreError when they are of another shape or type."""
         if list(array.shape[1:]) != self.shape or array.dtype != self.dtype:
             raise StoreError(f"Rows of shape {array.shape[1:]} do not fit into a store of {tuple(self.shape)}.")
         self.file.write(np.ascontiguousarray(array).tobytes())
         self.count += len(array)
 
     def flush(self) -> dict:
-        """Bring the rows to the disk; what :class:`Appender` needs to go on from here."""
+        """Bring the rows to the disk; returns the arguments with which :class:`Appender` continues from here."""
         self.file.flush()
         os.fsync(self.file.fileno())
         return {"dtype": self.dtype.str, "shape": self.shape, "count": self.count}

@@ -1,4 +1,4 @@
-"""Stores read as one: fit, and below it the extra images that are trained on and never scored."""
+"""Several stores read as one: the rows of fit, then those of the extra images, which are trained on, never scored."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from kdlib.features.store import FeatureStore
 
 
 class Rows:
-    """Arrays of equal width, one below the other, read by row as if they were one; nothing is copied before."""
+    """Arrays with rows of equal shape, read as if they were concatenated. Only the rows that are read are copied."""
 
     def __init__(self, parts: Sequence[np.ndarray]):
         self.parts = parts
@@ -38,9 +38,9 @@ class Rows:
 
 
 class Stacked:
-    """Feature stores one below the other, read as one; ``given`` arrays take the place of stored ones.
+    """Feature stores read as if their rows were concatenated; an array in ``given`` replaces the stored one.
 
-    Facts are the first store's. Images of a store without captions have none.
+    Manifest and prompts are the first store's. The images of a store without captions have none.
     """
 
     def __init__(self, *stores: FeatureStore, given: dict[str, np.ndarray] | None = None):

@@ -1,6 +1,6 @@
 """The feature store: a teacher's outputs on one split, computed once, then read as memory-mapped arrays.
 
-runs/features/<key>/ holds one .npy per output and manifest.json, written last. The key is the SHA-256 of all
+runs/features/<key>/ holds one .npy per output and manifest.json, written last. The key is the SHA-256 of everything
 that the numbers depend on. Rows are images; captions are ragged: ``caption_count`` says how many texts an image has,
 ``text_length`` how many tokens a text.
 """
@@ -101,7 +101,7 @@ def store_path(key: str) -> Path:
 
 
 def is_built(path: Path) -> bool:
-    """Whether a finished store lies at ``path``. One whose manifest was cut off is not: it is built again."""
+    """Whether a finished store lies at ``path``. A store with a damaged manifest is not: it is built again."""
     return _manifest(path) is not None
 
 

@@ -1,7 +1,7 @@
-"""Views: crop, mirror image and colour as a pure function of an image's id and the view's number.
+"""Views: augmented images (crop, flip, colour), each a pure function of the image's id and the view's number.
 
-The teacher sees them once, when their features are stored; the student sees the same ones whenever it is trained. A
-flip must be a view of its own: the mirrored features of an image are not the features of its mirror image.
+The teacher encodes each view once, when its feature is stored; the student trains on the same views. A flip is part of
+a view, since the teacher's feature of a mirrored image cannot be computed from that of the image.
 """
 
 import hashlib
@@ -14,9 +14,9 @@ from PIL import Image, ImageEnhance
 
 @dataclass(frozen=True)
 class View:
-    """What is seen of the centre square of an image: the box in shares of its side, and how it is changed.
+    """One view: a square box in the centre square of an image, in shares of its side, and the changes to its pixels.
 
-    ``brightness``, ``contrast`` and ``saturation`` are factors, 1 for none.
+    ``brightness``, ``contrast`` and ``saturation`` are factors; 1 changes nothing.
     """
 
     left: float
@@ -48,11 +48,12 @@ class View:
 
 @dataclass(frozen=True)
 class Views:
-    """How views are drawn, and how many of an image there are.
+    """How views are drawn, and how many there are of each image.
 
-    ``count``: so many, each with the teacher's own feature; 0: a new one every epoch, whose target is the teacher's
-    feature of the whole image. ``crop``: least share of the area that is kept; ``flip``: half are mirrored;
-    ``colour``: brightness, contrast and saturation by up to so much, up or down.
+    ``count``: views of each image, each with its own stored feature of the teacher. 0: a new view every epoch, whose
+    target is the teacher's feature of the whole image. ``crop``: the least share of the area that a view keeps.
+    ``flip``: half of the views are mirrored. ``colour``: the largest change of brightness, contrast and saturation, as
+    a share, up or down.
     """
 
     count: int = 0
@@ -69,7 +70,7 @@ class Views:
 
     @property
     def change(self) -> bool:
-        """Whether a view is anything else than the image."""
+        """Whether a view differs from the image."""
         return self.crop < 1 or self.flip or self.colour > 0
 
     def number(self, epoch: int) -> int:
@@ -77,11 +78,11 @@ class Views:
         return (epoch - 1) % self.count if self.count else epoch - 1
 
     def source_size(self, size: int) -> int:
-        """Side of the pixels that are kept, so that the smallest crop still has ``size`` of them a side."""
+        """Side of the stored pixels from which the smallest crop still has ``size`` pixels a side."""
         return math.ceil(size / self.crop**0.5)
 
     def draw(self, name: str, number: int) -> View:
-        """View ``number`` of the image ``name``: area even in [``crop``, 1], place even within the image."""
+        """View ``number`` of the image ``name``: area uniform in [``crop``, 1], place uniform within the image."""
         # Eight numbers in [0, 1) from one digest: the same on every machine and with every version of numpy.
         words = np.frombuffer(hashlib.sha256(f"{name}/{number}".encode()).digest(), dtype="<u4")
         area, x, y, mirror, *colours = (words / 2**32).tolist()

@@ -1,4 +1,4 @@
-"""Texts as token ids, for students with a text side of their own: the ids, the words that they spell, a vocabulary."""
+"""Token ids for students with a text side of their own: from the teacher's tokenizer, in a smaller vocabulary."""
 
 from dataclasses import dataclass
 
@@ -11,10 +11,10 @@ NO_WORD = -1  # the word of a token that starts or ends a text
 
 
 def token_ids(teacher, texts: list[str]) -> dict[str, np.ndarray]:
-    """What the teacher's tokenizer makes of texts, one after the other: ``ids`` int32, and ``words`` int16.
+    """The teacher's tokenizer on texts, concatenated without padding: ``ids`` int32 and ``words`` int16.
 
-    ``words`` counts the words of a text that its tokens belong to. Nothing where the tokenizer, one of the user's own,
-    does not say that.
+    ``words``: the index, within its text, of the word that each token belongs to; NO_WORD for tokens that start or end
+    a text. An empty dict for a tokenizer of the user's own that has no ``word_ids``.
     """
     read = teacher.tokenizer(texts, padding=True, truncation=True, max_length=teacher.max_tokens)
     if not hasattr(read, "word_ids"):
@@ -31,21 +31,21 @@ def token_ids(teacher, texts: list[str]) -> dict[str, np.ndarray]:
 class Vocabulary:
     """Tokens that occur in training texts, the most frequent first: ``tokens`` (V,) are ids of the teacher's tokenizer.
 
-    A student reads 0 for padding, 1 for a token that does not occur, then 2 + the place in ``tokens``.
+    The student's ids: 0 is padding, 1 a token that is not in ``tokens``, 2 + i the token ``tokens[i]``.
     """
 
     tokens: np.ndarray
 
     @classmethod
     def of(cls, *ids: np.ndarray) -> "Vocabulary":
-        """The vocabulary of training texts, given as arrays of the tokenizer's ids; of equal counts the lower id."""
+        """The vocabulary of texts, given as arrays of the tokenizer's ids; of equal counts the lower id is first."""
         counts = np.bincount(np.concatenate([np.asarray(part) for part in ids]))
         present = np.flatnonzero(counts)
         return cls(present[np.argsort(-counts[present], kind="stable")])
 
     @property
     def size(self) -> int:
-        """Rows of a table of embeddings: the tokens, padding and unknown."""
+        """Rows of the student's embedding table: the tokens, padding and unknown."""
         return len(self.tokens) + FIRST
 
     def ids(self, of_tokenizer: np.ndarray) -> np.ndarray:
@@ -56,10 +56,11 @@ class Vocabulary:
 
 
 def shuffled_words(ids: np.ndarray, words: np.ndarray, seed: int, text: int) -> np.ndarray:
-    """One text with its words in another order: its ids, those of a word together, first and last token in place.
+    """(L,) the ids of one text with its words in another order.
 
-    ``ids`` and ``words`` (L,) as :func:`token_ids` gives them; the order is a function of ``seed`` and ``text``, the
-    number of the text. A text of one word, or of equal words, stays as it is.
+    The tokens of a word stay together; tokens that start or end the text stay in place. ``ids`` and ``words`` (L,) are
+    those of :func:`token_ids`. The order is a function of ``seed`` and ``text``, the number of the text. A text of one
+    word does not change.
     """
     spelled = words != NO_WORD
     names = np.unique(words[spelled])

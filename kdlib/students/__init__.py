@@ -1,4 +1,4 @@
-"""The paper's six students and two more networks. Another one: a Student in a file of its own, and a line below."""
+"""Students by method: the paper's six and two more. Another one: a Student in a file of its own, and a line below."""
 
 from kdlib.registry import Registry
 from kdlib.students.student import Student, StudentSpec, megabytes, standardised, unit

@@ -1,4 +1,4 @@
-"""Multi-head attention block over the teacher's tokens, then a linear layer."""
+"""The attention student: a multi-head attention block over the teacher's tokens, then a linear layer."""
 
 import torch
 from torch import Tensor, nn
@@ -7,10 +7,10 @@ from kdlib.students.student import Student, StudentSpec, standardised, unit
 
 
 class AttentionBlock(nn.Module):
-    """The pooled feature asks, the tokens answer: (B, T), (B, N, T) -> (B, T) and where it looked (B, N).
+    """Multi-head attention from the pooled feature to the tokens: (B, T), (B, N, T) -> (B, T) and attention (B, N).
 
-    Keys are the pooled feature and the tokens (CLIP ViT-B/32: 50). Only the pooled output is used, so only
-    its query is computed. The residual makes an untrained block a projection with some mixing.
+    The pooled feature is the only query, since only its output is used. Keys and values are the pooled feature and the
+    tokens (CLIP ViT-B/32: 1 + 49). The query is added to the output, as a residual.
     """
 
     def __init__(self, width: int, heads: int):
@@ -18,7 +18,7 @@ class AttentionBlock(nn.Module):
         self.attend = nn.MultiheadAttention(width, heads, batch_first=True)
 
     def forward(self, pooled: Tensor, tokens: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """``pooled`` (B, T), ``tokens`` (B, N, T), ``mask`` (B, N) true where there is a token."""
+        """Attended feature (B, T) and attention (B, N), whose rows sum to 1; ``mask`` (B, N) true for tokens."""
         query = standardised(pooled)[:, None]  # (B, 1, T)
         keys = torch.cat([query, standardised(tokens)], dim=1)  # (B, 1 + N, T)
         padding = None
@@ -49,11 +49,11 @@ class Attention(Student):
             self.text = nn.Linear(spec.teacher_width, spec.width)
 
     def see(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """image (B, D), and where it looked (B, N)."""
+        """image (B, D) and image_attention (B, N)."""
         attended, attention = self.image_block(batch["image"], batch["image_tokens"])
         return {"image": unit(self.image(attended)), "image_attention": attention}
 
     def read(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """text (B, D), and where it looked (B, L)."""
+        """text (B, D) and text_attention (B, L)."""
         attended, attention = self.text_block(batch["text"], batch["text_tokens"], batch["text_mask"])
         return {"text": unit(self.text(attended)), "text_attention": attention}

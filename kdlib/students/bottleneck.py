@@ -1,4 +1,4 @@
-"""Bottleneck: down, ReLU, up. Half the projection's size or less."""
+"""The bottleneck student: a linear layer to a narrow width, ReLU, a linear layer to the embedding."""
 
 from torch import Tensor, nn
 
@@ -6,7 +6,7 @@ from kdlib.students.student import Student, StudentSpec, standardised, unit
 
 
 class Bottleneck(Student):
-    """Two linear layers a side with a narrow one between them, on the teacher's pooled feature."""
+    """Two linear layers a side, with ``spec.bottleneck`` units between them, on the teacher's pooled feature."""
 
     reads = "features"
 
@@ -19,9 +19,7 @@ class Bottleneck(Student):
     def _squeeze(self) -> nn.Sequential:
         spec = self.spec
         return nn.Sequential(
-            nn.Linear(spec.teacher_width, spec.bottleneck),
-            nn.ReLU(),
-            nn.Linear(spec.bottleneck, spec.width),
+            nn.Linear(spec.teacher_width, spec.bottleneck), nn.ReLU(), nn.Linear(spec.bottleneck, spec.width)
         )
 
     def see(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""CBAM: the image tokens as a map, weighted by channel, then by place. Woo et al., arXiv:1807.06521."""
+"""CBAM: channel attention, then spatial attention, on the map of image tokens. Woo et al., arXiv:1807.06521."""
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +9,7 @@ BLOCKS, REDUCTION, KERNEL = 2, 16, 7
 
 
 class CBAMBlock(nn.Module):
-    """(B, T, h, w) -> the same, weighted, and the weights of the places (B, h, w) in (0, 1)."""
+    """(B, T, h, w) -> the weighted maps (B, T, h, w), and the spatial weights (B, h, w) in (0, 1)."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -29,11 +29,11 @@ class CBAMBlock(nn.Module):
 
 
 class CBAM(Student):
-    """The refined map's mean beside the teacher's pooled feature, as in the attention student.
+    """The mean of the refined map, added to the teacher's pooled feature, then a linear layer to the embedding.
 
-    The mean of the tokens alone is not what the teacher pools: such a student kept 91 % of CLIP's mean recall on dev
-    at best in the same tuning, where this one keeps 97 to 100 % (notebooks/studies/tuning.csv). The paper's
-    CBAM is as good as its projection, which sees the pooled feature.
+    Without the pooled feature a student kept 91 % of CLIP's mean recall on dev at best in the same tuning, where this
+    one keeps 97 to 100 % (notebooks/studies/tuning.csv). The paper's CBAM is as good as its projection, which reads the
+    pooled feature.
     """
 
     reads = "tokens"
@@ -46,7 +46,7 @@ class CBAM(Student):
             self.text = nn.Linear(spec.teacher_width, spec.width)
 
     def see(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """image (B, D), and the last block's weights of the places (B, N), which sum to 1."""
+        """image (B, D), and image_attention (B, N): the last block's spatial weights, scaled to sum to 1."""
         tokens = standardised(batch["image_tokens"])  # (B, N, T)
         maps = tokens.transpose(1, 2).unflatten(2, self.spec.grid)  # (B, T, h, w)
         for block in self.blocks:

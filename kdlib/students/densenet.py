@@ -1,4 +1,4 @@
-"""DenseNet on raw pixels, a projection in the place of its classifier. Huang et al., arXiv:1608.06993."""
+"""DenseNet on pixels; a linear layer to the embedding replaces its classifier. Huang et al., arXiv:1608.06993."""
 
 from torch import nn
 from torchvision.models import DenseNet, DenseNet121_Weights, densenet121

@@ -1,4 +1,4 @@
-"""MobileNetV3 small on raw pixels, a projection in the place of its classifier. Howard et al., arXiv:1905.02244."""
+"""MobileNetV3 small on pixels; a linear layer replaces its classifier. Howard et al., arXiv:1905.02244."""
 
 from functools import partial
 
@@ -8,16 +8,16 @@ from torchvision.models import MobileNet_V3_Small_Weights, mobilenet_v3_small
 from kdlib.students.pixels import PixelStudent
 from kdlib.students.student import StudentSpec
 
-SMALL = 96  # pixels; below it the stem keeps the resolution, or the last map would be 2 x 2
-NARROW = 0.5  # of the channels
-EPS = 1e-3  # of its batch norms, as its published weights expect
+SMALL = 96  # pixels; for smaller images the stem has stride 1, or the last map would be 2 x 2 at 48 pixels
+NARROW = 0.5  # share of the channels of the narrow network
+EPS = 1e-3  # of the batch norms, as the published weights expect
 
 
 class MobileNetStudent(PixelStudent):
     """``convnet``: 'full' is MobileNetV3 small, 'narrow' has half its channels.
 
-    torchvision's batch norms forget in a hundred steps; here in ten, as in the other networks, or the first
-    epochs of a small study would be scored on the statistics of the initial weights.
+    The batch norms have momentum 0.1, as in the other networks. With torchvision's 0.01 the running statistics would
+    still be those of the initial weights after the first epochs of a small study.
     """
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""What students that read pixels share: normalised pixels, a trunk that ends in the embedding, a text side."""
+"""The base class of students that read pixels: it normalises them, runs a network, and has a text side."""
 
 from typing import ClassVar
 
@@ -8,14 +8,14 @@ from torch import Tensor, nn
 from kdlib.students.student import Student, StudentSpec, unit
 from kdlib.students.text import text_side
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, whatever the teacher uses
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, whatever normalisation the teacher uses
 
 
 class PixelStudent(Student):
-    """A network from pixels to D outputs. One more: the function ``network`` of the spec, in a file of its own.
+    """A network from pixels to D outputs. A subclass defines ``network(spec)``.
 
-    The text side, where there is one, is ``spec.text_side``: a projection of the teacher's text feature as in the
-    paper, whose sizes count no text, or a text side of its own, with which the student stands alone.
+    ``spec.text_side`` is its text side, where there is one: a projection of the teacher's text feature, as in the paper
+    (whose sizes leave it out), or a network on token ids, with which the student needs no teacher.
     """
 
     reads = "pixels"
@@ -38,6 +38,6 @@ class PixelStudent(Student):
 
 
 def normalised(pixels: Tensor) -> Tensor:
-    """(B, 3, H, W) in [0, 1] -> zero mean, unit deviation."""
+    """(B, 3, H, W) in [0, 1] -> the same shape, normalised by ImageNet's mean and deviation of each channel."""
     mean, std = (torch.tensor(values, device=pixels.device).view(1, 3, 1, 1) for values in (MEAN, STD))
     return (pixels - mean) / std

@@ -1,4 +1,4 @@
-"""Simple projection: one linear layer from the teacher's feature to the embedding."""
+"""The projection student: one linear layer from the teacher's pooled feature to the embedding."""
 
 from torch import Tensor, nn
 

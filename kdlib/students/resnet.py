@@ -1,4 +1,4 @@
-"""ResNet on raw pixels, a projection in the place of its classifier. He et al., arXiv:1512.03385."""
+"""ResNet on pixels; a linear layer to the embedding replaces its classifier. He et al., arXiv:1512.03385."""
 
 from torch import nn
 from torchvision.models import ResNet18_Weights, resnet18
@@ -9,7 +9,7 @@ from kdlib.students.student import StudentSpec
 
 
 class NarrowResNet(ResNet):
-    """torchvision's ResNet with one block a stage and a quarter of the channels behind the stem."""
+    """torchvision's ResNet with a quarter of the channels after the stem."""
 
     def _make_layer(self, block, planes: int, blocks: int, *args, **kwargs) -> nn.Sequential:
         return super()._make_layer(block, planes // 4, blocks, *args, **kwargs)

@@ -1,4 +1,4 @@
-"""What every student is: batch in, one dict of unit-length embeddings and attention maps out."""
+"""The interface of a student: from a batch to unit-length embeddings and attention maps, in one dict."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class StudentSpec:
-    """What a student is built for and from. T ``teacher_width``, D ``width``, ``grid`` rows x columns of tokens.
+    """What a student is built from: ``teacher_width`` T, ``width`` D, ``grid`` rows and columns of image tokens, ...
 
-    ``text_side``: teacher, bag or transformer; the last two read ids of a ``vocabulary`` of so many tokens.
+    ``text``: whether it has a text side. ``text_side``: teacher, bag or transformer; the last two read ids of a
+    vocabulary of ``vocabulary`` tokens.
     """
 
     teacher_width: int
@@ -30,8 +31,9 @@ class StudentSpec:
 class Student(nn.Module):
     """``forward(batch) -> {"image": (B, D), "text": (B, D)?, "image_attention": (B, N)?, "text_attention": (B, L)?}``.
 
-    ``reads`` says what of the images it needs: the teacher's pooled features, its tokens, or pixels; ``text_reads``
-    what of the texts: features, tokens, or ids. A student of a vision-only teacher has no text side.
+    ``reads`` says what it reads of an image: the teacher's pooled 'features', its 'tokens', or 'pixels'; ``text_reads``
+    what of a text: 'features', 'tokens', or 'ids'. A student of a vision-only teacher has no text side. A subclass
+    defines ``reads`` and :meth:`see`; its text side is the module ``self.text``, or a :meth:`read` of its own.
     """
 
     reads: ClassVar[str]
@@ -48,14 +50,14 @@ class Student(nn.Module):
 
     @property
     def text_reads(self) -> str:
-        """What of the texts it needs: features, tokens, or ids."""
+        """What it reads of a text: 'features', 'tokens', or 'ids'."""
         if self.spec.text_side != "teacher":
             return "ids"
         return "tokens" if self.reads == "tokens" else "features"
 
     @property
     def attends(self) -> bool:
-        """Whether it says where it looked: 'image_attention' in its outputs."""
+        """Whether its outputs have an attention map, 'image_attention'."""
         return self.reads == "tokens"
 
     @property
@@ -64,27 +66,27 @@ class Student(nn.Module):
         return self.reads == "pixels" and (not self.spec.text or self.text_reads == "ids")
 
     def see(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The image side."""
+        """The image side: ``image`` (B, D) at length 1 and, where :attr:`attends`, ``image_attention`` (B, N)."""
         raise NotImplementedError(f"{type(self).__name__} needs a method see(batch)")
 
     def read(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The text side."""
+        """The text side: ``text`` (B, D) at length 1 and, for some students, ``text_attention`` (B, L)."""
         if self.text_reads == "ids":
             return {"text": unit(self.text(batch["text_ids"], batch["text_mask"]))}
         return {"text": unit(self.text(standardised(batch["text"])))}
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The image side and, where there is one, the text side."""
+        """The outputs of the image side and, where there is one, of the text side."""
         return self.see(batch) | (self.read(batch) if self.spec.text else {})
 
 
 def unit(vectors: Tensor) -> Tensor:
-    """To length 1."""
+    """Vectors (..., D) scaled to length 1."""
     return F.normalize(vectors, dim=-1)
 
 
 def standardised(features: Tensor) -> Tensor:
-    """Teacher features at length sqrt(T), so that one learning rate suits teachers of any scale.
+    """Teacher features (..., T) scaled to length sqrt(T), so that one learning rate suits all teachers.
 
     Cosines, and with them the teacher's similarities, do not change.
     """
@@ -92,5 +94,5 @@ def standardised(features: Tensor) -> Tensor:
 
 
 def megabytes(module: nn.Module) -> float:
-    """Float32 parameters in MB of 2^20 bytes: the paper's size."""
+    """Size of a module's parameters in float32, in MB of 2^20 bytes, as the paper counts it."""
     return sum(parameter.numel() for parameter in module.parameters()) * 4 / 2**20

@@ -1,6 +1,7 @@
-"""Text sides: a projection of the teacher's text feature, or one that reads token ids and needs no teacher.
+"""Text sides of students that read pixels: a projection of the teacher's text feature, or a network on token ids.
 
-Ids are of the cut vocabulary of the store: 0 is padding, 1 a token that fit does not hold.
+The ids are those of :class:`kdlib.features.vocabulary.Vocabulary`: 0 is padding, 1 a token that no training text has.
+Another text side: a module with ``forward(ids, mask)``, a case in :func:`text_side`, a name in ``RunConfig.text_side``.
 """
 
 import torch
@@ -9,12 +10,12 @@ from torch import Tensor, nn
 from kdlib.students.student import StudentSpec
 from kdlib.students.transformer import Block, positions
 
-LONGEST = 77  # tokens that the transformer reads of a text, as CLIP
+LONGEST = 77  # tokens of a text that the transformer reads, as CLIP does
 LAYERS = 2
 
 
 class Bag(nn.Module):
-    """The mean of the tokens' embeddings, then two layers: knows which words, not in which order."""
+    """A bag of words: the mean of the token embeddings, then two layers. It does not see the order of the words."""
 
     def __init__(self, vocabulary: int, width: int):
         super().__init__()
@@ -22,7 +23,7 @@ class Bag(nn.Module):
         self.layers = nn.Sequential(nn.Linear(width, 2 * width), nn.ReLU(), nn.Linear(2 * width, width))
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """(B, L) ids and where there are any -> (B, D)."""
+        """Ids (B, L) and mask (B, L), true for tokens -> (B, D)."""
         weight = mask.to(self.tokens.weight.dtype)[..., None]
         return self.layers((self.tokens(ids) * weight).sum(dim=1) / weight.sum(dim=1).clamp_min(1))
 
@@ -39,9 +40,9 @@ class TextTransformer(nn.Module):
         self.project = nn.Linear(width, width)
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """(B, L) ids and where there are any -> (B, D); what is longer than LONGEST is cut."""
+        """Ids (B, L) and mask (B, L), true for tokens -> (B, D); texts longer than LONGEST are cut."""
         ids, mask = ids[:, :LONGEST], mask[:, :LONGEST]
-        mask = mask | (torch.arange(ids.shape[1], device=ids.device) == 0)  # an empty text still looks somewhere
+        mask = mask | (torch.arange(ids.shape[1], device=ids.device) == 0)  # softmax over no token would be NaN
         tokens = self.tokens(ids) + self.places[: ids.shape[1]]
         for block in self.blocks:
             tokens = block(tokens, mask)
@@ -50,7 +51,7 @@ class TextTransformer(nn.Module):
 
 
 def text_side(spec: StudentSpec) -> nn.Module:
-    """The text side of a student that reads pixels, as ``spec.text_side`` says; to D outputs, not of unit length."""
+    """The text side that ``spec.text_side`` names; its D outputs are not scaled to length 1."""
     if spec.text_side == "teacher":
         return nn.Linear(spec.teacher_width, spec.width)
     if not spec.vocabulary:

@@ -1,10 +1,10 @@
-"""The transformer block that the small ViT and the text side are made of. Vaswani et al., arXiv:1706.03762."""
+"""The transformer block of the ViT student and of the text transformer. Vaswani et al., arXiv:1706.03762."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-EXPANSION = 4  # of the hidden layer behind the attention
+EXPANSION = 4  # width of the perceptron's hidden layer, in widths of the block
 
 
 class Block(nn.Module):
@@ -21,7 +21,7 @@ class Block(nn.Module):
         self.hidden = nn.Sequential(nn.Linear(width, EXPANSION * width), nn.GELU(), nn.Linear(EXPANSION * width, width))
 
     def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
-        """``mask`` (B, N) true where there is a token; the others are not looked at."""
+        """``tokens`` (B, N, W); ``mask`` (B, N) true for tokens that are attended to."""
         queries, keys, values = self._parts(tokens)
         seen = None if mask is None else mask[:, None, None]  # (B, 1, 1, N)
         looked = F.scaled_dot_product_attention(queries, keys, values, attn_mask=seen)  # (B, heads, N, W / heads)
@@ -29,7 +29,7 @@ class Block(nn.Module):
         return tokens + self.hidden(self.before_hidden(tokens))
 
     def attention_of_first(self, tokens: Tensor) -> Tensor:
-        """Where the first token looks among the others, (B, N - 1): mean over heads, sums to 1."""
+        """Attention of the first token to the others, (B, N - 1): mean over heads, rows sum to 1."""
         queries, keys, _ = self._parts(tokens)
         scores = queries[:, :, :1] @ keys.transpose(2, 3) / queries.shape[-1] ** 0.5  # (B, heads, 1, N)
         weights = scores.softmax(-1)[:, :, 0, 1:].mean(dim=1)
@@ -42,5 +42,5 @@ class Block(nn.Module):
 
 
 def positions(count: int, width: int) -> nn.Parameter:
-    """Learned positions (count, width), small at first."""
+    """Learned position embeddings (count, width), with initial deviation 0.02."""
     return nn.Parameter(0.02 * torch.randn(count, width))

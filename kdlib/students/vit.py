@@ -1,4 +1,4 @@
-"""A small vision transformer on raw pixels. Dosovitskiy et al., arXiv:2010.11929."""
+"""A small vision transformer on pixels. Dosovitskiy et al., arXiv:2010.11929."""
 
 from itertools import pairwise
 
@@ -14,9 +14,9 @@ SIZES = {"narrow": (128, 4, 4), "full": (192, 12, 3)}  # width, layers, heads; f
 
 
 class ViT(nn.Module):
-    """(B, 3, S, S) -> (B, D) and where the class token looks in the last layer (B, N), N = (S / PATCH)^2.
+    """(B, 3, S, S) -> (B, D), and the class token's attention in the last layer (B, N), N = (S / PATCH)^2.
 
-    The stem is of convolutions, which a small transformer trains better with: Xiao et al., arXiv:2106.14881.
+    The stem is convolutional, with which transformers train better: Xiao et al., arXiv:2106.14881.
     """
 
     def __init__(self, side: int, width: int, layers: int, heads: int, outputs: int):
@@ -35,7 +35,7 @@ class ViT(nn.Module):
         self.head = nn.Linear(width, outputs)
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """``pixels`` (B, 3, S, S), normalised as for every network."""
+        """``pixels`` (B, 3, S, S), normalised, to outputs (B, D) and attention (B, N)."""
         patches = self.stem(pixels).flatten(2).transpose(1, 2) + self.places  # (B, N, W)
         tokens = torch.cat([self.first.expand(patches.shape[0], 1, -1), patches], dim=1)
         for block in self.blocks[:-1]:
@@ -45,7 +45,7 @@ class ViT(nn.Module):
 
 
 class ViTStudent(PixelStudent):
-    """``convnet``: 'full' is ViT-Tiny, 'narrow' a third of its depth. It shows where it looks, as its teacher does."""
+    """``convnet``: 'full' is ViT-Tiny, 'narrow' a third of its depth. Its outputs have an attention map."""
 
     attends = True
 
