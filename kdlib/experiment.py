@@ -214,7 +214,7 @@ class Experiment:
         return {name: embed(student, self.splits[name], self.config.device) for name in self.exam.needed}
 
     def score(self, distiller: Distiller, embedded: dict[str, dict[str, Tensor]] | None = None) -> Scores:
-        """Every score of a student, trained or not."""
+        """All scores of a distiller's student; ``embedded``: its :meth:`embeddings`, where they exist already."""
         return self.exam.score(embedded or self.embeddings(distiller.student))
 
     def controls(self) -> dict:
@@ -280,7 +280,7 @@ class Experiment:
         """The scores on dev of a student that was cooled down. They decide whether it has converged."""
         if not self.config.cooldown or self.config.score_on == "dev":
             return None
-        exam = Exam(self.splits, "dev", self.config.tau)
+        exam = Exam(self.splits, "dev")
         student, missing = self.trained.student, [name for name in exam.needed if name not in embedded]
         embedded = embedded | {name: embed(student, self.splits[name], self.config.device) for name in missing}
         return exam.score(embedded)
@@ -292,12 +292,9 @@ class Experiment:
         }
         for name in embedded:
             split = self.splits[name]
-            extra = {
-                "owner": split.owner if split.has_text else None,
-                "labels": split.labels,
-                "relevant": split.relevant,
-            }
-            arrays |= {f"{name}/{kind}": values for kind, values in extra.items() if values is not None}
+            owner = split.owner if split.has_text else None
+            given = {"owner": owner, "labels": split.labels, "relevant": split.relevant}
+            arrays |= {f"{name}/{kind}": values for kind, values in given.items() if values is not None}
         return arrays
 
     def _batch_changes_nothing(self) -> dict:

@@ -1,7 +1,7 @@
 """What a result depends on: digests of code, configuration, data and teacher, so that it knows when it is out of date.
 
-Code enters by its content: the syntax tree without docstrings, comments and the module paths of kdlib's imports. A new
-word re-renders a report, it does not train again; a file that moves makes nothing stale.
+Code enters by its content: the syntax tree without docstrings, comments and the module paths of kdlib's imports. So an
+edited comment or a moved file makes no result out of date.
 """
 
 import ast
@@ -120,19 +120,14 @@ def essence(tree: ast.AST) -> str:
     return ast.dump(tree)
 
 
-def without_docstrings(source: str) -> str:
-    """The :func:`essence` of ``source``."""
-    return essence(ast.parse(source))
-
-
 # ---------------------------------------------------------------- code of a user's own
 
 
 def own_code(noun: str, name: str) -> dict[str, str]:
     """The digest of a user's own student, loss or teacher as ``{"own": ...}``; nothing for one of the package.
 
-    ``noun``: of its registry. ``name``: 'package.module:attribute', or one that was registered. Raises KeyError for a
-    name that nobody has registered.
+    ``noun``: that of its registry, as 'student'. ``name``: 'package.module:attribute' or a registered name. Raises
+    KeyError for a name that is not registered.
     """
     registry, entry = Registry.known.get(noun), name
     if registry and (name in registry or ":" not in name):
@@ -158,13 +153,14 @@ def code_of(thing: Any) -> str:
 
 def _of_file(module: str) -> str:
     loaded = getattr(sys.modules.get(module), "__file__", None)
-    return digest(without_docstrings(Path(loaded or importlib.util.find_spec(module).origin).read_text()))
+    return digest(essence(ast.parse(Path(loaded or importlib.util.find_spec(module).origin).read_text())))
 
 
 def notebook_code(thing: Any, seen: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
-    """(name, code) of a class or function that was written in a notebook, and of all of the notebook that it uses.
+    """(name, content) of a class or function written in a notebook, and of everything in the notebook that it uses.
 
-    Helpers and base classes by their code, constants by their value. Raises ValueError where the source is not known.
+    The content of a helper or base class is its code, that of a constant its value. Raises ValueError where the source
+    cannot be read.
     """
     name, node, variables = thing.__qualname__, *_definition(thing)
     yield name, essence(ast.parse(ast.unparse(node)))
@@ -225,8 +221,8 @@ def _is_plain(value: Any) -> bool:
 def experiment_keys(config: RunConfig, data: dict, teacher: dict) -> dict[str, str]:
     """``features``, ``train``, ``exam`` and ``experiment``: SHA-256 over what each stage's numbers depend on.
 
-    Training depends on fit and the extra images alone; ``exam`` is what every encoder of this teacher and data is
-    scored on; scores of experiments with the same ``images`` are of the same images, and can be compared in pairs.
+    ``train`` depends on no data but fit and the extra images. ``exam`` covers the data and code that score every
+    encoder of this teacher. Experiments with equal ``images`` are scored on the same images: their scores are paired.
     """
     prints = {name: dataset.fingerprint for name, dataset in data.items()}
     common = {

@@ -19,7 +19,7 @@ FEWEST_CALLS, CALL_SECONDS = 5, 60.0  # of BLIP on a CPU a call with 32 images t
 
 
 def choose(name: str) -> torch.device:
-    """'auto' takes CUDA, then Apple's MPS, then the CPU."""
+    """The device called ``name``; 'auto' is CUDA where there is one, else Apple's MPS, else the CPU."""
     if name != "auto":
         return torch.device(name)
     if torch.cuda.is_available():
@@ -35,7 +35,7 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 def to_device(batch: dict[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
     """The tensors of a batch on ``device``; to a GPU from pinned memory, so that the copy overlaps with its work.
 
-    What is there already stays as it is: batches of training are copied behind the step, see kdlib.features.ahead.
+    A tensor that is on the device already is not copied: kdlib.features.ahead copies training batches in advance.
     """
     if device.type == "cuda":
         batch = {name: value if value.is_cuda else value.pin_memory() for name, value in batch.items()}
@@ -70,9 +70,9 @@ def call_times(call: Callable, device: torch.device, calls: int) -> list[float]:
 
 
 def latency(*parts: list[float]) -> dict[str, float]:
-    """Median, 10th and 90th percentile in milliseconds of parts that run one after the other.
+    """Median, 10th and 90th percentile, in milliseconds, of the total time of parts that run one after the other.
 
-    ``parts``: :func:`call_times` of each, measured apart; any call of one can meet any call of the other.
+    ``parts``: :func:`call_times` of each, measured apart. The percentiles are over all combinations of their calls.
     """
     total = np.zeros(1)
     for times in parts:
@@ -99,7 +99,7 @@ def multiply_accumulates(call: Callable) -> int:
 
 
 def hardware(device: torch.device) -> dict:
-    """What a time depends on, for the record."""
+    """The device, its name, cores, threads and system: what a measured time depends on."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
     return {
         "device": str(device),
@@ -150,7 +150,7 @@ def processor() -> str:
 
 
 def versions() -> dict[str, str]:
-    """What the numbers were made with."""
+    """Version of kdlib, its git commit, and the versions of the libraries that compute."""
     names = ("torch", "torchvision", "transformers", "numpy", "safetensors")
     return {"kdlib": kdlib.__version__, "commit": commit(), **{name: version(name) for name in names}}
 

@@ -31,7 +31,7 @@ class Progress:
             self._show(self.line if kind is None else f"{self.line} - stopped", last=True)
 
     def start_at(self, done: int) -> None:
-        """So much was done before; the estimate of the rest counts only what is done from here on."""
+        """``done`` steps were done before; the estimate of the time left counts only the steps after them."""
         self.first = done
         if done:
             self.line = f"{self.title}: {done}/{self.total} done before"
@@ -42,7 +42,7 @@ class Progress:
         return time.perf_counter() - self.shown >= self.every
 
     def update(self, done: int, note: str = "") -> None:
-        """``done`` of ``total``, and what else is worth a word; shown at most every ``every_seconds``."""
+        """Show ``done`` of ``total``, the text ``note``, rate and time left, at most every ``every_seconds``."""
         passed = time.perf_counter() - self.started
         fresh = done - self.first
         rest = passed / fresh * (self.total - done) if fresh > 0 else float("nan")
@@ -66,7 +66,7 @@ class Progress:
 
 
 class Ticker:
-    """What runs now, for whoever watches: a line that is rewritten on a terminal, a line now and then in a log."""
+    """A line that says what runs now: rewritten in place on a terminal, printed every LOG_SECONDS in a log."""
 
     def __init__(self):
         self.shown = time.perf_counter()
@@ -90,13 +90,14 @@ def say(line: str) -> None:
 
 
 def clock(seconds: float) -> str:
-    """Minutes and seconds, as 3:07."""
+    """Minutes and seconds, as 3:07; '?' for NaN."""
     if seconds != seconds:
         return "?"
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 
 def _notebook_display():
+    """An output of the running notebook that can be updated in place; None outside of a notebook."""
     try:
         from IPython import display, get_ipython
     except ImportError:

@@ -1,11 +1,14 @@
-"""Names to things: a literal dict whose unknown names are an error that lists the known ones."""
+"""Registries: dicts from names to classes, functions or modules. An unknown name is an error that lists the known."""
 
 import importlib
 from typing import Any, ClassVar
 
 
 class Registry(dict):
-    """``REGISTRY[name]``; another entry by ``register`` or, without it, as 'package.module:attribute'."""
+    """``REGISTRY[name]`` is the entry; 'package.module:attribute' is imported without being registered.
+
+    ``noun``: what an entry is called in messages, as 'student'.
+    """
 
     known: ClassVar[dict[str, "Registry"]] = {}  # all registries, by their noun
 
@@ -50,7 +53,7 @@ class Registry(dict):
         self[name] = entry
 
     def name_of(self, entry: Any) -> str:
-        """The name of an entry; a new one is registered by the name that it was defined with. A string is a name."""
+        """The name of an entry. A new class or function is registered under its own name; a string is a name."""
         if isinstance(entry, str):
             return entry
         found = next((name for name, known in self.items() if known is entry), "") or getattr(entry, "__name__", "")

@@ -1,4 +1,4 @@
-"""What an experiment reads: the data set's splits, the teacher, and the stores of its features and of pixels."""
+"""The inputs of an experiment: the data set's splits, the teacher, and the stores of its features and of pixels."""
 
 from dataclasses import replace
 
@@ -158,16 +158,13 @@ def _complete(config: RunConfig, store: features.FeatureStore) -> features.Featu
 
 def describe(config: RunConfig) -> dict:
     """What identifies the teacher, without loading it."""
-    description = teachers.describe(config.teacher, source(config), config.revision)
-    return (
-        description
-        | own_code("teacher", config.teacher)
-        | {
-            "allow_untrained": config.allow_untrained,
-            "untrained_heads": config.untrained_heads,
-            "precision": config.teacher_precision,
-        }
-    )
+    how = {
+        "allow_untrained": config.allow_untrained,
+        "untrained_heads": config.untrained_heads,
+        "precision": config.teacher_precision,
+    }
+    described = teachers.describe(config.teacher, source(config), config.revision)
+    return described | own_code("teacher", config.teacher) | how
 
 
 def load_teacher(config: RunConfig) -> teachers.Teacher:
@@ -186,7 +183,7 @@ def load_teacher(config: RunConfig) -> teachers.Teacher:
 def backbone_cost(config: RunConfig) -> dict:
     """The teacher's size and speed at inference, for the students that need it there; measured once per machine.
 
-    See :func:`kdlib.evaluate.cost.teacher_cost`. Kept in runs/costs/.
+    See :func:`kdlib.evaluate.cost.teacher_cost`.
     """
     key = digest([describe(config), hardware(choose(config.device)), config.timed_calls])
     path = runs_root() / "costs" / f"{config.teacher.replace(':', '.')}-{key[:16]}.json"
@@ -201,7 +198,7 @@ def backbone_cost(config: RunConfig) -> dict:
 
 
 def pixel_store(config: RunConfig, dataset: datasets.Dataset, size: int = 0) -> features.FeatureStore:
-    """The decoded images of one split, by default at the size that the student reads."""
+    """The decoded images of one split, at ``size`` pixels a side; 0 is the size that the student reads."""
     size = size or config.image_size
     made = features.ensure(
         features.pixel_parts(dataset, size), dataset, lambda: features.pixel_encoder(size), config.on_bad_image

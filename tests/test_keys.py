@@ -1,5 +1,7 @@
 """The digest of the code: words do not count, code does."""
 
+import ast
+
 import pytest
 
 from kdlib import keys
@@ -44,16 +46,20 @@ CODE = {
 }
 
 
+def essence(source):
+    return keys.essence(ast.parse(source))
+
+
 @pytest.mark.parametrize("changed", WORDS)
-def test_without_docstrings__words_and_layout_do_not_count(changed):
+def test_essence__words_and_layout_do_not_count(changed):
     assert WORDS[changed] != SOURCE
-    assert keys.without_docstrings(WORDS[changed]) == keys.without_docstrings(SOURCE)
+    assert essence(WORDS[changed]) == essence(SOURCE)
 
 
 @pytest.mark.parametrize("changed", CODE)
-def test_without_docstrings__code_counts(changed):
+def test_essence__code_counts(changed):
     assert CODE[changed] != SOURCE
-    assert keys.without_docstrings(CODE[changed]) != keys.without_docstrings(SOURCE)
+    assert essence(CODE[changed]) != essence(SOURCE)
 
 
 @pytest.fixture

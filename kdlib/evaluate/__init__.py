@@ -1,1 +1,1 @@
-"""Embeddings in, scores out: one file per question that is asked of an encoder."""
+"""From embeddings to scores, one file per kind of score. ``exam`` is the protocol: which scores, on which splits."""

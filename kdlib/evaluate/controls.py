@@ -1,6 +1,6 @@
-"""Encoders that every student is held against, and the trip-wires: what a sound score must make of them.
+"""Reference encoders that every student is compared with, and the trip-wires: sanity checks of the scores.
 
-The rows: the teacher as its own student; PCA of its features at the student's width, the best that a linear map
+The encoders: the teacher as its own student; PCA of its features at the student's width, the best that a linear map
 can do without training; random features, a constant encoder and shuffled pairs, which must score chance.
 """
 
@@ -21,9 +21,9 @@ from kdlib.seeding import generator
 from kdlib.students import Student, StudentSpec
 
 ROWS = ("teacher", "pca", "random", "constant", "shuffled")
-DRAWS = 20  # of an encoder that guesses: its row is their mean
+DRAWS = 20  # of an encoder that guesses; its scores are the means over them
 NARROW = 16  # width of random features
-SIGMAS = 3.0
+SIGMAS = 3.0  # standard deviations by which a guess may miss chance
 Embedded = dict[str, dict[str, Tensor]]
 
 
@@ -53,7 +53,7 @@ def ensure(folder: Path, key: str, exam: Exam, width: int) -> dict:
 
 
 def score(exam: Exam, row: str, width: int) -> Scores:
-    """The scores of one control. Those that can only guess have what is counted, and no probe and no fidelity."""
+    """The scores of one control. Controls that only guess have no linear probe and no fidelity scores."""
     if row in GUESSES:
         return exam.chance([GUESSES[row](exam, width, draw) for draw in range(DRAWS)])
     return exam.counts(constant(exam, width)) if row == "constant" else exam.score(ENCODERS[row](exam, width))
@@ -68,9 +68,10 @@ def teacher(exam: Exam, width: int) -> Embedded:
 
 
 def pca(exam: Exam, width: int) -> Embedded:
-    """The teacher's features on the ``width`` main axes of fit, mean kept: no linear map keeps cosines better.
+    """The teacher's features projected on the first ``width`` principal axes of fit, not centred.
 
-    Image and text features share the axes and count half each. The same as the teacher where that is no wider.
+    No linear map of this rank keeps cosines better. Image and text features share the axes and count half each. Where
+    ``width`` is T or more, the scores are the teacher's.
     """
     fit = exam.splits["fit"].store
     moment = sum(second_moment(fit[f"{side}_pooled"]) for side in ("image", "text") if f"{side}_pooled" in fit)
@@ -88,7 +89,7 @@ def second_moment(features: np.ndarray, chunk: int = 8192) -> Tensor:
 
 
 def random(exam: Exam, width: int, draw: int) -> Embedded:
-    """Independent normal vectors: knows nothing. Narrow ones, since more of nothing only takes longer."""
+    """Independent normal vectors, which say nothing of their inputs; at most NARROW wide, which saves time."""
     return {
         split: {
             side: torch.randn(
@@ -101,12 +102,12 @@ def random(exam: Exam, width: int, draw: int) -> Embedded:
 
 
 def constant(exam: Exam, width: int) -> Embedded:
-    """The same vector for everything: all ties."""
+    """The same vector for every input, so that all similarities tie."""
     return _mapped(exam.teacher, lambda features: torch.ones(len(features), width))
 
 
 def shuffled(exam: Exam, width: int, draw: int) -> Embedded:
-    """The teacher, but the scored images have changed places among each other: the pairs are wrong."""
+    """The teacher's features with the scored images permuted, so that pairs and labels are wrong."""
     order = torch.randperm(len(exam.scored), generator=generator(0, "shuffled pairs", draw))
     scored = exam.teacher[exam.on]
     return exam.teacher | {exam.on: scored | {"image": scored["image"][order]}}
@@ -124,7 +125,7 @@ GUESSES = {"random": random, "shuffled": shuffled}
 
 
 def wires(exam: Exam, scored: dict[str, Scores]) -> list[dict]:
-    """What must hold before any number of this exam is believed: [{"wire", "passed", "found"}]."""
+    """The sanity checks that must pass before a score is shown: [{"wire", "passed", "found"}]."""
     return [
         *_guessing_is_chance(exam, scored),
         *_constant_is_chance(exam, scored["constant"]),
@@ -190,7 +191,7 @@ class _Identity(Student):
 
 
 def _student_path_is_the_teachers(exam: Exam) -> dict:
-    """Equal embeddings have equal scores, so that nothing has to be scored twice."""
+    """Embedding the stored features through :func:`embed` must give them back; then the scores are equal too."""
     student = _Identity(StudentSpec(exam.scored.store["image_pooled"].shape[1], text=exam.has_text))
     away = 0.0
     for name in exam.needed:
@@ -200,7 +201,7 @@ def _student_path_is_the_teachers(exam: Exam) -> dict:
 
 
 def _order_changes_nothing(exam: Exam, expected: Scores) -> dict:
-    """The scored images in another order, with their captions; k-NN's bank in another order too."""
+    """Scores must not change with the order of the scored images, nor with that of k-NN's bank."""
     scored, split = exam.teacher[exam.on], exam.scored
     order = torch.randperm(len(split), generator=generator(0, "another order"))
     if exam.has_text:
@@ -222,10 +223,10 @@ def _largest_difference(first: dict[str, float], second: dict[str, float]) -> fl
 
 
 def guessing_deviation(exam: Exam, name: str) -> float:
-    """Standard deviation of a score over encoders that guess, one draw: from the counting rules, not from the scores.
+    """Standard deviation of a score of one encoder that guesses, computed from the counting rules alone.
 
-    The captions of an image count as one query, and both directions of a recall as one draw, so that it holds for
-    shuffled pairs, where they go together; for random features it is a bit too wide.
+    It takes the captions of an image as one query, and the two directions of recall as fully correlated, as they are
+    for shuffled pairs. For random features it is therefore slightly too large.
     """
     images = len(exam.scored)
     expected = chance(exam)
@@ -246,7 +247,7 @@ def guessing_deviation(exam: Exam, name: str) -> float:
 
 
 def chance(exam: Exam) -> dict[str, float]:
-    """What an encoder scores that cannot tell one input from another, from the counting rules alone."""
+    """{score: its value for an encoder that cannot tell inputs apart}, computed from the counting rules alone."""
     split = exam.scored
     if not exam.has_text:
         bank = np.concatenate([exam.splits[name].labels for name in exam.bank])

@@ -1,4 +1,4 @@
-"""When a student has converged: twice the images bring nothing that its images of dev could show."""
+"""Whether a student has converged: after twice the epochs its score on dev does not differ measurably."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from kdlib.evaluate.uncertainty import compare
 
 @dataclass(frozen=True)
 class Convergence:
-    """What 2E epochs bring over E, each cooled down: the difference on dev, its 95 % interval, and the verdict."""
+    """Score after 2E epochs minus score after E, each with a cooldown, on dev; its 95 % interval and the verdict."""
 
     difference: float
     low: float
@@ -18,7 +18,7 @@ class Convergence:
 
     @property
     def converged(self) -> bool:
-        """Whether the interval includes 0: no gain that could be told from chance, nor a loss."""
+        """Whether the interval includes 0: neither a gain nor a loss that can be told from chance."""
         return self.low <= 0 <= self.high
 
     def __str__(self) -> str:
@@ -29,10 +29,10 @@ class Convergence:
 def convergence(
     early: Sequence[float], early_replicates: np.ndarray, late: Sequence[float], late_replicates: np.ndarray
 ) -> Convergence:
-    """The leaf at 2E epochs against the leaf at E, paired on the images of dev.
+    """Compares the scores after 2E epochs (``late``) and after E (``early``), paired on the images of dev.
 
-    ``early``, ``late`` (S,): a score a seed; ``..._replicates`` (S, R): the same on resamples of dev. It is decided on
-    dev, since the number of epochs is chosen by it. A small dev sees only large gains: the interval says how large.
+    ``early``, ``late`` (S,): one score a seed; ``..._replicates`` (S, R): the same on resamples of dev. The split is
+    dev, since the result chooses the number of epochs. A small dev shows only large gains; the interval says how large.
     """
     result = compare([("late", "early", late, late_replicates, early, early_replicates)])[0]
     return Convergence(result.difference, result.low, result.high)

@@ -1,4 +1,4 @@
-"""What a student and its teacher cost at inference, and what of it goes into a result: sizes and times, with units."""
+"""The cost of a student and of its teacher at inference: sizes, multiply-accumulates and times."""
 
 from pathlib import Path
 
@@ -18,10 +18,11 @@ CAPTION = "a photo of two dogs on a green meadow"
 
 @torch.inference_mode()
 def student_cost(student: Student, split: Split, image: Image.Image, device: str = "auto", calls: int = 200) -> dict:
-    """Size of the whole student; of each side MB, multiply-accumulates of one input, milliseconds of each call.
+    """{"student_mb", "text_mb", "image": {...}, "text": {...}}: MB of the whole student and of its text side.
 
-    A student that reads pixels is timed from a decoded ``image``, resizing included, as the teachers are; one that
-    reads features from those in the store.
+    Of each side: multiply-accumulates of one input, and milliseconds of each call at batches of 1 and 32. A student
+    that reads pixels is timed from a decoded ``image``, resizing included, as teachers are; one that reads features is
+    timed from features of the store.
     """
     target = choose(device)
     student = student.to(target).eval()
@@ -87,11 +88,11 @@ def teacher_cost(teacher: Teacher, calls: int = 200) -> dict:
 
 
 def sizes(cost: dict, teacher: dict, student: Student, file: Path) -> dict[str, float]:
-    """MB of 2^20 bytes and multiply-accumulates of one input.
+    """Sizes in MB of 2^20 bytes, and multiply-accumulates of one input.
 
-    ``student_mb`` all that is trained, ``image_mb`` without its text side, ``deployed_mb`` all that inference runs,
-    ``safetensors_bytes`` of the checkpoint's weights; ``image_macs`` and ``text_macs`` of the student alone and
-    ``deployed_..._macs`` from pixels and from text.
+    ``student_mb``: the student. ``image_mb``: the student without its text side. ``deployed_mb``: the student and the
+    sides of the teacher that it needs at inference. ``safetensors_bytes``: the checkpoint's weights. ``image_macs`` and
+    ``text_macs``: of the student alone. ``deployed_..._macs``: from pixels, or from text, to the embedding.
     """
     needed = backbones(teacher, cost, student)
     record = {
@@ -108,16 +109,16 @@ def sizes(cost: dict, teacher: dict, student: Student, file: Path) -> dict[str, 
 
 
 def backbones(teacher: dict, cost: dict, student: Student) -> dict[str, dict]:
-    """The sides of the teacher that the student needs at inference: none where it reads pixels, none for ids."""
+    """{side: cost} of the teacher's sides that the student needs at inference: those whose features it reads."""
     own = {"image": student.reads == "pixels", "text": student.text_reads == "ids"}
     return {side: teacher[side] for side in ("image", "text") if side in cost and not own[side]}
 
 
 def times(cost: dict, teacher: dict, student: Student, history: list[dict]) -> dict:
-    """Seconds an epoch (the first apart, median of the rest), milliseconds from pixels or text to embedding.
+    """Seconds an epoch (the first one, and the median of the others); milliseconds from pixels or text to embedding.
 
-    A student that reads the teacher's features is timed with the backbone below it, the two measured apart.
-    ``per_second`` is of batches of 32.
+    The times of a student that reads the teacher's features include the teacher's; the two are measured apart.
+    ``..._per_second``: inputs a second at batches of 32.
     """
     later = [record["seconds"] for record in history[1:]] or [history[0]["seconds"]]
     record: dict = {

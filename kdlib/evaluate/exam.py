@@ -1,4 +1,4 @@
-"""What every encoder of an experiment is scored on: the same images, scores and resamples."""
+"""The evaluation protocol: every encoder of an experiment gets the same scores, on the same images and resamples."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -36,9 +36,10 @@ class Scores:
     facts: dict = field(default_factory=dict)
 
     def add(self, credits: dict[str, np.ndarray], weights: np.ndarray, owner: np.ndarray | None = None) -> None:
-        """Scores that are means over queries; ``owner``: the image of each query, where queries are captions.
+        """Add scores from their values per query; ``owner``: the image of each query, where queries are captions.
 
-        Values in [0, 1] are taken for shares, whose replicates hold near 0 and 1 too; ranks and nats are not.
+        A name that ends in _rank gives the median, others the mean. Means are taken for shares in [0, 1], with the
+        replicates of :func:`~kdlib.evaluate.uncertainty.share_replicates`, unless the name begins with 'similarity'.
         """
         for name, values in credits.items():
             self.queries[name] = values
@@ -61,10 +62,10 @@ class Scores:
 
 @dataclass(frozen=True)
 class Exam:
-    """``Exam(splits, 'test').score(embedded)``; 'dev' where something is to be chosen by the scores.
+    """``Exam(splits, 'test').score(embedded)``; on 'dev' where something is to be chosen by the scores.
 
-    ``embedded``: split -> what :func:`kdlib.evaluate.embed.embed` gives. ``probe``: whether the linear probe's logistic
-    regression is fitted, which on wide features takes longer than all else; ridge is always there.
+    ``embedded``: split -> the result of :func:`kdlib.evaluate.embed.embed`. ``probe``: whether the linear probe fits a
+    logistic regression, which takes longest on wide features; ridge regression is always fitted.
     """
 
     splits: dict[str, Split]
@@ -90,12 +91,12 @@ class Exam:
 
     @property
     def needed(self) -> tuple[str, ...]:
-        """The splits that an encoder is run on."""
+        """The splits that an encoder has to embed."""
         return (self.on,) if self.has_text else (*self.bank, self.on)
 
     @property
     def bank(self) -> tuple[str, ...]:
-        """k-NN's neighbours come from these."""
+        """The splits that k-NN takes its neighbours from."""
         return ("fit",) if self.on == "dev" else ("fit", "dev")
 
     @cached_property
@@ -120,7 +121,7 @@ class Exam:
         return scores
 
     def counts(self, embedded: dict[str, dict[str, Tensor]]) -> Scores:
-        """The scores that are counted and not fitted: retrieval, zero-shot, k-NN, in_batch."""
+        """The scores without a fit and without the teacher: retrieval, zero-shot, k-NN, in_batch."""
         scores = Scores()
         self._add(scores, self._credits(embedded))
         if self._has_categories(embedded):
@@ -170,7 +171,7 @@ class Exam:
             scores.replicates[retrieval.HEADLINE] = share_replicates(value, drawn, len(self.scored))
 
     def _zeroshot(self, scores: Scores, queries: list[dict[str, Tensor]]) -> None:
-        """The mean over ``queries``, which are several where chance is drawn; their spread is that of the first."""
+        """Add zeroshot_map: the mean over ``queries``, the embeddings of one or several encoders, with one's spread."""
         relevant = self.scored.relevant
         similar = [zeroshot.similarities(query["image"], query["prompt"]) for query in queries]
         value = float(np.mean([zeroshot.mean_average_precision(one, relevant) for one in similar]))

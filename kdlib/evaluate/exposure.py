@@ -1,11 +1,11 @@
-"""What a model has seen of a test split before it is scored on it. Protocol: 'Exposure is printed per row'."""
+"""Exposure: how much of a test split's data set the pretrained models have seen. Each result records it."""
 
 from pathlib import Path
 
 from kdlib.files import read_json
 from kdlib.teachers.teacher import STANDIN
 
-LEVELS = ("none", "unknown", "images", "labels")  # in the order of how much a score suffers
+LEVELS = ("none", "unknown", "images", "labels")  # from the least to the most doubt about a score
 # (checkpoint, data set) -> level and why. What is not listed is unknown.
 KNOWN = {
     ("facebook/dino-vitb16", "tinyimagenet"): (
@@ -54,11 +54,11 @@ KNOWN = {
 def exposure(
     source: str, dataset: str, data_root: str, pretrained: bool = False, extra_images: str = ""
 ) -> dict[str, str]:
-    """``level``: none, unknown, images or labels, of teacher and student's initial weights together; ``why``.
+    """{"level": the higher of the teacher's and of the student's initial weights', one of LEVELS; "why": a reason}.
 
-    ``source`` is the teacher's checkpoint; whoever trained a local one can write an exposure.json beside it, as
-    ``{"coco": {"level": "none", "why": "trained on drawings"}}``. ``pretrained`` says that the student starts from
-    torchvision's weights, ``extra_images`` what it is also distilled from, as the configuration has it.
+    ``source``: the teacher's checkpoint. The owner of a local one can write an exposure.json beside it, as
+    ``{"coco": {"level": "none", "why": "trained on drawings"}}``. ``pretrained``: the student starts from torchvision's
+    weights. ``extra_images``: what it is also distilled from, as in the configuration.
     """
     found = [_of(source, dataset, data_root)]
     if pretrained:
@@ -87,7 +87,7 @@ def _of(source: str, dataset: str, data_root: str) -> tuple[str, str]:
 
 
 def _stated(path: Path, dataset: str) -> tuple[str, str]:
-    """What a local checkpoint's owner says of it. What cannot be read is unknown, and says why."""
+    """Level and reason from a local checkpoint's exposure.json; 'unknown' where that cannot be read."""
     if not path.is_file():
         return "unknown", f"a local checkpoint without {path.name}; whoever trained it knows"
     content = read_json(path)

@@ -1,4 +1,4 @@
-"""How much of the teacher's geometry a student keeps, image by image, whatever the widths of the two."""
+"""Fidelity: how well a student keeps the teacher's similarities, per image; their widths may differ. Also CKA."""
 
 import numpy as np
 import torch

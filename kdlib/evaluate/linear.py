@@ -1,4 +1,4 @@
-"""Linear probe: what a linear classifier reads from frozen features, by logistic regression and by ridge.
+"""Linear probe: accuracy of linear classifiers on frozen features, by logistic regression and by ridge regression.
 
 Logistic regression by L-BFGS as in scikit-learn's LogisticRegression (Pedregosa et al., JMLR 2011; the linear
 evaluation of CLIP, arXiv:2103.00020, does the same); ridge as in its RidgeClassifier.
@@ -11,8 +11,8 @@ from torch import Tensor
 
 from kdlib.evaluate.metrics import top_class_credit, unit_rows
 
-CS = (0.001, 0.01, 0.1, 1.0, 10.0)  # from the most regularised on, each start is the solution before
-LAMBDAS = (1.0, 0.1, 0.01, 0.001, 0.0001)  # a fit row, so that the grid means the same at every size
+CS = (0.001, 0.01, 0.1, 1.0, 10.0)  # from the most regularised; each fit starts from the solution before it
+LAMBDAS = (1.0, 0.1, 0.01, 0.001, 0.0001)  # per row of fit, so that the grid means the same at every size
 ROWS = 8192  # at a time: 8192 x 200 float64 logits are 13 MB
 NO_SPREAD = 1e-6  # of a feature of unit rows: below it is the rounding of float32, not a feature
 GRADIENT = 1e-4  # converged when no component of the mean loss's gradient is above; 1e-5 costs 1.7 x for 0.001 top-1
@@ -29,7 +29,7 @@ def credits(
     test_labels: np.ndarray,
     probe: bool = True,
 ) -> tuple[dict[str, np.ndarray], dict[str, float | int | bool]]:
-    """``linear_top1`` and ``ridge_top1``, one credit in [0, 1] per test image (Q,), and how they came about.
+    """``linear_top1`` and ``ridge_top1``, one credit in [0, 1] per test image (Q,), and facts about the fits.
 
     Features (rows, D) with labels (rows,) 0 to K - 1. Rows are brought to length 1, then standardised with
     ``fit`` statistics. ``fit`` alone is fitted; C and lambda are chosen by top-1 on ``dev``, the more regularised

@@ -1,4 +1,4 @@
-"""Arrays in, numbers out: the counting rules of every score. The README says what each score is, in 'How to read it'.
+"""Counting rules that the scores share, from arrays to numbers. The README explains the scores in 'How to read it'.
 
 In k-NN and recall, ties get the credit that a random order among the tied would earn on average: a constant
 encoder scores exactly chance and no score depends on the order of the samples. In-batch accuracy counts a tie

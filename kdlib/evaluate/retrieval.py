@@ -65,9 +65,9 @@ def in_batch(queries: Tensor, candidates: Tensor) -> dict[str, np.ndarray]:
 
 
 def _counts(images: Tensor, texts: Tensor, owner: Tensor) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Per query: wrong candidates above its best match, wrong ones tied with it, right ones tied with it.
+    """Per query: wrong candidates above its best match, wrong ones tied with it, right ones tied with it (with itself).
 
-    'i2t' with a query an image, 't2i' with a query a caption: one matrix product serves both.
+    The queries of 'i2t' are images, those of 't2i' captions; one matrix product serves both.
     """
     order = owner.argsort(stable=True)
     sorted_owner = owner[order]

@@ -79,10 +79,11 @@ def replicate_medians(values: np.ndarray, weights: np.ndarray, owner: np.ndarray
 def share_replicates(value: float, replicates: np.ndarray, images: int) -> np.ndarray:
     """Replicates (R,) of a share in [0, 1] of ``images`` images whose interval also holds near 0 and near 1.
 
-    A percentile bootstrap of few hits is too narrow: no resample of none has any. With fewer than FEW images' worth of
-    hits or of misses the replicates keep their order, and with it their pairing with those of another encoder, but
-    take the quantiles of Wilson's interval at every level (JASA 22, 1927): at 95 % the interval is Wilson's. A mean of
-    values in [0, 1] varies no more than a share does, and captions of an image count as one: this is the safe side.
+    The percentile interval of few hits is too narrow: without a hit no resample has one. With fewer than FEW images'
+    worth of hits or of misses, each replicate is replaced by the quantile of its rank in Wilson's interval (JASA 22,
+    1927), so that the 95 % interval is Wilson's; the order of the replicates, and with it their pairing with those of
+    another encoder, stays. This is conservative: a mean of values in [0, 1] varies no more than a share does, and the
+    captions of an image count as one.
     """
     if min(value, 1 - value) * images >= FEW:
         return replicates
