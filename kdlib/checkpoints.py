@@ -17,18 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import kdlib
-from kdlib.files import (
-    RunDir,
-    file_digest,
-    make_folder,
-    read_json,
-    read_record,
-    rename,
-    seal,
-    seal_broken,
-    sync,
-    write_json,
-)
+from kdlib.files import RunDir, file_digest, make_folder, read_record, rename, seal, seal_broken, sync, write_json
 
 FILES = ("model.safetensors", "optimizer.safetensors")
 
@@ -77,7 +66,7 @@ def restore(folder: Path, distiller: nn.Module, optimizer: torch.optim.Optimizer
             parameter = parameters[parameter_name]
             # AdamW keeps its step counter on the CPU whatever the device of the parameter.
             optimizer.state[parameter][key] = value if key == "step" else value.to(parameter.device)
-    return read_json(folder / "state.json")
+    return read_record(folder / "state.json")
 
 
 def problem(folder: Path) -> str | None:
@@ -105,7 +94,7 @@ def latest(run: RunDir, train_key: str, up_to: int) -> Path | None:
     epochs = sorted((name for name in numbered if name.isdecimal()), key=int, reverse=True)
     for folder in (numbered[name] for name in epochs if int(name) <= up_to):
         found = problem(folder)
-        if found is None and read_json(folder / "state.json")["train_key"] != train_key:
+        if found is None and read_record(folder / "state.json")["train_key"] != train_key:
             found = "it belongs to another training"
         if found is None:
             return folder
@@ -121,7 +110,7 @@ def leaf_name(epoch: int) -> str:
 def leaf(run: RunDir, train_key: str, epoch: int, cooldown: int) -> Path | None:
     """The good checkpoint of a cooldown of ``cooldown`` epochs from ``epoch``, finished or not; None without one."""
     folder = run.checkpoints / leaf_name(epoch)
-    state = read_json(folder / "state.json")
+    state = read_record(folder / "state.json")
     if state is None or state.get("train_key") != train_key or state.get("cooldown") != cooldown:
         return None
     found = problem(folder)
@@ -138,7 +127,7 @@ def scored(run: RunDir, train_key: str, epochs: int, cooldown: int) -> Path | No
     """
     if cooldown:
         folder = leaf(run, train_key, epochs, cooldown)
-        done = folder is not None and read_json(folder / "state.json")["epoch"] == epochs + cooldown
+        done = folder is not None and read_record(folder / "state.json")["epoch"] == epochs + cooldown
         return folder if done else None
     folder = latest(run, train_key, up_to=epochs)
     return folder if folder is not None and int(folder.name.split("-")[1]) == epochs else None

@@ -97,7 +97,6 @@ def clock(seconds: float) -> str:
 
 
 def _notebook_display():
-    """An output of the running notebook that can be updated in place; None outside of a notebook."""
     try:
         from IPython import display, get_ipython
     except ImportError:

@@ -5,10 +5,7 @@ from typing import Any, ClassVar
 
 
 class Registry(dict):
-    """``REGISTRY[name]`` is the entry; 'package.module:attribute' is imported without being registered.
-
-    ``noun``: what an entry is called in messages, as 'student'.
-    """
+    """``REGISTRY[name]`` is the entry; 'package.module:attribute' is imported without being registered."""
 
     known: ClassVar[dict[str, "Registry"]] = {}  # all registries, by their noun
 

@@ -183,7 +183,7 @@ def load_teacher(config: RunConfig) -> teachers.Teacher:
 def backbone_cost(config: RunConfig) -> dict:
     """The teacher's size and speed at inference, for the students that need it there; measured once per machine.
 
-    See :func:`kdlib.evaluate.cost.teacher_cost`.
+    See :func:`kdlib.evaluate.cost.teacher_cost`. Kept in runs/costs/.
     """
     key = digest([describe(config), hardware(choose(config.device)), config.timed_calls])
     path = runs_root() / "costs" / f"{config.teacher.replace(':', '.')}-{key[:16]}.json"

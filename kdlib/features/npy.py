@@ -13,10 +13,7 @@ class StoreError(Exception):
 
 
 class Appender:
-    """A .npy file: rows are appended, and :meth:`finish` writes the header when their number is known.
-
-    ``dtype`` and ``shape`` of a row; ``count``: rows of an existing file that are kept.
-    """
+    """A .npy file to append rows to; an existing one is cut to ``count`` rows. ``shape``: of a row."""
 
     def __init__(self, path: Path, dtype: str, shape: list[int], count: int):
         self.dtype, self.shape, self.count = np.dtype(dtype), list(shape), count
