@@ -1,6 +1,6 @@
-"""A finished run as it lies on disk: record, scored data, features, embeddings and student.
+"""Opens a finished run from its files: record, scored data, features, embeddings and student.
 
-Nothing is trained and no teacher is loaded; the teacher's features come from the store that the run was scored with.
+It trains nothing and loads no teacher: the teacher's features come from the store that the run was scored with.
 """
 
 import re
@@ -52,7 +52,7 @@ class Finished:
 
     @property
     def headline(self) -> str:
-        """The name of the score that stands for the student."""
+        """The name of the student's main score."""
         return self.result["headline"]
 
     @property
@@ -63,21 +63,21 @@ class Finished:
     # ------------------------------------------------------------ numbers
 
     def score(self, who: str = "student", score: str = "") -> float:
-        """A score of the record; ``who``: student, untrained, teacher, pca, ...; the headline if ``score`` is ''."""
+        """A score, the headline if ``score`` is ''. ``who``: student, untrained, teacher, pca, ..."""
         return self.result["scores"][who][score or self.headline]
 
     def interval(self, who: str = "student", score: str = "") -> tuple[float, float]:
-        """Its 95 % interval over the scored images."""
+        """The 95 % interval of a score over the scored images."""
         return interval(self._array(who, "replicates", score or self.headline))
 
     def interval_of_difference(self, first: str, second: str) -> tuple[float, float]:
-        """Of the headline score of one encoder minus another's, paired on the same images."""
+        """The 95 % interval of the difference of two encoders' headline scores, paired on the same images."""
         return interval(
             self._array(first, "replicates", self.headline) - self._array(second, "replicates", self.headline)
         )
 
     def queries(self, who: str, score: str) -> np.ndarray:
-        """One value a query, where the score is their mean: an image each, or for t2i scores a caption each."""
+        """The value of each query, whose mean is the score. A query is an image; for t2i scores it is a caption."""
         return self._array(who, "queries", score)
 
     @property
@@ -95,23 +95,23 @@ class Finished:
 
     @cached_property
     def embeddings(self) -> dict[str, np.ndarray]:
-        """What evaluation wrote: '<split>/image' (N, D), '<split>/text' (M, D), '<split>/labels' (N,), ..."""
+        """The arrays of the evaluation: '<split>/image' (N, D), '<split>/text' (M, D), '<split>/labels' (N,), ..."""
         with np.load(self.run.embeddings_path(self.config.epochs)) as arrays:
             return dict(arrays)
 
     @cached_property
     def attention(self) -> np.ndarray | None:
-        """(N, h * w) where the student looks in each scored image; None where it has no map."""
+        """(N, h * w) the student's attention map of each scored image; None if it has none."""
         return self.embeddings.get(f"{self.config.score_on}/image_attention")
 
     @cached_property
     def teacher_attention(self) -> np.ndarray:
-        """(N, h * w) where the teacher looks."""
+        """(N, h * w) the teacher's attention map of each scored image."""
         return self.split.store["image_attention"].astype(np.float32)
 
     @cached_property
     def student_space(self) -> dict[str, Tensor]:
-        """The student's embeddings at length 1, float64: 'image' (N, D) and, where there is text, 'text' (M, D)."""
+        """The student's embeddings at length 1, float64: 'image' (N, D) and, if there is text, 'text' (M, D)."""
         on = self.config.score_on
         return {
             side: unit_rows(from_numpy(self.embeddings[f"{on}/{side}"]))
@@ -121,7 +121,7 @@ class Finished:
 
     @property
     def teacher_space(self) -> dict[str, Tensor]:
-        """The teacher's features, likewise."""
+        """The teacher's features at length 1, float64: 'image' (N, T) and, if there is text, 'text' (M, T)."""
         return _teacher_space(self.split.store.path)
 
     # ------------------------------------------------------------ what was scored
@@ -133,9 +133,9 @@ class Finished:
         return Split(self.config.score_on, self.store(self.config.score_on), vocabulary=vocabulary)
 
     def store(self, split: str) -> FeatureStore:
-        """The teacher's features that this result was made with: the result holds the names of its stores.
+        """The store of the teacher's features that this result was made with; the result holds its name.
 
-        Neither the teacher's files nor the code of that day are needed. Raises StoreError with the remedy.
+        It needs neither the teacher's files nor the code of that time. Raises StoreError with the remedy.
         """
         path = store_path(self.result["stores"][split])
         if not is_built(path):
@@ -156,7 +156,7 @@ class Finished:
     def outdated(self) -> bool:
         """Whether the code has changed since, so that the same run would now give other numbers.
 
-        Not known, and False, where the teacher's features or the code of a student or loss of one's own are gone.
+        False also if that is unknown, since the teacher's features or a user's own student or loss are gone.
         """
         try:
             described = self.split.store.manifest["key"]["teacher"]
@@ -199,7 +199,7 @@ class Finished:
         return np.array([place[name] for name in self.split.store.ids])
 
     def __len__(self) -> int:
-        """Scored images."""
+        """The number of scored images."""
         return len(self.split.store)
 
     def image(self, index: int) -> Image.Image:
@@ -235,17 +235,17 @@ class Finished:
     def student(self) -> Student:
         """The trained student, from its checkpoint, on the CPU.
 
-        Raises FileNotFoundError when its checkpoint is gone, or its class or its layers are those of a notebook alone.
+        Raises FileNotFoundError if its checkpoint is gone, or if only a notebook has its class or its layers.
         """
         return self.trained.student.eval()
 
     @cached_property
     def trained(self) -> Distiller:
-        """The student with its logit scale and the trained parts of its losses, likewise."""
+        """The trained distiller: the student with its logit scale and the trained parts of its losses."""
         if any(line.startswith("layer ") for line in self.result["edited"]):
-            raise FileNotFoundError(f"{self.run.path}: edited by hand in a notebook, which alone has its layers.")
+            raise FileNotFoundError(f"{self.run.path}: edited by hand, and only its notebook has its layers.")
         config = self.config.model_copy(update={"device": "cpu"})
-        # All that a student's shape takes from 'fit' is the teacher's width and grid, which each split's store knows.
+        # Of 'fit' a student's shape needs only the teacher's width and grid, which each split's store holds.
         experiment = Experiment(config, self.run, {"fit": self.split}, {"fit": self.data}, self.result["keys"])
         try:
             return experiment.trained
@@ -266,9 +266,9 @@ def find(
     seed: int | None = None,
     epochs: int | None = None,
 ) -> list[Finished]:
-    """The finished runs of a study, in the order of folders; only those asked for.
+    """The finished runs of a study that fit the arguments, in the order of their folders.
 
-    ``methods``: folder names, as 'resnet' or 'resnet+no_teacher'; all where none is named.
+    ``methods``: folder names, as 'resnet' or 'resnet+no_teacher'; all if none is named.
     """
     found = [Finished(RunDir(path.parent), record) for path in _result_paths(study) if (record := _record(path))]
     return [
@@ -283,7 +283,7 @@ def find(
 
 
 def at(path: Path) -> Finished:
-    """The finished run in a folder, of its most epochs, or that of a result-EEEE.json. Raises FileNotFoundError."""
+    """The finished run in a folder, after its most epochs, or that of a result-EEEE.json; or FileNotFoundError."""
     paths = [path] if path.is_file() else sorted(path.glob("result-*.json"))
     found = [Finished(RunDir(one.parent), record) for one in paths if _is_whole(one) and (record := _record(one))]
     if not found:
@@ -298,7 +298,7 @@ OUTDATED = "The code has changed since this result was made; 'kdlib status' says
 
 
 def what_to_do(study: str = "") -> str:
-    """For a reader who has no finished run: which command makes one."""
+    """A message that there is no finished run, and which command makes one."""
     known = studies()
     file = f"notebooks/studies/{study or 'mini'}.yaml"
     where = f"of the study '{study}' " if study else ""
@@ -310,7 +310,7 @@ def what_to_do(study: str = "") -> str:
 
 
 def _result_paths(study: str) -> list[Path]:
-    """Results with the files that belong to them; runs that were set aside are not among them."""
+    """The paths of complete results, without those of runs that were set aside."""
     paths = runs_root().glob(f"{study}/*/*/seed*/result-*.json")
     return sorted(path for path in paths if re.fullmatch(r"seed\d+", path.parent.name) and _is_whole(path))
 
@@ -321,7 +321,7 @@ def _is_whole(path: Path) -> bool:
 
 
 def _record(path: Path) -> dict | None:
-    """A finished result of this version that nobody has altered, else None."""
+    """The result in a file; None if it is altered, failed, or of another version."""
     record = RunDir(path.parent).result(int(path.stem.removeprefix("result-")))
     return record if record and record.get("schema") == SCHEMA and record["outcome"] == "ok" else None
 
