@@ -136,12 +136,17 @@ def verify(
 
     All feature stores, checkpoints, results, arrays and notebooks are hashed and compared with the recorded digests,
     and the scores of a few results are computed again from their embeddings. The exit code is 1 when something is
-    wrong; each problem is named, and 'kdlib run' makes again what can be made.
+    wrong; each problem is named, and 'kdlib run' makes again what can be made. The study's report says when it was
+    verified, and what was found.
     """
     from kdlib import study
+    from kdlib.files import reports_root
     from kdlib.study import verify as verification
 
-    found = verification.verify(study.load(study_file, data_root, seeds), sample)
+    config = study.load(study_file, data_root, seeds)
+    found = verification.verify(config, sample)
+    if (reports_root() / config.study / "index.html").exists():
+        _report(config)
     print(f"{found['results']} results are unaltered, {found['recomputed']} of them computed again.")
     for problem in found["problems"]:
         print(f"  {problem}", file=sys.stderr)

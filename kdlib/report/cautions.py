@@ -34,8 +34,8 @@ def cautions(rows: pd.DataFrame) -> list[tuple[str, str]]:
     if (good.data_root == "shapes").any():
         found.append(("drawn data", "Shapes that were drawn in the official layouts, not the data sets themselves."))
     found += at_chance(good)
-    if good.untrained_teacher.any():
-        names = {line_name(row.teacher, row.variant) for row in good[good.untrained_teacher].itertuples()}
+    names = {line_name(teacher_name(row.teacher), row.variant) for row in good[good.untrained_teacher].itertuples()}
+    if not names <= {short.removesuffix(" at chance") for short, _ in found}:  # that one is told already
         found.append(
             ("untrained heads", f"Teachers with untrained weights, allowed by name: {'; '.join(sorted(names))}.")
         )

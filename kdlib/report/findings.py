@@ -3,12 +3,14 @@
 A sentence speaks of the students after the most epochs that their teacher's students were trained for.
 """
 
+import numpy as np
 import pandas as pd
 
 from kdlib.evaluate.uncertainty import BETTER, OPEN, WORSE
 from kdlib.report.scores import line_name
 from kdlib.report.style import dataset_name, short_name, teacher_name
 from kdlib.report.verdicts import NO_TEACHER, stands_alone
+from kdlib.sources import reads
 
 LISTED = 3  # students that a sentence names
 EXPORTED = {"onnx": "float32", "onnx_int8": "int8"}
@@ -63,11 +65,15 @@ def students(last: pd.DataFrame, alone: bool = False) -> pd.DataFrame:
 
 
 def teachers(last: pd.DataFrame) -> str:
-    """'CLIP 0.58 and BLIP 0.33 in mean recall on COCO; ...: stand-ins of this project.'"""
+    """'CLIP 0.576 (5.0 MB) and BLIP 0.327 (4.9 MB) in mean recall on COCO; all are stand-ins ...'"""
     own, parts = last[last.variant == ""] if (last.variant == "").any() else last, []
     for (dataset, headline), part in own.groupby(["dataset", "headline"], sort=False):
         scores = part.groupby("teacher", sort=False).teacher_score.mean()
-        listed = _listed([f"{teacher_name(name)} {score:.3f}" for name, score in scores.items()])
+        sizes = {name: teacher_mb(group) for name, group in part.groupby("teacher", sort=False)}
+        listed = _listed([
+            f"{teacher_name(name)} {score:.3f}" + (f" ({sizes[name]:.1f} MB)" if np.isfinite(sizes[name]) else "")
+            for name, score in scores.items()
+        ])  # fmt: skip
         parts.append(f"{listed} in {short_name(headline)} on {dataset_name(dataset)}")
     sources = own.groupby("teacher", sort=False).teacher_source.first()
     standins = [teacher_name(name) for name, source in sources.items() if source == "stand-in"]
@@ -84,13 +90,14 @@ def kept(last: pd.DataFrame, verdicts: pd.DataFrame) -> str:
     lines = _judged(students(last, alone=True), against, "teacher", "alone")
     if lines.empty:
         return ""
-    alike, above = lines[lines.verdict == OPEN], lines[lines.verdict == BETTER]
     parts = []
-    if len(alike):
-        named = _sized(alike)
-        parts.append(f"{len(alike)} of {len(lines)} students are not distinguishable from their teacher: {named}")
-    if len(above):
-        parts.append(f"{len(above)} score above it: {_sized(above)}")
+    for verdict, words in ((OPEN, "not distinguishable from their teacher"), (BETTER, "better than their teacher")):
+        said = f" are {words}"
+        for kind, part in _by_kind(lines):
+            own = part[part.verdict == verdict]
+            if len(own):
+                parts.append(f"{len(own)} of {len(part)} {kind}{said}: {_sized(own)}")
+                said = ""  # once for both kinds
     if parts:
         return f"{'; '.join(parts)}."
     best = lines.loc[lines.share.idxmax()] if lines.share.notna().any() else lines.iloc[0]
@@ -103,7 +110,9 @@ def kept(last: pd.DataFrame, verdicts: pd.DataFrame) -> str:
 def gained(last: pd.DataFrame, verdicts: pd.DataFrame) -> str:
     """How many students beat themselves untrained, and PCA of their teacher's features."""
     parts = []
-    for question, words in (("untrained", "themselves untrained"), ("pca", "PCA of their teacher's features")):
+    aside = " (standalone ones aside)" if last.variant.map(stands_alone).any() else ""
+    against = {"pca": "PCA of their teacher's features, which nobody trains", "untrained": "themselves untrained"}
+    for question, words in against.items():
         lines = _judged(students(last), verdicts, question)
         if lines.empty:
             continue
@@ -113,8 +122,9 @@ def gained(last: pd.DataFrame, verdicts: pd.DataFrame) -> str:
         ]
         apart = f" ({', '.join(by_data)})" if len(by_data) > 1 else ""
         worse = (lines.verdict == WORSE).sum()
-        fell = f", {worse} are worse" if worse else ""
-        parts.append(f"{(lines.verdict == BETTER).sum()} of {len(lines)} students beat {words}{apart}{fell}")
+        fell = f", {worse} score below that" if worse else ""
+        who = f" students{aside}" if not parts else ""
+        parts.append(f"{(lines.verdict == BETTER).sum()} of {len(lines)}{who} beat {words}{apart}{fell}")
     return f"{'; '.join(parts)}." if parts else ""
 
 
@@ -135,9 +145,9 @@ def helped(last: pd.DataFrame, verdicts: pd.DataFrame) -> str:
     said += f", and {worse} worse ({named[WORSE]})" if worse else ""
     own = _judged(students(last, alone=True), verdicts[verdicts.b != verdicts.teacher], "alone")
     if len(own):
-        said += f"; of students made to stand alone {(own.verdict == BETTER).sum()} of {len(own)}"
-        fell = (own.verdict == WORSE).sum()
-        said += f", and {fell} are worse" if fell else ""
+        better, worse = ((own.verdict == verdict).sum() for verdict in (BETTER, WORSE))
+        said += f"; {better} of {len(own)} students made to stand alone are better than it"
+        said += f", and {worse} worse" if worse else ""
     return f"{said}."
 
 
@@ -146,23 +156,47 @@ def deployed(last: pd.DataFrame) -> str:
     lines = students(last, alone=True)
     alone = lines[(lines.deployed_mb - lines.student_mb).abs() < 1e-6]
     best = [
-        f"{line['name']}, keeps {100 * line.share:.0f} % of its teacher's score at {line.deployed_mb:.1f} MB"
+        f"{line['name']} is the best on {dataset_name(line.dataset)}, with {100 * line.share:.0f} % of its teacher's "
+        f"score at {line.deployed_mb:.1f} MB"
         for _, line in alone.sort_values("share", ascending=False).groupby("dataset", sort=False).head(1).iterrows()
     ]
-    parts = [f"of {len(alone)} students that read no teacher the best, {_listed(best)}"] if best else []
+    many = "students need" if len(alone) > 1 else "student needs"
+    parts = [f"{len(alone)} {many} no teacher; of these {_listed(best)}"] if best else []
     files = []
     for who, words in EXPORTED.items():
         for row in last[last[who].notna()].itertuples() if who in last else ():
             name = line_name(f"{teacher_name(row.teacher)} {row.method}", row.variant)
             files.append((getattr(row, f"{who}_mb"), f"{name} {words} {getattr(row, who):.3f} (before export "
                           f"{row.student:.3f}) in {getattr(row, f'{who}_mb'):.1f} MB"))  # fmt: skip
-    parts.append(
-        f"exported: {_listed([text for _, text in sorted(files)], LISTED)}" if files else "nothing is exported"
-    )
+    if files:
+        parts.append(f"exported: {_listed([text for _, text in sorted(files)], LISTED)}")
+    else:
+        parts.append("none is exported (kdlib export)")
     return f"{'; '.join(parts)}."
 
 
+def teacher_mb(part: pd.DataFrame) -> float:
+    """MB of the teacher of some rows: what its students need beside themselves; NaN where none reads its features."""
+    own = part[part.variant == ""]
+    needed = (own.deployed_mb - own.student_mb).max() if len(own) else np.nan
+    return float(needed) if needed > 1e-6 else np.nan
+
+
 # ---------------------------------------------------------------- words
+
+
+def _by_kind(lines: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """Students by what they read of an image: heads on the teacher's features, and networks that read pixels."""
+    pixels = lines.method.map(_reads_pixels).astype(bool)
+    kinds = (("heads on the teacher's features", lines[~pixels]), ("networks on pixels", lines[pixels]))
+    return [(name, part) for name, part in kinds if len(part)]
+
+
+def _reads_pixels(method: str) -> bool:
+    try:
+        return reads(method) == "pixels"
+    except (ImportError, AttributeError, KeyError, ValueError):  # of one's own, and not on this machine
+        return False
 
 
 def _judged(lines: pd.DataFrame, verdicts: pd.DataFrame, *questions: str) -> pd.DataFrame:

@@ -5,7 +5,7 @@ import pandas as pd
 
 from kdlib.evaluate.uncertainty import OPEN
 from kdlib.report.display import Strong
-from kdlib.report.findings import EXPORTED, as_methods, at_the_end
+from kdlib.report.findings import EXPORTED, as_methods, at_the_end, teacher_mb
 from kdlib.report.scores import line_name, methods_of, number
 from kdlib.report.style import dataset_name, short_name, teacher_name
 from kdlib.report.verdicts import NO_TEACHER
@@ -82,13 +82,6 @@ def like(part: pd.DataFrame, best: str, verdicts: pd.DataFrame) -> set[str]:
     ]
     pairs = [(names.get(row.a), names.get(row.b)) for row in found.itertuples()]
     return {one for pair in pairs for one in pair if best in pair and one not in (best, None)}
-
-
-def teacher_mb(part: pd.DataFrame) -> float:
-    """MB of the teacher of some rows: what its students need beside themselves; NaN where none reads its features."""
-    own = part[part.variant == ""]
-    needed = (own.deployed_mb - own.student_mb).max() if len(own) else np.nan
-    return float(needed) if needed > 1e-6 else np.nan
 
 
 def _mean(values: pd.Series) -> str:

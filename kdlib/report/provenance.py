@@ -8,7 +8,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from kdlib.files import read_json, write_atomic, write_json
+from kdlib.files import read_json, read_record, runs_root, write_atomic, write_json
 from kdlib.study.file import ExperimentSpec, StudyConfig
 
 STUDY, LOCK, RECORD = "study.yaml", "requirements.txt", "provenance.json"
@@ -19,7 +19,8 @@ def collect(study: StudyConfig, experiments: list[ExperimentSpec], folder_of, ro
     """The record of what the finished experiments were made with; ``rows`` are in the order of ``experiments``.
 
     {"study": the study file as it was run, "versions" and "hardware": each set of them with its experiments counted,
-    most first, "configs": the parameters of each training but its seed and epochs, "from" and "to": when they ended}.
+    most first, "configs": the parameters of each training but its seed and epochs, "from" and "to": when they ended,
+    "verified": what the last ``kdlib verify`` found, {} before the first}.
     """
     done = [spec for spec, row in zip(experiments, rows, strict=True) if row["outcome"] == "ok"]
     records = [folder_of(spec.config).result(spec.config.epochs) for spec in done]
@@ -40,6 +41,7 @@ def collect(study: StudyConfig, experiments: list[ExperimentSpec], folder_of, ro
         ],
         "from": times[0] if times else "",
         "to": times[-1] if times else "",
+        "verified": read_record(runs_root() / study.study / "verified.json") or {},
     }
 
 
@@ -84,5 +86,5 @@ def installed(package: str = "kdlib") -> dict[str, str]:
 
 def read(folder: Path) -> dict:
     """The record of a report's folder; an empty one if an earlier version wrote none."""
-    empty = {"study": {}, "versions": [], "hardware": [], "configs": [], "from": "", "to": ""}
+    empty = {"study": {}, "versions": [], "hardware": [], "configs": [], "from": "", "to": "", "verified": {}}
     return empty | (read_json(folder / RECORD) or {})

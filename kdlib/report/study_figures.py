@@ -11,8 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, LogLocator, NullLocator, PercentFormatter
 
 from kdlib.report import style
-from kdlib.report.findings import EXPORTED, as_methods, at_the_end
-from kdlib.report.main_table import teacher_mb
+from kdlib.report.findings import EXPORTED, as_methods, at_the_end, teacher_mb
 from kdlib.report.scores import methods_of, summary_of
 from kdlib.report.style import GREY, INK, colour, dataset_name, marker, short_name, teacher_name
 from kdlib.report.verdicts import NO_TEACHER
@@ -59,7 +58,8 @@ def size_points(frame: pd.DataFrame) -> pd.DataFrame:
     )
     points["front"] = False
     for _, part in points[points.mb.notna()].groupby(["dataset", "headline"]):
-        points.loc[part.index, "front"] = front(part.mb, part.score)
+        told = [float(f"{size:.2g}") for size in part.mb]  # 1.68 and 1.70 MB are the same size
+        points.loc[part.index, "front"] = front(told, part.score)
     return points
 
 
@@ -132,9 +132,16 @@ def _sizes_panel(axes, part: pd.DataFrame, teachers: list[str], methods: list[st
     for point in shown.itertuples():
         fill = FILLS[teachers.index(point.teacher) % len(FILLS)]
         if point.kind == "teacher":
-            style.point(axes, point.mb, point.score, point.low, point.high, "", marker="|", color=GREY, ms=14, mew=2)
-            axes.annotate(teacher_name(point.teacher), (1, point.score), xycoords=("axes fraction", "data"), ha="right",
-                          xytext=(-2, 3), textcoords="offset points", fontsize=9, color=INK)  # fmt: skip
+            look = {
+                "marker": "|",
+                "color": INK,
+                "ms": 16,
+                "mew": 2.5,
+                "zorder": 5,
+            }  # over its students, which lie there
+            style.point(axes, point.mb, point.score, point.low, point.high, "", **look)
+            axes.annotate(teacher_name(point.teacher), (point.mb, point.score), xytext=(14, 0), va="center",
+                          textcoords="offset points", fontsize=9, color=INK, zorder=5)  # fmt: skip
             continue
         look = {"marker": marker(point.method, methods), "fillstyle": fill, "mew": 1.4}
         if point.kind in EXPORTED:
@@ -142,7 +149,7 @@ def _sizes_panel(axes, part: pd.DataFrame, teachers: list[str], methods: list[st
         style.point(axes, point.mb, point.score, point.low, point.high, point.method, **look)
     best = shown[shown.front].sort_values("mb")
     smallest, largest = (shown.mb.min(), shown.mb.max()) if len(shown) else (1.0, 1.0)
-    axes.step([*best.mb, largest * 2.6], [*best.score, best.score.max()], where="post", color=INK, lw=1)
+    axes.step(best.mb, best.score, where="post", color=INK, lw=1)
     for point in part[(part.kind == "teacher") & part.mb.isna()].itertuples():
         axes.axhline(point.score, color=GREY, ls="--", lw=1)
     axes.set(xscale="log", xlabel="MB deployed (log)", xlim=(smallest / 1.3, largest * 2.6))

@@ -21,7 +21,7 @@ from kdlib.report.style import dataset_name, score_name, teacher_name
 from kdlib.report.tuning import TuningError, ranking
 from kdlib.report.verdicts import COLUMNS, QUESTIONS
 
-BRACKETS = "±: deviation over seeds; [ ]: 95 % interval over test images (1,000 bootstrap resamples)"
+BRACKETS = "[ ]: 95 % interval over test images (1,000 bootstrap resamples)"
 OTHER_SCORES = {
     "coco": ("i2t_r@1", "t2i_r@1", "zeroshot_map", "similarity_cosine", "neighbour_agreement", "similarity_kl", "cka"),
     "tinyimagenet": (
@@ -78,8 +78,10 @@ def facts(study: Study) -> str:
     counted = ", ".join(f"{dataset_name(name)} {int(count):,}" for name, count in dict(images).items())
     seeds = good.seed.nunique()
     standins = "; stand-in teachers" if (good.teacher_source == "stand-in").any() else ""
+    spread = "±: deviation over seeds; " if seeds > 1 else ""
     on = f"{good.score_on.iloc[0]} images" if "score_on" in good else "images"
-    return f"Study '{study.name}'{drawn}: {counted} {on}; {seeds} seed{'s' if seeds > 1 else ''}{standins}. {BRACKETS}."
+    told = f"Study '{study.name}'{drawn}: {counted} {on}; {seeds} seed{'s' if seeds > 1 else ''}{standins}"
+    return f"{told}. {spread}{BRACKETS}."
 
 
 # ---------------------------------------------------------------- the first screen
@@ -118,9 +120,9 @@ def picture(study: Study) -> None:
         for dataset, part in sizes[sizes.front].sort_values("mb").groupby("dataset", sort=False)
     )
     caption = (
-        "Left of each pair: the score against all the MB that inference needs, the teachers (vertical marks) at the "
-        "right, and the line above which nothing is both smaller and better (Pareto front). Right: the share of the "
-        "teacher's score (dashed) against the images seen in training"
+        "Left of each pair: the score against all the MB that inference needs, with the teachers (vertical marks, with "
+        "names); the line joins what nothing else beats in both (Pareto front). Bars are 95 % intervals. Right: the "
+        "share of the teacher's score (dashed) against the images seen in training"
     )
     draw = lambda narrow: study_figures.overview(sizes, training, narrow)  # noqa: E731
     alt = f"Quality against deployed size, and what more training brings. On the Pareto front, {fronts}."
@@ -142,7 +144,17 @@ def pages(study: Study) -> None:
              "threeway.csv": "the paper's numbers beside ours", "study.yaml": "study file"}  # fmt: skip
     links = [f'<a href="{name}">{said}</a>' for name, said in names.items()
              if (study.folder / name).exists() or (name == "claims.html" and claimed(study))]  # fmt: skip
-    display.markup(f'<p class="files">{" · ".join(links)}</p>')
+    display.markup(f'<p class="files">{" · ".join([*links, *_verified(study)])}</p>')
+
+
+def _verified(study: Study) -> list[str]:
+    """When ``kdlib verify`` last looked at the study's files, and what it found."""
+    found = provenance.read(study.folder).get("verified")
+    if not found:
+        return []
+    said = f"{found['results']} results unaltered, {found['recomputed']} computed again"
+    said = f"{len(found['problems'])} problems" if found["problems"] else said
+    return [html.escape(f"verified {found['when']}: {said}")]
 
 
 # ---------------------------------------------------------------- behind their questions

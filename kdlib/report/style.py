@@ -40,8 +40,8 @@ plt.rcParams.update({
 
 
 def colour(method: str):
-    """The colour of a method and its variants in every figure, RGB in [0, 1]; ink for one that is not the paper's."""
-    return PALETTE.get(method.partition(",")[0], INK)
+    """The colour of a method in every figure, RGB in [0, 1]; ink for one that is not among the paper's six."""
+    return PALETTE.get(method, INK)
 
 
 def marker(method: str, methods: Sequence[str] = ()) -> str:

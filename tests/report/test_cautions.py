@@ -22,7 +22,7 @@ def test_cautions__of_an_honest_study_are_few(study):
         ({}, "one seed", "not that of initial weights"),
         ({"score_on": "dev"}, "scored on dev", "none of them is a result"),
         ({"method": "resnet"}, "narrow networks", "narrow here"),
-        ({"untrained_teacher": True, "variant": "untrained_heads"}, "untrained heads", "clip, untrained heads"),
+        ({"untrained_teacher": True, "variant": "untrained_heads"}, "untrained heads", "CLIP, untrained heads"),
         ({"exposure": "labels"}, "exposure: labels", "clip on coco have seen test images or their classes"),
         ({"skipped_images": 3}, "unreadable images", "Up to 3"),
         ({"commit": "abc-dirty"}, "uncommitted code", "in no commit"),

@@ -18,12 +18,12 @@ def test_findings__are_none_where_nothing_has_finished(made_study):
 def test_findings__are_at_most_five_and_speak_of_the_most_epochs(study):
     found = study({"epochs": 5, "student": 0.2}, {"epochs": 10, "student": 0.9})
     assert len(said(found)) <= 5 and set(at_the_end(found.rows).epochs) == {10}
-    assert "1 of 1 students are not distinguishable" in said(found)["Like the teacher"]
+    assert "1 of 1 heads on the teacher's features are not distinguishable" in said(found)["Like the teacher"]
 
 
 def test_teachers__have_their_scores_and_say_that_they_are_stand_ins(study):
     text = said(study({}, {"teacher": "dino", "teacher_score": 0.5}))["Teachers"]
-    assert "CLIP 0.900 in mean recall on COCO" in text and "DINO 0.500 in k-NN top-1 on Tiny ImageNet" in text
+    assert "CLIP 0.900 (4.0 MB) in mean recall on COCO; DINO 0.500 (4.0 MB) in k-NN top-1 on Tiny ImageNet" in text
     assert text.endswith("all are stand-ins that this project trained.")
 
 
@@ -40,7 +40,10 @@ def test_teachers__variants_of_a_teacher_do_not_change_its_score(study):
 
 def test_kept__students_like_their_teacher_are_named_with_their_deployed_size(study):
     text = said(study({"student": 0.9, "deployed_mb": 7.5}, {"method": "cbam", "student": 0.3}))["Like the teacher"]
-    assert text == "1 of 2 students are not distinguishable from their teacher: CLIP projection (7.5 MB deployed)."
+    assert text == (
+        "1 of 2 heads on the teacher's features are not distinguishable from their teacher: CLIP projection (7.5 MB "
+        "deployed)."
+    )
 
 
 def test_kept__where_none_is_the_closest_one_is_named(study):
@@ -50,7 +53,10 @@ def test_kept__where_none_is_the_closest_one_is_named(study):
 
 def test_kept__those_above_their_teacher_are_said_to_be(study):
     text = said(study({"student": 0.9, "teacher_score": 0.5}))["Like the teacher"]
-    assert text == "1 score above it: CLIP projection (5.0 MB deployed)."
+    assert (
+        text
+        == "1 of 1 heads on the teacher's features are better than their teacher: CLIP projection (5.0 MB deployed)."
+    )
 
 
 def test_gained__counts_those_that_beat_themselves_untrained_and_pca(study):
@@ -58,13 +64,15 @@ def test_gained__counts_those_that_beat_themselves_untrained_and_pca(study):
         {"student": 0.8, "untrained": 0.2, "pca": 0.5},
         {"method": "cbam", "student": 0.4, "untrained": 0.4, "pca": 0.5},
     ))["What training adds"]  # fmt: skip
-    assert "1 of 2 students beat themselves untrained" in text
-    assert "1 of 2 students beat PCA of their teacher's features, 1 are worse" in text
+    assert text == (
+        "1 of 2 students beat PCA of their teacher's features, which nobody trains, 1 score below that; 1 of 2 beat "
+        "themselves untrained."
+    )
 
 
 def test_gained__is_counted_by_data_set_where_there_are_several(study):
     text = said(study({}, {"teacher": "dino", "student": 0.2, "untrained": 0.2}))["What training adds"]
-    assert "1 of 2 students beat themselves untrained (COCO 1 of 1, Tiny ImageNet 0 of 1)" in text
+    assert "1 of 2 beat themselves untrained (COCO 1 of 1, Tiny ImageNet 0 of 1)" in text
 
 
 def test_helped__networks_with_a_teacher_against_without(study):
@@ -81,8 +89,8 @@ def test_helped__networks_with_a_teacher_against_without(study):
 def test_deployed__the_best_without_a_teacher_and_that_nothing_is_exported(study):
     text = said(study({"method": "resnet", "student": 0.45, "student_mb": 4.0, "deployed_mb": 4.0}, {}))
     assert text["Without the teacher at hand"] == (
-        "of 1 students that read no teacher the best, CLIP resnet, keeps 50 % of its teacher's score at 4.0 MB; "
-        "nothing is exported."
+        "1 student needs no teacher; of these CLIP resnet is the best on COCO, with 50 % of its teacher's score at 4.0 "
+        "MB; none is exported (kdlib export)."
     )
 
 
@@ -106,7 +114,8 @@ def test_findings__a_student_that_stands_alone_is_one_of_the_students(study):
         {"method": "resnet", "variant": "standalone", "epochs": 10, "student": 0.8, "deployed_mb": 2.0},
     ))  # fmt: skip
     assert found["Like the teacher"] == (
-        "1 of 2 students are not distinguishable from their teacher: CLIP resnet, standalone (2.0 MB deployed)."
+        "1 of 2 networks on pixels are not distinguishable from their teacher: CLIP resnet, standalone (2.0 MB "
+        "deployed)."
     )
 
 
@@ -116,7 +125,7 @@ def test_helped__students_that_stand_alone_are_counted_beside_the_others(study):
         {"method": "resnet", "variant": "no_teacher", "student": 0.3},
         {"method": "resnet", "variant": "standalone", "student": 0.9},
     ))  # fmt: skip
-    assert found["What a teacher adds"].endswith("without one; of students made to stand alone 1 of 1.")
+    assert found["What a teacher adds"].endswith("without one; 1 of 1 students made to stand alone are better than it.")
 
 
 def test_deployed__a_variant_that_stands_alone_counts_and_one_without_a_teacher_does_not(made_study):
@@ -127,6 +136,6 @@ def test_deployed__a_variant_that_stands_alone_counts_and_one_without_a_teacher_
     )
     text = findings.deployed(findings.at_the_end(rows))
     assert text.startswith(
-        "of 2 students that read no teacher the best, CLIP resnet, standalone, keeps 80 % of its teacher's score at "
-        "2.0 MB"
+        "2 students need no teacher; of these CLIP resnet, standalone is the best on COCO, with 80 % of its teacher's "
+        "score at 2.0 MB"
     )

@@ -6,7 +6,7 @@ import pytest
 
 from kdlib import study
 from kdlib.experiment import run_dir
-from kdlib.files import seal, write_json
+from kdlib.files import runs_root, seal, write_json
 from kdlib.report import provenance
 from kdlib.study.file import StudyConfig, experiments
 
@@ -74,3 +74,10 @@ def test_read__gives_what_was_written_and_is_empty_without_it(small, tmp_path):
     assert provenance.read(tmp_path)["versions"] == []
     provenance.write(collected(small), tmp_path)
     assert provenance.read(tmp_path) == collected(small)
+
+
+def test_collect__has_what_the_last_verification_found(small):
+    assert collected(small)["verified"] == {}
+    found = {"when": "2026-01-03T00:00:00Z", "results": 2, "recomputed": 1, "problems": []}
+    write_json(runs_root() / small.study / "verified.json", seal(found))
+    assert collected(small)["verified"]["when"] == "2026-01-03T00:00:00Z"

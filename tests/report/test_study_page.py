@@ -183,3 +183,14 @@ def test_experiments__the_score_comes_before_what_a_phone_cuts_off(study, shown)
     study_page.experiments(study({}))
     heads = re.findall(r'<th scope="col">([^<]*)</th>', text_of(shown))
     assert heads[:3] == ["page", "method", "score"]
+
+
+@pytest.mark.parametrize(
+    ("problems", "words"), [([], "9 results unaltered, 3 computed again"), (["a was altered"], "1 problems")]
+)
+def test_pages__say_when_the_study_was_verified_and_what_was_found(study, shown, problems, words):
+    found = study({})
+    verified = {"when": "2026-01-03T00:00:00Z", "results": 9, "recomputed": 3, "problems": problems}
+    provenance.write(provenance.read(found.folder) | {"verified": verified}, found.folder)
+    study_page.pages(found)
+    assert f"verified 2026-01-03T00:00:00Z: {words}" in shown[-1]
