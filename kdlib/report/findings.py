@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from kdlib.evaluate.uncertainty import BETTER, OPEN, WORSE
+from kdlib.report.cautions import at_chance
 from kdlib.report.scores import line_name
 from kdlib.report.style import dataset_name, short_name, teacher_name
 from kdlib.report.verdicts import NO_TEACHER, stands_alone
@@ -77,6 +78,10 @@ def teachers(last: pd.DataFrame) -> str:
         parts.append(f"{listed} in {short_name(headline)} on {dataset_name(dataset)}")
     sources = own.groupby("teacher", sort=False).teacher_source.first()
     standins = [teacher_name(name) for name, source in sources.items() if source == "stand-in"]
+    guessing = [short.removesuffix(" at chance") for short, _ in at_chance(own) if short.endswith(" at chance")]
+    if guessing:
+        who = f"{_listed(guessing)} score{'s' if len(guessing) == 1 else ''}"
+        parts.append(f"{who} no better than chance, so nothing below tells of distillation there")
     if not standins:
         return f"{'; '.join(parts)}."
     who = "all are" if len(standins) == len(sources) else f"{_listed(standins)} {'are' if standins[1:] else 'is a'}"

@@ -38,6 +38,12 @@ def test_teachers__variants_of_a_teacher_do_not_change_its_score(study):
     assert "CLIP 0.900" in text
 
 
+def test_teachers__at_chance_are_said_to_be_before_any_verdict(study):
+    text = said(study({"teacher_score": 0.01, "constant": 0.01}))["Teachers"]
+    assert "CLIP scores no better than chance, so nothing below tells of distillation there" in text
+    assert "chance" not in said(study({}))["Teachers"]
+
+
 def test_kept__students_like_their_teacher_are_named_with_their_deployed_size(study):
     text = said(study({"student": 0.9, "deployed_mb": 7.5}, {"method": "cbam", "student": 0.3}))["Like the teacher"]
     assert text == (
