@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 # Fields that change no trained weight, or whose effect the training's key holds as a digest of teacher and data.
 NOT_TRAINING = {
@@ -82,6 +82,16 @@ class RunConfig(BaseModel):
     threads: int = Field(1, ge=1, le=1024, description="CPU threads; part of the run, since sums depend on it")
     linear_probe: bool = Field(True, description="score a logistic regression too; ridge is always there")
     timed_calls: int = Field(200, ge=5, description="calls that a latency is taken from")
+
+    @model_validator(mode="after")
+    def _has_weights(self) -> "RunConfig":
+        narrow = self.method in ("resnet", "densenet", "mobilenet") and self.convnet == "narrow"
+        if self.pretrained and (narrow or self.method == "vit"):
+            raise ValueError(
+                f"pretrained: there are no ImageNet weights for {'the narrow ' if narrow else ''}{self.method}. "
+                "Set convnet to 'full' (resnet, densenet, mobilenet), or pretrained to false."
+            )
+        return self
 
     @classmethod
     def from_notebook(cls, variables: dict, teacher: str, dataset: str) -> "RunConfig":

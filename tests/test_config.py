@@ -105,3 +105,13 @@ def test_from_notebook__takes_its_own_names_from_globals_and_leaves_the_rest():
 def test_from_notebook__holds_the_experiment_to_the_same_rules():
     with pytest.raises(ValidationError, match="tau"):
         RunConfig.from_notebook({"tau": -1.0}, "clip", "coco")
+
+
+@pytest.mark.parametrize(("method", "convnet"), [("resnet", "narrow"), ("vit", "full")])
+def test_pretrained__is_refused_where_there_are_no_such_weights(method, convnet):
+    """They were ignored, and the result said that the student had seen ImageNet's labels."""
+    given = {"teacher": "dino", "dataset": "tinyimagenet", "pretrained": True}
+    with pytest.raises(ValueError, match="no ImageNet weights"):
+        RunConfig(**given, method=method, convnet=convnet)
+    assert RunConfig(**given, method="resnet", convnet="full").pretrained
+    assert RunConfig(**given, method="projection", convnet=convnet).pretrained  # it reads no pixels

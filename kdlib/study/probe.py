@@ -41,6 +41,7 @@ TINY = shapes.ShapesSpec(0, 8, 2, 144, 12)  # for the notebook: as many test ima
 LARGEST, GROWTH = 1800, 1.5
 SHORT, EPOCHS = 2.0, 4  # seconds: a method whose first epoch is quicker goes on for some more
 CALLS, NOISE = 5, 0.3
+SLOW = 0.1  # seconds an image: a full-size teacher on a CPU is probed on a quarter of the images
 
 
 def measure(specs: list[ExperimentSpec], counts: dict, workers: int) -> dict[str, dict]:
@@ -150,11 +151,13 @@ def probe(methods: dict[str, RunConfig], counts: dict[str, list[int]], folder: P
     """
     config = next(iter(methods.values()))
     torch.set_num_threads(config.threads)
-    data = {name: few(split, CHUNK * (2 if name == "fit" else 1)) for name, split in sources.load_data(config).items()}
     loading = timed(lambda: sources.load_teacher(config))
+    cost = sources.backbone_cost(config.model_copy(update={"timed_calls": CALLS}))
+    slow = statistics.median(cost["image"]["batch_32_ms"]) / 32_000 > SLOW
+    images = CHUNK // 4 if slow else CHUNK
+    data = {name: few(split, images * (2 if name == "fit" else 1)) for name, split in sources.load_data(config).items()}
     building = timed(lambda: [sources.teacher_store(config, split, True) for split in data.values()])
     encoding = max(building - len(data) * loading, 0.1 * building)
-    cost = sources.backbone_cost(config.model_copy(update={"timed_calls": CALLS}))
     found = {"load": loading, "image": encoding / sum(map(len, data.values())), "call": calls(cost)}
     splits = sources.open_splits(config.model_copy(update={"method": "projection"}), data)
     found |= exam(splits, counts, config, folder) | {"methods": {}}
@@ -172,8 +175,9 @@ def train(config: RunConfig, data: dict, folder: Path) -> dict:
     Also an embedded ``image`` and one that is ``alone``, a timed ``call``, a ``pixel`` image that is stored; and the
     ``bytes`` of a checkpoint.
     """
-    small = {"batch_size": min(config.batch_size, CHUNK), "train_limit": 0, "pretrained": False}
     splits, run = sources.open_splits(config, data), RunDir(folder)
+    batch = min(config.batch_size, max(2, len(splits["fit"]) // 2))
+    small = {"batch_size": batch, "train_limit": 0, "pretrained": False}
     began = time.perf_counter()
     for epochs in (1, EPOCHS):
         given = config.model_copy(update=small | {"epochs": epochs})
