@@ -133,7 +133,7 @@ def flatten(result: dict) -> dict:
         "exam_key": result["keys"]["exam"],
         "images_key": result["keys"]["images"],
         "ids_sha256": result["data"][result["config"]["score_on"]]["ids_sha256"],
-        "cell_key": result["keys"]["experiment"],
+        "experiment_key": result["keys"]["experiment"],
         "commit": result["versions"]["commit"],
     }
 
