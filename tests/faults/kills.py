@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
+from network import Machine, machines
 
 CLIENT = Path(__file__).with_name("client.py")
 WORKERS = 2
@@ -31,6 +32,7 @@ class Family:
 
     folder: Path
     cluster: bool
+    machines: list[Machine] = field(default_factory=lambda: [Machine()])  # of client and scheduler, then of the workers
     running: dict[str, subprocess.Popen] = field(default_factory=dict)
     # For sockets, whose paths may have 107 characters: below a test's own folder they would be longer.
     temporary: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="kills-")))
@@ -45,11 +47,15 @@ class Family:
         if not self.cluster:
             return {"client": [sys.executable, str(CLIENT), str(self.folder)]}
         dask, file = [sys.executable, "-m", "dask"], str(self.scheduler_file)
-        at = ["--host", "127.0.0.1", "--no-dashboard"]
-        worker = [*dask, "worker", "--scheduler-file", file, "--nthreads", "1", "--memory-limit", "0", *at]
+        worker = [*dask, "worker", "--scheduler-file", file, "--nthreads", "1", "--memory-limit", "0", "--no-dashboard"]
+        here, *others = self.machines
+        scheduler = [*dask, "scheduler", "--scheduler-file", file, "--port", "0", "--no-dashboard"]
         return {
-            "scheduler": [*dask, "scheduler", "--scheduler-file", file, "--port", "0", *at],
-            **{f"worker {number}": worker for number in range(WORKERS)},
+            "scheduler": [*scheduler, "--host", here.address],
+            **{
+                f"worker {number}": [*other.before, *worker, "--host", other.address]
+                for number, other in enumerate(others)
+            },
             "client": [sys.executable, str(CLIENT), str(self.folder), file],
         }
 
@@ -130,8 +136,16 @@ def _kill(process: psutil.Process) -> bool:
 
 def survive(folder: Path, kills: int, cluster: bool, seed: int = 0, say: Callable = print) -> list[dict]:
     """Kill ``kills`` times, let the last pass end, and return a row for each kind of victim."""
+    if not cluster:
+        return _survive(Family(folder, cluster), kills, seed, say)
+    with machines(WORKERS) as network:
+        return _survive(Family(folder, cluster, network), kills, seed, say)
+
+
+def _survive(family: Family, kills: int, seed: int, say: Callable) -> list[dict]:
+    folder, cluster = family.folder, family.cluster
     folder.mkdir(parents=True, exist_ok=True)
-    family, draw, done = Family(folder, cluster), random.Random(seed), Counter()
+    draw, done = random.Random(seed), Counter()
     weights = CLUSTER if cluster else ONE_MACHINE
     if not (folder / "reference.json").exists():  # undisturbed, on one machine, also for a cluster
         subprocess.run([sys.executable, str(CLIENT), str(folder), "", "once"], check=True, env=os.environ)
@@ -161,9 +175,10 @@ def survive(folder: Path, kills: int, cluster: bool, seed: int = 0, say: Callabl
     twice = folder / "runs" / "doubled"
     doubled = len(twice.read_text().splitlines()) if twice.exists() else 0
     where = "cluster" if cluster else "one machine"
+    apart = "; workers in network namespaces" if family.machines[-1].before else ""
     table: list[dict] = [{"fault": f"SIGKILL of a {kind}, {where}", "tries": count} for kind, count in done.items()]
     total = {"fault": f"all of these, {where}", "tries": kills, "lost": lost, "wrong": wrong + doubled}
-    return [*table, total | {"message": f"{len(rows)} passes of 8 experiments, {doubled} run twice at once"}]
+    return [*table, total | {"message": f"{len(rows)} passes of 8 experiments, {doubled} run twice at once{apart}"}]
 
 
 def files(folder: Path) -> set[Path]:
