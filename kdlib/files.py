@@ -140,7 +140,10 @@ def seal(record: dict) -> dict:
 
 def seal_broken(record: dict) -> bool:
     """Whether a record that was read is not what :func:`seal` made."""
-    return digest({name: value for name, value in record.items() if name != "digest"}) != record.get("digest")
+    try:
+        return digest({name: value for name, value in record.items() if name != "digest"}) != record.get("digest")
+    except ValueError:  # NaN or infinity, which no sealed record holds
+        return True
 
 
 class RunDir:

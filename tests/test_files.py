@@ -30,6 +30,8 @@ def test_seal__knows_an_altered_record():
     assert not files.seal_broken(json.loads(json.dumps(record)))
     assert files.seal_broken(record | {"a": 1.6})
     assert files.seal_broken({name: value for name, value in record.items() if name != "digest"})
+    for value in (float("nan"), float("inf"), "1.5"):
+        assert files.seal_broken(record | {"a": value})
 
 
 def test_sweep__removes_what_killed_writers_left_and_nothing_else(tmp_path):

@@ -14,7 +14,7 @@ from filelock import FileLock
 from kdlib.data.dataset import Dataset
 from kdlib.features.build import build_store
 from kdlib.features.npy import StoreError
-from kdlib.files import digest, file_digest, read_json, runs_root, write_json
+from kdlib.files import digest, file_digest, read_json, runs_root, seal_broken, write_json
 
 
 class FeatureStore:
@@ -67,11 +67,12 @@ class FeatureStore:
         manifest = _manifest(path)
         if manifest is None:
             raise StoreError(f"{path}: no finished feature store here; it is built by the run that needs it.")
-        if manifest.pop("digest", "") != digest(manifest):
+        if seal_broken(manifest):
             raise StoreError(
                 f"{path}/manifest.json: altered since it was written. Delete the folder {path}; the next run builds it "
                 "again."
             )
+        del manifest["digest"]
         seen = read_json(path / "verified.json")
         known = seen = seen if isinstance(seen, dict) else {}  # a damaged one knows nothing
         for name, entry in manifest["arrays"].items():

@@ -134,7 +134,7 @@ def test_ensure__a_manifest_that_is_cut_off_is_built_again(dataset, content):
     assert features.ensure({"a": 1}, dataset, mean_encoder())["image_pooled"][:, 0].tolist() == list(range(150))
 
 
-@pytest.mark.parametrize("edit", ["ids", "logit_scale", "digest"])
+@pytest.mark.parametrize("edit", ["ids", "logit_scale", "digest", "NaN"])
 def test_open__refuses_an_edited_manifest(dataset, edit):
     path = features.ensure({"a": 1}, dataset, mean_encoder()).path
     manifest = json.loads((path / "manifest.json").read_text())
@@ -143,7 +143,7 @@ def test_open__refuses_an_edited_manifest(dataset, edit):
     elif edit == "digest":
         del manifest["digest"]
     else:
-        manifest["facts"]["logit_scale"] = 2.0
+        manifest["facts"]["logit_scale"] = float("nan") if edit == "NaN" else 2.0
     (path / "manifest.json").write_text(json.dumps(manifest))
     for opened in (lambda: FeatureStore.open(path), lambda: features.ensure({"a": 1}, dataset, mean_encoder())):
         with pytest.raises(StoreError, match=r"manifest.json: altered .* Delete the folder"):
@@ -214,6 +214,19 @@ def test_bad_images__are_skipped_and_counted_when_asked(dataset):
     assert store["image_pooled"][:, 0].tolist() == kept
     assert store.rows.tolist() == kept and len(store.skipped) == 3
     assert store.ids == [f"{row:03d}.png" for row in kept]
+
+
+@pytest.mark.parametrize("kind", ["dangling link", "link to itself", "pipe"])
+def test_bad_images__what_is_no_file_is_skipped_too(dataset, kind):
+    path = dataset.tree.folders[-1] / dataset.image_names[70]
+    path.unlink()
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to(path if kind == "link to itself" else "gone")
+    store = features.ensure({"a": 1}, dataset, mean_encoder(), on_bad_image="skip")
+    assert store.rows.tolist() == [row for row in range(150) if row != 70]
+    assert len(store.skipped) == 1 and "070.png: a " in store.skipped[0]
 
 
 def _build_and_count(tmp_path, folder):

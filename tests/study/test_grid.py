@@ -98,7 +98,9 @@ def test_grid__a_score_that_was_edited_is_named_and_made_again(small_study):
     config = small_study()
     (item,) = grid.run(config, workers=1)
     path, whole = item.run.result_path(1), item.run.result(1)
-    for content in ("{}", "[]", "", path.read_text().replace('"student_mb": ', '"student_mb": 9')):
+    sound = '"student_mb": '
+    edited = [path.read_text().replace(sound, sound + value) for value in ("9", 'NaN, "was": ', '"text", "was": ')]
+    for content in ("{}", "[]", "", *edited):
         path.write_text(content)
         found = status.Inspector().state(item.spec)
         assert found.state == "damaged" and path.name in found.why, content
