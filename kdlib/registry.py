@@ -25,6 +25,8 @@ class Registry(dict):
     def _own(self, name: str) -> Any:
         """The user's own entry 'package.module:attribute'. Raises KeyError with what was found there instead."""
         place, _, attribute = name.partition(":")
+        if not all(part.isidentifier() for part in place.split(".")):
+            raise KeyError(f"The {self.noun} '{name}' is not written as 'package.module:attribute'.")
         try:
             module = importlib.import_module(place)
         except ModuleNotFoundError as error:

@@ -270,6 +270,21 @@ def test_errors__an_unknown_name_lists_every_known_one(name):
         students.build("unknown", StudentSpec(**SMALL))
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        (":Mine", "is not written as 'package.module:attribute'"),
+        (".mine:Mine", "is not written as 'package.module:attribute'"),
+        ("mine.py/Mine:", "is not written as 'package.module:attribute'"),
+        ("no_module_here:Mine", "No module named 'no_module_here'.*on PYTHONPATH"),
+        (f"{__name__}:Yours", "no 'Yours' .*It defines: .*Mine"),
+    ],
+)
+def test_errors__an_own_student_that_is_not_there_is_a_sentence(name, words):
+    with pytest.raises(KeyError, match=words):
+        students.build(name, StudentSpec(**SMALL))
+
+
 # ---------------------------------------------------------------- students that stand alone
 
 
