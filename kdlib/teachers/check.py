@@ -66,17 +66,25 @@ def asked(configs: Iterable[RunConfig]) -> list[tuple]:
 def prepare(configs: Iterable[RunConfig], say: Callable[[str], None] = print) -> None:
     """Download, convert, load and audit the teachers of some experiments, before anything is built with them.
 
-    ``say`` gets a line for each download. Raises one TeacherError that names every teacher that is not to be had.
+    ``say`` gets a line for each download, and for students that are wider than their teacher. Raises one TeacherError
+    that names every teacher that is not to be had.
     """
-    problems = []
+    configs, problems = list(configs), []
     for family, source, revision, *how in asked(configs):
         try:
             if teachers.find(family, source, revision) is None:
                 say(f"Getting the teacher {family}, {source or teachers.TEACHERS[family].DEFAULT} ...")
                 teachers.resolve(family, source, revision)
-            _passed(family, source, revision, *how)
+            passed = _passed(family, source, revision, *how)
         except TeacherError as error:
             problems.append(f"{family}: {error}")
+            continue
+        same = [config for config in configs if asked([config]) == [(family, source, revision, *how)]]
+        for width in sorted({config.width for config in same if config.width > passed["width"]}):
+            say(
+                f"Students of {width} numbers are wider than their teacher {family}, which has {passed['width']}: they "
+                "cannot keep more of it, and their linear probe takes long. Lower 'width', or set linear_probe: false."
+            )
     if problems:
         raise TeacherError("\n".join(["Nothing was run, since a teacher is missing:", *problems]))
 

@@ -64,3 +64,13 @@ def test_prepare__says_what_it_gets_and_loads_each_teacher_once(broken, monkeypa
     check.prepare(configs * 3, said.append)
     check.prepare(configs, said.append)
     assert loaded == ["beit"] and said == []
+
+
+def test_prepare__says_that_a_student_is_wider_than_its_teacher(small_run):
+    said = []
+    check.prepare(
+        [small_run("dino", width=width, epochs=epochs) for width in (64, 128, 4096) for epochs in (1, 2)], said.append
+    )
+    assert len(said) == 1
+    assert "Students of 4096 numbers are wider than their teacher dino, which has 128" in said[0]
+    assert "linear_probe: false" in said[0]
