@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from kdlib.files import read_json, runs_root
+from kdlib.files import read_record, runs_root
 from kdlib.sources import reads
 
 GB = 1e9
@@ -58,7 +58,7 @@ def spent(rows: pd.DataFrame) -> pd.DataFrame:
 
 def notebook_seconds(path: Path) -> float:
     """How long papermill took to execute a notebook; NaN where there is none."""
-    book = read_json(path) or {}
+    book = read_record(path) or {}
     seconds = book.get("metadata", {}).get("papermill", {}).get("duration")
     return math.nan if seconds is None else float(seconds)
 
@@ -72,7 +72,7 @@ def folder_bytes(folder: Path) -> float:
 
 def pixels(good: pd.DataFrame) -> list[dict]:
     """One line per data set of which a study's networks read the decoded images, if their stores are here."""
-    manifests = [read_json(path) or {} for path in sorted((runs_root() / "features").glob("*/manifest.json"))]
+    manifests = [read_record(path) or {} for path in sorted((runs_root() / "features").glob("*/manifest.json"))]
     networks = good[[reads(method) == "pixels" for method in good.method]]
     lines = []
     for dataset, part in networks.groupby("dataset", sort=False):

@@ -56,6 +56,8 @@ def test_spent__decoded_images_are_one_line_a_data_set(made_study):
     manifest |= {"arrays": {"pixels": {"bytes": 10**9}}}
     write_json(runs_root() / "features" / "one" / "manifest.json", manifest)
     write_json(runs_root() / "features" / "other" / "manifest.json", manifest | {"key": manifest["key"] | {"size": 64}})
+    for name, content in (("cut", '{"key": {'), ("list", "[1]"), ("empty", "")):
+        write_atomic(runs_root() / "features" / name / "manifest.json", content)
     lines = spent(rows).set_index("what")
     line = lines.loc["decoded images of coco, for all teachers"]
     assert (line.features_minutes, line.features_gb) == (0.5, 1.0)
