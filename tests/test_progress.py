@@ -82,6 +82,28 @@ def test_progress__in_a_log_is_one_line(monkeypatch, capsys):
     assert capsys.readouterr().err == f"{bar.line}\n"
 
 
+def test_progress__in_a_log_a_long_one_is_told_once_in_a_while(monkeypatch, capsys):
+    monkeypatch.setattr(progress, "_notebook_display", lambda: None)
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: now[0])
+    with Progress("features", 100) as bar:
+        for second in range(1, 101):
+            now[0] = float(second)
+            bar.update(second)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(" - ")[0] for line in lines] == [f"features: {done}/100" for done in (30, 60, 90, 100)]
+
+
+def test_ticker__in_a_log_says_what_runs_once_in_a_while(monkeypatch, capsys):
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: now[0])
+    ticker = progress.Ticker()
+    for second in range(100):
+        now[0] = float(second)
+        ticker.show(lambda second=second: f"features of clip, {second} s")
+    assert capsys.readouterr().err.splitlines() == [f"running: features of clip, {s} s" for s in (30, 60, 90)]
+
+
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (187.9, "3:07"), (6000, "100:00"), (float("nan"), "?")])
 def test_clock__is_minutes_and_seconds(seconds, text):
     assert clock(seconds) == text

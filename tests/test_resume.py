@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from kdlib import checkpoints
 from kdlib.experiment import Experiment
 from kdlib.files import file_digest
+from kdlib.study import status
 
 # A training that says when it has begun a step, and dawdles after it, so that it can be killed in mid-epoch.
 SLOW = """
@@ -157,7 +158,7 @@ def test_resume__from_epoch_three_by_hand(small_run):
     assert weights(experiment, 5) == before
 
 
-@pytest.mark.parametrize("damage", ["truncated", "altered", "state lost", "history altered"])
+@pytest.mark.parametrize("damage", ["truncated", "altered", "state lost", "state {}", "state []", "history altered"])
 def test_resume__passes_over_a_damaged_checkpoint_and_names_it(small_run, damage):
     experiment = train(small_run(method="projection", epochs=4))
     good = weights(experiment, 4)
@@ -171,6 +172,8 @@ def test_resume__passes_over_a_damaged_checkpoint_and_names_it(small_run, damage
         (folder / "optimizer.safetensors").write_bytes(bytes(content))
     elif damage == "state lost":
         (folder / "state.json").unlink()
+    elif damage.startswith("state "):
+        (folder / "state.json").write_text(damage.removeprefix("state "))
     else:
         state = json.loads((folder / "state.json").read_text())
         state["history"][0]["loss"] = 0.0
@@ -178,6 +181,21 @@ def test_resume__passes_over_a_damaged_checkpoint_and_names_it(small_run, damage
     with pytest.warns(UserWarning, match="epoch-0004 is passed over"):
         train(small_run(method="projection", epochs=4))
     assert weights(experiment, 4) == good
+
+
+def test_resume__a_folder_of_another_name_is_no_checkpoint(small_run):
+    experiment = train(small_run(method="projection", epochs=1))
+    (experiment.run.checkpoints / "epoch-final").mkdir()
+    assert status.last_epoch(experiment.run) == 1
+    assert train(small_run(method="projection", epochs=2)).checkpoint.name == "epoch-0002"
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "", '{"key": 3}'])
+def test_resume__a_damaged_record_of_the_untrained_student_is_made_again(small_run, content):
+    experiment = train(small_run(method="projection", epochs=1))
+    expected = experiment.controls()["scores"]["untrained"]
+    (experiment.run.path / "untrained.json").write_text(content)
+    assert experiment.controls()["scores"]["untrained"] == expected
 
 
 def test_resume__changed_settings_never_continue_an_old_checkpoint(small_run):

@@ -1,4 +1,5 @@
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -65,3 +66,10 @@ def test_experiments__that_read_the_store_import_neither_transformers_nor_torchv
     command = [sys.executable, "-c", code, config.model_dump_json()]
     out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert json.loads(out.splitlines()[-1]) == []
+
+
+def test_warm__below_dasks_nanny_jobs_are_warm_too(run, monkeypatch):
+    """There a worker is a daemon, which multiprocessing forbids to start processes."""
+    monkeypatch.setitem(multiprocessing.current_process()._config, "daemon", True)
+    assert run("found = os.environ.get('KDLIB_WARM')") == "1"
+    assert multiprocessing.current_process().daemon

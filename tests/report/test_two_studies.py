@@ -106,6 +106,13 @@ def test_compare__failed_experiments_are_not_scored(report):
     assert found.method.tolist() == ["projection"]
 
 
+def test_compare__a_study_without_a_good_result_has_no_student_in_common(report):
+    good, failed = report(*experiments()), report({"method": "cbam", "outcome": "error"})
+    for one, other in ((good, failed), (failed, good), (failed, failed)):
+        assert two_studies.compare(one, other).empty
+    assert set(two_studies.unmatched(good, failed)["only in"]) == {"A"}
+
+
 def test_compare__with_nothing_in_common_is_empty(report):
     found = two_studies.compare(report(*experiments()[:2]), report(*experiments()[2:]))
     assert found.empty and {"moved", "interval", "difference"} <= set(found)

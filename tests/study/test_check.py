@@ -59,6 +59,8 @@ BAD = {
     "seed -1": (GOOD.replace("seeds: [0]", "seeds: [-1]"), "line 7, seeds: .*greater than or equal to 0"),
     "unknown": (end("parameters:\n  tau: 2\n  lr: 1\n"), "(?s)line 10, parameters.lr: .*Known parameters: .*lr_peak"),
     "seed there": (end("parameters:\n  seed: 3\n"), "line 9, .*'seed' is no parameter: 'seeds' says it"),
+    "study there": (end("parameters:\n  study: x\n"), "line 9, .*'study' is no parameter"),
+    "variant there": (end("parameters:\n  variant: x\n"), "line 9, .*'variant' is no parameter"),
     "teacher there": (
         end("variants:\n  x:\n    parameters: {teacher: clip}\n"),
         "line 10, .*'teacher' is no parameter: the name of a notebook",

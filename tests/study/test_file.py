@@ -1,6 +1,7 @@
 """Study files, plans, states, tables and the command line."""
 
 import json
+import os
 import shutil
 
 import pytest
@@ -8,6 +9,7 @@ import yaml
 from typer.testing import CliRunner
 
 from kdlib import cli, study, teachers
+from kdlib.experiment import run_dir
 from kdlib.report import rows, scores
 from kdlib.study import forecast, sizes
 from kdlib.study.file import StudyError, studies_folder
@@ -168,6 +170,14 @@ def test_cli__status_lists_experiments_and_reads_no_result_as_absent(tmp_path, s
     load(tmp_path, methods=["projection"], parameters={"data_root": str(small_shapes)})
     result = CliRunner().invoke(cli.app, ["status", str(tmp_path / "study.yaml")])
     assert "absent         clip_coco projection 5 epochs" in result.output and "2 absent" in result.output
+
+
+def test_cli__status_names_who_works_on_an_experiment_that_runs(tmp_path, small_shapes):
+    config = load(tmp_path, methods=["projection"], epochs=[5], parameters={"data_root": str(small_shapes)})
+    (spec,) = study.experiments(config)
+    with run_dir(spec.config).writing(spec.config.model_dump(), "0" * 64, "training"):
+        output = CliRunner().invoke(cli.app, ["status", str(tmp_path / "study.yaml")]).output
+    assert "running        clip_coco projection 5 epochs" in output and f"(process {os.getpid()}) since" in output
 
 
 def test_cli__an_error_is_a_sentence_and_exit_code_two(tmp_path, monkeypatch, capsys):
