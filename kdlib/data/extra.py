@@ -93,17 +93,25 @@ def _captions(tree: Tree, names: list[str]) -> tuple[tuple[str, ...], ...] | Non
         return None
     try:
         known = json.loads(tree.read(CAPTIONS))
-        found = tuple(tuple(known.get(name, ()))[: coco.CAPTIONS] for name in names)
-    except (ValueError, AttributeError, TypeError) as error:
+        lists = [known.get(name, []) for name in names]
+        if other := [entry for entry in lists if not isinstance(entry, list)]:
+            raise TypeError(f"{str(other[0])[:60]!r} is no list of captions")
+    except (ValueError, RecursionError, AttributeError, TypeError) as error:
         raise DataError(
             f'{tree.where}: {CAPTIONS} is not of the form {{"image.jpg": ["a caption"]}} ({error}).'
         ) from error
+    found = tuple(tuple(entry[: coco.CAPTIONS]) for entry in lists)
     silent = [name for name, texts in zip(names, found, strict=True) if not texts]
-    wrong = [name for name, texts in zip(names, found, strict=True) for text in texts if not isinstance(text, str)]
-    if silent or wrong:
-        listed = ", ".join((silent + wrong)[:5])
-        raise DataError(
-            f"{tree.where}: {len(silent + wrong)} images have no caption in {CAPTIONS}: {listed}. Add a list of texts "
-            "for each, or take the file away; then all are taken without captions."
-        )
+    wrong = [name for name, texts in zip(names, found, strict=True) if not all(map(_is_caption, texts))]
+    for which, what in ((silent, "no caption"), (wrong, "a caption that is blank, no text, or has half a character")):
+        if which:
+            raise DataError(
+                f"{tree.where}: {len(which)} images have {what} in {CAPTIONS}: {', '.join(which[:5])}. Add a list of "
+                "texts for each, or take the file away; then all are taken without captions."
+            )
     return found
+
+
+def _is_caption(text: object) -> bool:
+    """Whether it is a text with more than spaces and without a lone surrogate, which no tokenizer takes."""
+    return isinstance(text, str) and bool(text.strip()) and not any("\ud800" <= letter <= "\udfff" for letter in text)

@@ -49,10 +49,19 @@ def test_load__captions_are_read_where_the_data_have_some(gathered, fit):
     (gathered / "captions.json").write_text(json.dumps({name: [f"picture {name}"] for name in names[1:]}))
     with pytest.raises(DataError, match=r"1 images have no caption in captions.json: a.png"):
         extra.load(str(gathered), fit["coco"])
-    for wrong in ("[]", "{", '{"a.png": 3}'):
+    for wrong in ("[]", "{", '{"a.png": 3}', '{"a.png": "a dog"}', '{"a.png": {"a": "dog"}}', "[" * 100_000):
         (gathered / "captions.json").write_text(wrong)
         with pytest.raises(DataError, match="is not of the form"):
             extra.load(str(gathered), fit["coco"])
+
+
+@pytest.mark.parametrize("caption", [" \n", None, 7, "\ud83d dog"])
+def test_load__a_caption_that_cannot_be_read_is_an_error_that_names_its_image(gathered, fit, caption):
+    names = ["a.png", "b.JPG", "more/c.webp", "more/d.bmp", "more/e.jpeg"]
+    known = {name: ["a dog"] for name in names} | {"b.JPG": ["a dog", caption]}
+    (gathered / "captions.json").write_text(json.dumps(known))
+    with pytest.raises(DataError, match=r"1 images have a caption that is blank.*: b.JPG\. Add a list"):
+        extra.load(str(gathered), fit["coco"])
 
 
 @pytest.mark.parametrize("given", ["nowhere", "drawn:", "drawn:many", "drawn:1", "drawn:200000"])
