@@ -169,6 +169,21 @@ def test_guessing_deviation__covers_what_random_features_do(experiments, monkeyp
     assert abs(np.mean(scores) - controls.chance(exam)[name]) < 3 * sigma / 40**0.5
 
 
+def test_ensure__fits_a_probe_to_the_teacher_and_to_pca_alone(experiments, tmp_path, monkeypatch):
+    """Neither guesses, a constant, nor the trip-wires wait for one, however wide the student is."""
+    fitted, credits = [], exams.linear.credits
+
+    def spy(fit, *given):
+        fitted.append(fit.shape[1])
+        return credits(fit, *given)
+
+    monkeypatch.setattr(exams.linear, "credits", spy)
+    exam = Exam(experiments["dino"].splits, "test", probe=False)
+    controls.ensure(tmp_path, "c" * 64, exam, 4096)
+    width = exam.scored.store["image_pooled"].shape[1]
+    assert fitted == [width, width]
+
+
 def test_ensure__computes_once_and_again_for_another_key(experiments, tmp_path, monkeypatch):
     exam = experiments["clip"].exam
     first = controls.ensure(tmp_path, "a" * 64, exam, 16)

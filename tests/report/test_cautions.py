@@ -37,6 +37,12 @@ def test_cautions__each_has_two_words_and_a_sentence(study, facts, short, words)
     assert words in said(study(facts).rows)[short]
 
 
+@pytest.mark.parametrize("own", ["efficientnet", "my_teachers:EfficientNet"])
+def test_cautions__a_teacher_of_ones_own_stands_in_the_place_of_no_published_one(study, own):
+    found = said(study({"teacher": own, "dataset": "flowers", "teacher_source": "/models/lite0"}).rows)
+    assert "checkpoint by hand" not in found and "stand-in teachers" not in found
+
+
 def test_cautions__a_teacher_that_meets_public_figures_is_none(study):
     assert "public figures missed" not in said(study({"reference": "Meets public measurements: x."}).rows)
 

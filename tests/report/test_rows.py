@@ -1,5 +1,7 @@
 """Rows of a study: what becomes of each experiment, what a row says, what stops a results."""
 
+import json
+
 import pytest
 
 from kdlib.config import RunConfig
@@ -138,6 +140,18 @@ def test_collect__every_experiment_has_a_row_whatever_became_of_it(carried):
     ]
     assert rows[0]["page"] == "clip_coco/projection-seed0-epoch-0005.html" and rows[3]["page"] == ""
     assert rows[0]["run"] == "s/clip_coco/projection/seed0" and rows[0]["student"] == 6.25
+
+
+@pytest.mark.parametrize("value", [0.99, float("nan"), "0.25"])
+def test_collect__a_score_that_was_edited_is_damage_and_no_number(carried, value):
+    edited = seal(record())
+    edited["scores"]["student"]["mean_recall"] = value
+    path = run_dir(carried[0].config).result_path(5)
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(edited))
+    row = collect(carried)[0]
+    assert row["outcome"] == "damaged" and "student" not in row
+    assert row["error"] == "result-0005.json was altered since it was written; 'kdlib run' makes it again"
 
 
 def test_collect__an_experiment_that_ran_out_of_memory_says_so(carried):
