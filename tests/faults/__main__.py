@@ -1,13 +1,12 @@
 """What was done to kdlib, and what it cost: ``python tests/faults`` (or ``make faults``) prints a table.
 
-SIGKILL at random moments on one machine and on a dask cluster, power cuts after random writes, and bad input by the
-tests whose names hold its rows. --kills, --cluster and --cuts say how many.
+SIGKILL at random moments on one machine and on a dask cluster, power cuts after random writes, and a row for each fault
+that was once found from outside, by the tests that try it (rows.py). --kills, --cluster and --cuts say how many.
 """
 
 import argparse
 import json
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -15,17 +14,8 @@ from pathlib import Path
 
 import kills
 import power
+import rows as faults
 
-# Where the rows of bad and hostile input are tested.
-INPUTS = (
-    "tests/study/test_check.py",
-    "tests/study/test_verify.py",
-    "tests/test_files.py",
-    "tests/data",
-    "tests/teachers",
-    "tests/features/test_store.py",
-    "tests/test_trainer.py",
-)
 COLUMNS = ("fault", "tries", "lost", "wrong", "message")
 
 
@@ -51,26 +41,15 @@ def power_cuts(folder: Path, cuts: int) -> list[dict]:
     return [{"fault": "power cut", "tries": len(left), "lost": lost, "wrong": wrong, "message": "; ".join(said)[:200]}]
 
 
-def bad_inputs() -> list[dict]:
-    """Each file of tests is a row: tests run, tests failed."""
-    rows = []
-    for place in INPUTS:
-        command = [sys.executable, "-m", "pytest", place, "-q", "-p", "no:cacheprovider", "-n0"]
-        last = subprocess.run(command, capture_output=True, text=True).stdout.strip().splitlines()[-1]
-        count = {word: int(number) for number, word in re.findall(r"(\d+) (passed|failed|error)", last)}
-        bad = count.get("failed", 0) + count.get("error", 0)
-        row = {"fault": f"bad input, {place}", "tries": sum(count.values()), "lost": 0, "wrong": bad, "message": last}
-        rows.append(row)
-    return rows
-
-
 def main() -> int:
     """Do all of it; 1 when anything was lost or wrong."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=100, help="on one machine")
     parser.add_argument("--cluster", type=int, default=50, help="kills on a dask cluster")
     parser.add_argument("--cuts", type=int, default=20, help="power cuts, of two kinds each")
-    parser.add_argument("--no-inputs", action="store_true", help="leave the bad inputs out, which 'make test' runs too")
+    parser.add_argument(
+        "--no-inputs", action="store_true", help="leave the rows of single faults out, whose tests 'make test' runs too"
+    )
     given = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory(prefix="faults-") as place:
@@ -83,7 +62,7 @@ def main() -> int:
             (folder / "power").mkdir()
             rows += power_cuts(folder / "power", given.cuts)
     if not given.no_inputs:
-        rows += bad_inputs()
+        rows += faults.try_all()
     print(table(rows))
     return int(any(row.get("lost") or row.get("wrong") for row in rows))
 
