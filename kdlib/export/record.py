@@ -161,8 +161,9 @@ def stored(run: Finished) -> Scores:
     scores = Scores(run.result["scores"]["student"])
     with np.load(run.run.scores_path(run.config.epochs)) as arrays:
         for name in arrays.files:
-            _, kind, score = name.split("/")  # as Scores.arrays writes them
-            getattr(scores, kind)[score] = arrays[name].astype(np.float64)
+            row, kind, score = name.split("/")  # as Scores.arrays writes them
+            if row == "student":  # and not 'dev', where a cooled-down student is scored too
+                getattr(scores, kind)[score] = arrays[name].astype(np.float64)
     return scores
 
 

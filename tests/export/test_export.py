@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 
 from kdlib import finished, students
 from kdlib.export import ExportError, Standalone, check, choose, export, folder, graph, record
+from kdlib.export.quantise import WEIGHTED, quantise
 from kdlib.files import read_json, runs_root
 from kdlib.students import StudentSpec
 
@@ -181,6 +182,34 @@ def test_write__every_text_side_takes_texts_of_any_length_and_unknown_tokens(sid
     graph.write(tower, "text", tuple(map(torch.from_numpy, feed(2, 5).values())), tmp_path / "text.onnx")
     feeds = [feed(1, 1), feed(3, 8), feed(2, 32)]
     check.agreement(side, check.File(tmp_path / "text.onnx").all(feeds), check.in_torch(tower, feeds))
+
+
+def test_int8__of_a_transformer_keeps_its_sums_and_norms_in_float(tmp_path):
+    torch.manual_seed(0)
+    spec = StudentSpec(teacher_width=16, width=8, heads=2, text=True, text_side="transformer", vocabulary=7)
+    tower = graph.TextTower(students.build("resnet", spec), torch.arange(9, dtype=torch.int16) % 7).eval()
+    ids = torch.randint(0, 9, (4, 6), generator=torch.manual_seed(1))
+    graph.write(tower, "text", (ids, torch.ones_like(ids)), tmp_path / "text.onnx")
+    feeds = [{"input_ids": ids.numpy(), "attention_mask": np.ones((4, 6), np.int64)}]
+    quantise(tmp_path / "text.onnx", tmp_path / "int8.onnx", feeds)
+    nodes = onnx.load(tmp_path / "int8.onnx").graph.node
+    made_by = {name: node for node in nodes for name in node.output}
+    for node in (node for node in nodes if node.op_type == "DequantizeLinear" and node.input[0] in made_by):
+        source = made_by[made_by[node.input[0]].input[0]]  # of the QuantizeLinear before it
+        readers = {other.op_type for other in nodes if node.output[0] in other.input}
+        assert {source.op_type, *readers} & set(WEIGHTED), (source.op_type, readers)
+
+
+def test_stored__scores_of_a_student_that_was_cooled_down_are_those_on_test(run, tmp_path, monkeypatch):
+    """Its file holds those on dev, too."""
+    path = run.run.scores_path(run.config.epochs)
+    with np.load(path) as arrays:
+        kept = dict(arrays)
+    monkeypatch.setattr(type(run.run), "scores_path", lambda *_: tmp_path / "scores.npz")
+    on_dev = {name.replace("student", "dev"): values + 9 for name, values in kept.items()}
+    np.savez(tmp_path / "scores.npz", **kept, **on_dev)
+    found = record.stored(run).replicates[run.headline]
+    assert found == pytest.approx(kept[f"student/replicates/{run.headline}"])
 
 
 def test_export__of_a_student_that_needs_its_teacher_is_refused_and_says_which_do_not(taken):
