@@ -47,6 +47,7 @@ def result_of(experiment: Any, evaluation: dict, history: list[dict]) -> dict:
         | {
             "store_seconds": sum(store.manifest["build_seconds"] for store in of_teacher),
             "store_bytes": sum(store.bytes for store in of_teacher),
+            "mb": sum(side["mb"] for side in backbone.values() if isinstance(side, dict)),
         },
         "exposure": exposure(sources.source(config), config.dataset, config.data_root, pretrained, config.extra_images),
         "reference": _reference(experiment, evaluation["scores"]["teacher"], facts["source"]),

@@ -136,7 +136,8 @@ def gained(last: pd.DataFrame, verdicts: pd.DataFrame) -> str:
 def helped(last: pd.DataFrame, verdicts: pd.DataFrame) -> str:
     """What became of the networks that were also trained without a teacher."""
     without = last[last.variant == NO_TEACHER][["teacher", "dataset", "method"]].drop_duplicates()
-    lines = _judged(students(last).merge(without), verdicts, "no teacher")
+    plain = verdicts[~verdicts.b.str.contains("no teacher ", regex=False)]  # and not of other labels, told below
+    lines = _judged(students(last).merge(without), plain, "no teacher")
     if lines.empty:
         return ""
     named = {
@@ -148,6 +149,9 @@ def helped(last: pd.DataFrame, verdicts: pd.DataFrame) -> str:
     said = f"a teacher makes {better} of {len(lines)} networks better than the same network trained without one"
     said += f" ({named[BETTER]})" if better else ""
     said += f", and {worse} worse ({named[WORSE]})" if worse else ""
+    other = verdicts[(verdicts.question == "no teacher") & ~verdicts.index.isin(plain.index)]
+    for what, part in other.groupby(other.b.str.split(", ").str[1], sort=False):
+        said += f"; against {what} {(part.verdict == BETTER).sum()} of {len(part)} are better"
     own = _judged(students(last, alone=True), verdicts[verdicts.b != verdicts.teacher], "alone")
     if len(own):
         better, worse = ((own.verdict == verdict).sum() for verdict in (BETTER, WORSE))
@@ -181,8 +185,10 @@ def deployed(last: pd.DataFrame) -> str:
 
 
 def teacher_mb(part: pd.DataFrame) -> float:
-    """MB of the teacher of some rows: what its students need beside themselves; NaN where none reads its features."""
+    """MB of the teacher of some rows; of older results what its students need beside themselves, NaN if nothing."""
     own = part[part.variant == ""]
+    if "teacher_mb" in own and own.teacher_mb.notna().any():
+        return float(own.teacher_mb.max())
     needed = (own.deployed_mb - own.student_mb).max() if len(own) else np.nan
     return float(needed) if needed > 1e-6 else np.nan
 

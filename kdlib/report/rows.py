@@ -111,6 +111,7 @@ def flatten(result: dict) -> dict:
         "store_seconds": result["teacher"]["store_seconds"],
         "store_bytes": result["teacher"]["store_bytes"],
         "teacher_source": result["teacher"]["source"],
+        "teacher_mb": result["teacher"].get("mb"),
         "data_root": result["config"]["data_root"],
         "untrained_teacher": bool(result["teacher"]["untrained"]),
         "exposure": result["exposure"]["level"],

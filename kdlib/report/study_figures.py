@@ -152,6 +152,8 @@ def _sizes_panel(axes, part: pd.DataFrame, teachers: list[str], methods: list[st
     axes.step(best.mb, best.score, where="post", color=INK, lw=1)
     for point in part[(part.kind == "teacher") & part.mb.isna()].itertuples():
         axes.axhline(point.score, color=GREY, ls="--", lw=1)
+        axes.annotate(teacher_name(point.teacher), (1, point.score), xycoords=("axes fraction", "data"), ha="right",
+                      xytext=(-2, 3), textcoords="offset points", fontsize=9, color=INK)  # fmt: skip
     axes.set(xscale="log", xlabel="MB deployed (log)", xlim=(smallest / 1.3, largest * 2.6))
     axes.set(ylim=(0, ROOM * part[["high", "score"]].max(axis=None)), ylabel=short_name(part.headline.iloc[0]))
     axes.set_title(f"{dataset_name(part.dataset.iloc[0])}: quality and size")

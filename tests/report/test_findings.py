@@ -125,6 +125,23 @@ def test_findings__a_student_that_stands_alone_is_one_of_the_students(study):
     )
 
 
+def test_helped__other_labels_are_told_apart_from_the_same_images_with_labels(study):
+    """Worse than the network that has labels for everything, better than the one that has the data set's own."""
+    without = [
+        {"variant": "no_teacher", "student": 0.9},
+        {"variant": "no_teacher_own_labels", "epochs": 120, "student": 0.1},
+    ]
+    found = said(study({"method": "resnet", "student": 0.5}, *({"method": "resnet", **one} for one in without)))
+    assert found["What a teacher adds"] == (
+        "a teacher makes 0 of 1 networks better than the same network trained without one, and 1 worse (CLIP resnet); "
+        "against no teacher own labels 1 of 1 are better."
+    )
+
+
+def test_teachers__have_their_own_size_where_the_result_holds_it(study):
+    assert "CLIP 0.900 (99.0 MB)" in said(study({"teacher_mb": 99.0}))["Teachers"]
+
+
 def test_helped__students_that_stand_alone_are_counted_beside_the_others(study):
     found = said(study(
         {"method": "resnet", "student": 0.3},
