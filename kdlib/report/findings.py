@@ -127,7 +127,7 @@ def gained(last: pd.DataFrame, verdicts: pd.DataFrame) -> str:
         ]
         apart = f" ({', '.join(by_data)})" if len(by_data) > 1 else ""
         worse = (lines.verdict == WORSE).sum()
-        fell = f", {worse} score below that" if worse else ""
+        fell = f", {worse} score below it" if worse else ""
         who = f" students{aside}" if not parts else ""
         parts.append(f"{(lines.verdict == BETTER).sum()} of {len(lines)}{who} beat {words}{apart}{fell}")
     return f"{'; '.join(parts)}." if parts else ""
@@ -151,7 +151,7 @@ def helped(last: pd.DataFrame, verdicts: pd.DataFrame) -> str:
     said += f", and {worse} worse ({named[WORSE]})" if worse else ""
     other = verdicts[(verdicts.question == "no teacher") & ~verdicts.index.isin(plain.index)]
     for what, part in other.groupby(other.b.str.split(", ").str[1], sort=False):
-        said += f"; against {what} {(part.verdict == BETTER).sum()} of {len(part)} are better"
+        said += f"; {(part.verdict == BETTER).sum()} of {len(part)} are better than the variant '{what}'"
     own = _judged(students(last, alone=True), verdicts[verdicts.b != verdicts.teacher], "alone")
     if len(own):
         better, worse = ((own.verdict == verdict).sum() for verdict in (BETTER, WORSE))
@@ -165,12 +165,12 @@ def deployed(last: pd.DataFrame) -> str:
     lines = students(last, alone=True)
     alone = lines[(lines.deployed_mb - lines.student_mb).abs() < 1e-6]
     best = [
-        f"{line['name']} is the best on {dataset_name(line.dataset)}, with {100 * line.share:.0f} % of its teacher's "
-        f"score at {line.deployed_mb:.1f} MB"
+        f"{line['name']}, with {100 * line.share:.0f} % of its teacher's score at {line.deployed_mb:.1f} MB"
         for _, line in alone.sort_values("share", ascending=False).groupby("dataset", sort=False).head(1).iterrows()
     ]
-    many = "students need" if len(alone) > 1 else "student needs"
-    parts = [f"{len(alone)} {many} no teacher; of these {_listed(best)}"] if best else []
+    each = " on each data set" if len(best) > 1 else ""
+    many = f"{len(alone)} students run without the teacher, the best{each}" if len(alone) > 1 else "one student does"
+    parts = [f"{many}: {_listed(best)}"] if best else []
     files = []
     for who, words in EXPORTED.items():
         for row in last[last[who].notna()].itertuples() if who in last else ():

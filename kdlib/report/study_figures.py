@@ -110,7 +110,8 @@ def overview(sizes: pd.DataFrame, training: pd.DataFrame, narrow: bool) -> Figur
     fills = _fills(sizes)
     handles = style.marks(methods) | {name: Line2D([], [], color=GREY, marker="o", fillstyle=fill, ls="none", ms=7)
                        for name, fill in fills.items()}  # fmt: skip
-    handles["Pareto front"] = Line2D([], [], color=INK, lw=1)
+    if (sizes[sizes.front].groupby(["dataset", "headline"]).size() > 1).any():
+        handles["Pareto front"] = Line2D([], [], color=INK, lw=1)
     if sizes.kind.isin(EXPORTED).any():
         handles["exported"] = style.mark("o", INK, "white")
     style.legend(figure, handles, narrow, 12)

@@ -71,7 +71,7 @@ def test_gained__counts_those_that_beat_themselves_untrained_and_pca(study):
         {"method": "cbam", "student": 0.4, "untrained": 0.4, "pca": 0.5},
     ))["What training adds"]  # fmt: skip
     assert text == (
-        "1 of 2 students beat PCA of their teacher's features, which nobody trains, 1 score below that; 1 of 2 beat "
+        "1 of 2 students beat PCA of their teacher's features, which nobody trains, 1 score below it; 1 of 2 beat "
         "themselves untrained."
     )
 
@@ -95,8 +95,7 @@ def test_helped__networks_with_a_teacher_against_without(study):
 def test_deployed__the_best_without_a_teacher_and_that_nothing_is_exported(study):
     text = said(study({"method": "resnet", "student": 0.45, "student_mb": 4.0, "deployed_mb": 4.0}, {}))
     assert text["Without the teacher at hand"] == (
-        "1 student needs no teacher; of these CLIP resnet is the best on COCO, with 50 % of its teacher's score at 4.0 "
-        "MB; none is exported (kdlib export)."
+        "one student does: CLIP resnet, with 50 % of its teacher's score at 4.0 MB; none is exported (kdlib export)."
     )
 
 
@@ -134,7 +133,7 @@ def test_helped__other_labels_are_told_apart_from_the_same_images_with_labels(st
     found = said(study({"method": "resnet", "student": 0.5}, *({"method": "resnet", **one} for one in without)))
     assert found["What a teacher adds"] == (
         "a teacher makes 0 of 1 networks better than the same network trained without one, and 1 worse (CLIP resnet); "
-        "against no teacher own labels 1 of 1 are better."
+        "1 of 1 are better than the variant 'no teacher own labels'."
     )
 
 
@@ -159,6 +158,6 @@ def test_deployed__a_variant_that_stands_alone_counts_and_one_without_a_teacher_
     )
     text = findings.deployed(findings.at_the_end(rows))
     assert text.startswith(
-        "2 students need no teacher; of these CLIP resnet, standalone is the best on COCO, with 80 % of its teacher's "
-        "score at 2.0 MB"
+        "2 students run without the teacher, the best: CLIP resnet, standalone, with 80 % of its teacher's score at "
+        "2.0 MB"
     )
