@@ -126,6 +126,7 @@ class Mine(Student):
 
 
 def test_own_student__by_register_or_import_path(monkeypatch):
+    monkeypatch.setitem(STUDENTS.known, "student", STUDENTS)  # put back what the next line replaces there
     monkeypatch.setattr(students, "STUDENTS", type(STUDENTS)("student", dict(STUDENTS)))
     students.STUDENTS.register("mine", Mine)
     assert isinstance(students.build("mine", StudentSpec(**SMALL)), Mine)
