@@ -54,7 +54,7 @@ def now(device: torch.device) -> float:
 def call_times(call: Callable, device: torch.device, calls: int) -> list[float]:
     """Milliseconds of each of ``calls`` calls, after 30 that warm up (or as many as are timed, where fewer).
 
-    Of slow calls there are fewer: the warm-up ends after 5 s, and the timing after a minute if it has 5.
+    Slow calls are timed less often: the warm-up ends after 5 s, the timing after a minute and at least 5 calls.
     """
     began = now(device)
     for _ in range(min(WARM_UP_CALLS, calls)):

@@ -90,7 +90,9 @@ def ties(good: pd.DataFrame) -> list[tuple[str, str]]:
         f"{line_name(teacher_name(row.teacher), row.variant if row.untrained_teacher else '')} {row.coinciding}"
         for row in alike.itertuples()
     )
-    return [("equal embeddings", f"Embeddings that differ: {counted}. The others tie, and ties share their credit.")]
+    return [
+        ("equal embeddings", f"Only some embeddings differ: {counted}. Equal ones tie, and ties share their credit.")
+    ]
 
 
 def at_chance(good: pd.DataFrame) -> list[tuple[str, str]]:

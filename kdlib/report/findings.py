@@ -81,7 +81,7 @@ def teachers(last: pd.DataFrame) -> str:
     guessing = [short.removesuffix(" at chance") for short, _ in at_chance(own) if short.endswith(" at chance")]
     if guessing:
         who = f"{_listed(guessing)} score{'s' if len(guessing) == 1 else ''}"
-        parts.append(f"{who} no better than chance, so nothing below tells of distillation there")
+        parts.append(f"{who} no better than chance, so its students' results say nothing about distillation")
     if not standins:
         return f"{'; '.join(parts)}."
     who = "all are" if len(standins) == len(sources) else f"{_listed(standins)} {'are' if standins[1:] else 'is a'}"
@@ -136,8 +136,7 @@ def gained(last: pd.DataFrame, verdicts: pd.DataFrame) -> str:
 def helped(last: pd.DataFrame, verdicts: pd.DataFrame) -> str:
     """What became of the networks that were also trained without a teacher."""
     without = last[last.variant == NO_TEACHER][["teacher", "dataset", "method"]].drop_duplicates()
-    plain = verdicts[~verdicts.b.str.contains("no teacher ", regex=False)]  # and not of other labels, told below
-    lines = _judged(students(last).merge(without), plain, "no teacher")
+    lines = _judged(students(last).merge(without), verdicts, "no teacher")
     if lines.empty:
         return ""
     named = {
@@ -149,13 +148,13 @@ def helped(last: pd.DataFrame, verdicts: pd.DataFrame) -> str:
     said = f"a teacher makes {better} of {len(lines)} networks better than the same network trained without one"
     said += f" ({named[BETTER]})" if better else ""
     said += f", and {worse} worse ({named[WORSE]})" if worse else ""
-    other = verdicts[(verdicts.question == "no teacher") & ~verdicts.index.isin(plain.index)]
-    for what, part in other.groupby(other.b.str.split(", ").str[1], sort=False):
-        said += f"; {(part.verdict == BETTER).sum()} of {len(part)} are better than the variant '{what}'"
+    other = _judged(students(last), verdicts, "other labels")
+    if len(other):
+        said += f"; {(other.verdict == BETTER).sum()} of {len(other)} are better than it trained on other labels"
     own = _judged(students(last, alone=True), verdicts[verdicts.b != verdicts.teacher], "alone")
     if len(own):
         better, worse = ((own.verdict == verdict).sum() for verdict in (BETTER, WORSE))
-        said += f"; {better} of {len(own)} students made to stand alone are better than it"
+        said += f"; {better} of {len(own)} students made to stand alone are better than their image network without one"
         said += f", and {worse} worse" if worse else ""
     return f"{said}."
 
@@ -169,7 +168,11 @@ def deployed(last: pd.DataFrame) -> str:
         for _, line in alone.sort_values("share", ascending=False).groupby("dataset", sort=False).head(1).iterrows()
     ]
     each = " on each data set" if len(best) > 1 else ""
-    many = f"{len(alone)} students run without the teacher, the best{each}" if len(alone) > 1 else "one student does"
+    many = (
+        f"{len(alone)} students run without the teacher, the best{each}"
+        if len(alone) > 1
+        else "one student runs without it"
+    )
     parts = [f"{many}: {_listed(best)}"] if best else []
     files = []
     for who, words in EXPORTED.items():

@@ -105,7 +105,7 @@ def overview(sizes: pd.DataFrame, training: pd.DataFrame, narrow: bool) -> Figur
     for place, (dataset, headline) in enumerate(pairs):
         part = sizes[(sizes.dataset == dataset) & (sizes.headline == headline)]
         teachers = list(dict.fromkeys(part.teacher))
-        _sizes_panel(axes[2 * place], part, teachers, methods, len(pairs) > 1)
+        _sizes_panel(axes[2 * place], part, teachers, methods)
         _training_panel(axes[2 * place + 1], own[own.dataset == dataset], teachers, methods)
     fills = _fills(sizes)
     handles = style.marks(methods) | {name: Line2D([], [], color=GREY, marker="o", fillstyle=fill, ls="none", ms=7)
@@ -128,7 +128,7 @@ def _fills(sizes: pd.DataFrame) -> dict[str, str]:
     return {f"of {', '.join(teachers)}": fill for fill, teachers in names.items()} if len(names) > 1 else {}
 
 
-def _sizes_panel(axes, part: pd.DataFrame, teachers: list[str], methods: list[str], titled: bool) -> None:
+def _sizes_panel(axes, part: pd.DataFrame, teachers: list[str], methods: list[str]) -> None:
     shown = part[part.mb.notna()]
     for point in shown.itertuples():
         fill = FILLS[teachers.index(point.teacher) % len(FILLS)]

@@ -18,6 +18,7 @@ QUESTIONS = {
     "untrained": "the student against itself untrained",
     "pca": "the student against PCA of its teacher's features at the same width",
     "no teacher": "the student against the same network trained without a teacher",
+    "other labels": "the student against its network without a teacher on other labels, each at its most epochs",
     "teacher": "the student against its teacher",
     "alone": "a student that stands alone against its teacher, and against its image network trained without one",
     "technique": "one technique against another, each at its most epochs",
@@ -25,7 +26,7 @@ QUESTIONS = {
 }
 NO_TEACHER = "no_teacher"
 COLUMNS = ["question", "teacher", "dataset", "a", "b", "difference", "low", "high", "p", "p_holm", "verdict"]
-# How the names of variants begin whose students need no teacher at inference, and are told as students of their own.
+# Beginnings of the names of variants whose students need no teacher at inference. Pages list them as own students.
 ALONE = ("standalone", "with_labels", "with_captions")
 
 
@@ -43,7 +44,7 @@ def verdicts(frame: pd.DataFrame) -> pd.DataFrame:
     good = frame[frame.outcome == "ok"]
     for (teacher, dataset), part in good.groupby(["teacher", "dataset"], sort=False):
         for (question, _), pairs in families(part).items():
-            sides = [(*_names(question, a, b), *seeds_of(*a), *seeds_of(*b)) for a, b in pairs]
+            sides = [(*_names(a, b), *seeds_of(*a), *seeds_of(*b)) for a, b in pairs]
             lines += [
                 {
                     "question": question,
@@ -84,10 +85,10 @@ def families(part: pd.DataFrame) -> dict[tuple[str, str], list[tuple[Side, Side]
             result["alone", ""].append((student, (group, "teacher", "")))
             if (NO_TEACHER, method, epochs) in experiments:
                 result["alone", ""].append((student, (experiments[NO_TEACHER, method, epochs], "student", "")))
-        if variant.startswith(f"{NO_TEACHER}_"):  # by other labels or for longer: each at its own most epochs
+        if variant.startswith(f"{NO_TEACHER}_"):
             longest = max((key for key in own if key[1] == method), key=lambda key: key[2], default=None)
             last = epochs == max(key[2] for key in experiments if key[:2] == (variant, method))
-            result["no teacher", ""] += [((own[longest], "student", ""), student)] if longest and last else []
+            result["other labels", ""] += [((own[longest], "student", ""), student)] if longest and last else []
         elif variant and ("", method, epochs) in own:
             question = ("no teacher", "") if variant == NO_TEACHER else ("variant", method)
             result.setdefault(question, []).append(((own["", method, epochs], "student", ""), student))
@@ -105,7 +106,7 @@ def families(part: pd.DataFrame) -> dict[tuple[str, str], list[tuple[Side, Side]
     return {family: pairs for family, pairs in kept.items() if pairs}
 
 
-def _names(question: str, a: Side, b: Side) -> tuple[str, str]:
+def _names(a: Side, b: Side) -> tuple[str, str]:
     names = []
     for experiments, who, _ in (a, b):
         row = experiments.iloc[0]

@@ -41,7 +41,7 @@ TINY = shapes.ShapesSpec(0, 8, 2, 144, 12)  # for the notebook: as many test ima
 LARGEST, GROWTH = 1800, 1.5
 SHORT, EPOCHS = 2.0, 4  # seconds: a method whose first epoch is quicker goes on for some more
 CALLS, NOISE = 5, 0.3
-SLOW = 0.1  # seconds an image: a full-size teacher on a CPU is probed on a quarter of the images
+SLOW = 0.1  # seconds an image; a slower teacher, as a full-size one on a CPU, is probed on a quarter of the images
 
 
 def measure(specs: list[ExperimentSpec], counts: dict, workers: int) -> dict[str, dict]:
