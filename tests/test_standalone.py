@@ -37,10 +37,12 @@ def test_readme__has_the_numbers_of_the_run_whose_results_are_beside_the_study()
     lines = {cells[0].lower(): cells for line in table.splitlines() if (cells := line.strip("| ").split(" | "))[1:]}
     for teacher in ("clip", "blip", "dino", "beit"):
         own, cells = last.loc[teacher, ""], lines[teacher]
-        assert cells[1].startswith(f"{own.teacher_score:.3f} [") and cells[2].startswith(f"{own.student:.3f} [")
+        assert cells[1] == f"{own.teacher_score:.3f} [{own.teacher_low:.3f}, {own.teacher_high:.3f}]"
+        assert cells[2] == f"{own.student:.3f} [{own.student_low:.3f}, {own.student_high:.3f}]"
         assert cells[3] == f"{100 * own.student / own.teacher_score:.0f} %"
         assert cells[4] == f"{own.deployed_mb:.2f}"
-        assert cells[5].startswith(f"{own.onnx_int8:.3f} [") and cells[6] == f"{own.onnx_int8_mb:.2f}"
+        assert cells[5] == f"{own.onnx_int8:.3f} [{own.onnx_int8_low:.3f}, {own.onnx_int8_high:.3f}]"
+        assert cells[6] == f"{own.onnx_int8_mb:.2f}"
         assert own.onnx_int8_low <= own.onnx <= own.onnx_int8_high
         assert cells[8] == f"{last.loc[teacher, 'no_teacher'].student:.3f}"
         labelled = rows[(rows.teacher == teacher) & (rows.variant == "no_teacher_own_labels")]
