@@ -96,17 +96,21 @@ def _seen(experiments: pd.DataFrame) -> float:
 
 
 def overview(sizes: pd.DataFrame, training: pd.DataFrame, narrow: bool) -> Figure:
-    """For each data set quality against deployed MB, and beside it what more training brings."""
+    """For each data set quality against deployed MB, and beside it what more training brings where some had more."""
     pairs = list(dict.fromkeys(zip(sizes.dataset, sizes.headline, strict=True)))
-    width = 13.4 / min(4, 2 * len(pairs))
-    figure, axes = style.panels(2 * len(pairs), narrow, 4, (width, 2.9 if narrow else 3.1), 1.3 if narrow else 0.4)
-    methods = methods_of(sizes[sizes.kind == "student"])
     own = training[training.variant == ""]
-    for place, (dataset, headline) in enumerate(pairs):
+    longer = trained_longer(training)
+    count = len(pairs) + len(longer & {dataset for dataset, _ in pairs})
+    width = 13.4 / min(4, max(2, count))
+    figure, axes = style.panels(count, narrow, 4, (width, 2.9 if narrow else 3.1), 1.3 if narrow else 0.4)
+    methods = methods_of(sizes[sizes.kind == "student"])
+    panels = iter(axes)
+    for dataset, headline in pairs:
         part = sizes[(sizes.dataset == dataset) & (sizes.headline == headline)]
         teachers = list(dict.fromkeys(part.teacher))
-        _sizes_panel(axes[2 * place], part, teachers, methods)
-        _training_panel(axes[2 * place + 1], own[own.dataset == dataset], teachers, methods)
+        _sizes_panel(next(panels), part, teachers, methods)
+        if dataset in longer:
+            _training_panel(next(panels), own[own.dataset == dataset], teachers, methods)
     fills = _fills(sizes)
     handles = style.marks(methods) | {name: Line2D([], [], color=GREY, marker="o", fillstyle=fill, ls="none", ms=7)
                        for name, fill in fills.items()}  # fmt: skip
@@ -116,6 +120,13 @@ def overview(sizes: pd.DataFrame, training: pd.DataFrame, narrow: bool) -> Figur
         handles["exported"] = style.mark("o", INK, "white")
     style.legend(figure, handles, narrow, 12)
     return figure
+
+
+def trained_longer(training: pd.DataFrame) -> set[str]:
+    """Data sets in which a student was scored after more than one number of epochs, of :func:`training_points`."""
+    own = training[training.variant == ""]
+    budgets = own.groupby(["dataset", "teacher", "method"]).epochs.nunique()
+    return set(budgets[budgets > 1].index.get_level_values("dataset"))
 
 
 def _fills(sizes: pd.DataFrame) -> dict[str, str]:
@@ -173,7 +184,7 @@ def _training_panel(axes, part: pd.DataFrame, teachers: list[str], methods: list
     axes.set(xscale="log", xlabel="images seen (log)", ylim=(0, max(1.05, min(ROOM * top, 2.0))))
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.set(ylabel="of the teacher's score")
-    axes.set_title(f"{dataset_name(part.dataset.iloc[0])}: more training" if len(part) else "")
+    axes.set_title(f"{dataset_name(part.dataset.iloc[0])}: more training")
     if 1 < len(seen) <= 4:
         axes.set_xlim(seen[0] / 1.3, seen[-1] * 1.3)
         axes.xaxis.set_major_locator(FixedLocator(apart(seen)))

@@ -109,7 +109,7 @@ def cautions(study: Study) -> None:
 
 
 def picture(study: Study) -> None:
-    """The score against the deployed size, and beside it what more training brings."""
+    """The score against the deployed size, and what more training brings where some students had more."""
     if study.good.empty:
         return
     sizes, training = study_figures.size_points(study.rows), study_figures.training_points(study.rows)
@@ -119,13 +119,16 @@ def picture(study: Study) -> None:
         f"{dataset_name(dataset)}: {', '.join(f'{teacher_name(p.teacher)} {p.method}' for p in part.itertuples())}"
         for dataset, part in sizes[sizes.front].sort_values("mb").groupby("dataset", sort=False)
     )
+    longer = study_figures.trained_longer(training)
     caption = (
-        "Left of each pair: the score against all the MB that inference needs, with the teachers (vertical marks, with "
-        "names); the line joins what nothing else beats in both (Pareto front). Bars are 95 % intervals. Right: the "
-        "share of the teacher's score (dashed) against the images seen in training"
+        "The score against all the MB that inference needs, with the teachers (vertical marks, with names); the line "
+        "joins what nothing else beats in both (Pareto front). Bars are 95 % intervals"
     )
+    if longer:
+        caption += ". More training: the share of the teacher's score (dashed) against the images seen in training"
     draw = lambda narrow: study_figures.overview(sizes, training, narrow)  # noqa: E731
-    alt = f"Quality against deployed size, and what more training brings. On the Pareto front, {fronts}."
+    also = ", and what more training brings" if longer else ""
+    alt = f"Quality against deployed size{also}. On the Pareto front, {fronts}."
     display.figure(draw, alt, caption, "overview", sizes)
 
 
@@ -239,11 +242,11 @@ def _counted(study: Study) -> str:
 
 
 def more_training(study: Study) -> None:
-    """The headline score at every number of epochs."""
-    if study.good.empty:
-        return
+    """The headline score at every number of epochs, where there are several."""
     points = study_figures.training_points(study.rows)
     budgets = sorted(points.epochs.unique())
+    if len(budgets) < 2:
+        return
     with display.fold(f"What does more training bring? Scores after {' and '.join(map(str, budgets))} epochs"):
         last = points[points.epochs == budgets[-1]]
         best = last.loc[last.groupby(["teacher", "dataset"], sort=False).score.idxmax()]
