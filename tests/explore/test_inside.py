@@ -2,36 +2,13 @@
 
 import re
 
-import matplotlib.pyplot as plt
 import nbformat
-import numpy as np
 import papermill
 import pytest
 
 from kdlib import teachers
 from kdlib.explore import inside, search
 from kdlib.study.file import notebooks_folder
-
-
-@pytest.fixture
-def shown(monkeypatch) -> list[str]:
-    """What the parts show, as text: notices, words, captions of tables with their content, descriptions of figures."""
-    said: list[str] = []
-    for name in ("notice", "words"):
-        monkeypatch.setattr(inside.display, name, said.append)
-    monkeypatch.setattr(
-        inside.display, "table", lambda frame, caption, *a, **k: said.append(f"{caption}\n{frame.to_string()}")
-    )
-    monkeypatch.setattr(inside.display, "pictures", lambda parts, caption: said.append(f"{caption} {''.join(parts)}"))
-
-    def draw(drawn, alt: str, *_) -> None:
-        for narrow in (False, True):
-            drawn(narrow).canvas.draw()
-        plt.close("all")
-        said.append(alt)
-
-    monkeypatch.setattr(inside.display, "figure", draw)
-    return said
 
 
 def test_read__takes_the_most_epochs_and_no_variants_unless_asked(finished_study, shown):
@@ -60,7 +37,7 @@ def test_read__names_students_that_are_missing(finished_study, shown):
 def test_read__says_what_to_do_and_the_parts_show_nothing(finished_study, shown, asked, words):
     assert inside.read(**asked) == []
     assert len(shown) == 1 and words in shown[0]
-    for part in ("attention", "layers", "neighbours", "plane", "losses", "flows"):
+    for part in ("attention", "layers", "neighbours", "plane"):
         getattr(inside, part)([])
     assert len(shown) == 1
 
@@ -75,31 +52,11 @@ def test_layers__go_on_with_the_features_when_the_teacher_cannot_be_had(finished
     assert any("Highest: projection the feature itself" in text for text in shown)
 
 
-def test_losses__of_classes_are_the_differences_of_the_scores(finished_study, shown, monkeypatch):
-    frames = []
-    monkeypatch.setattr(inside.inside_figures, "losses", lambda given, *rest: frames.append(given) or plt.figure())
-    (run,) = inside.read(finished_study, "dino", methods="resnet")
-    inside.losses([run])
-    frame = frames[0]["resnet"]
-    assert len(frame) == 20 and frame.images.sum() == len(run)
-    expected = run.score() - run.score("teacher")
-    assert np.average(frame.difference, weights=frame.images) == pytest.approx(expected, abs=1e-6)
-
-
-def test_flows__need_a_run_of_fewer_epochs_and_add_up_to_all_images(finished_study, shown):
-    runs = inside.read(finished_study, "clip")
-    inside.flows(runs)
-    assert any("No finished run after fewer epochs: attention, resnet" in text for text in shown)
-    (line,) = [text for text in shown if text.startswith("Images by what")]
-    counts = [int(number) for number in re.search(r"1 to 2(.*)", line)[1].split()[:4]]
-    assert sum(counts) == len(runs[0])
-
-
 @pytest.mark.parametrize("teacher", ["clip", "dino"])
 def test_parts__draw_and_describe(finished_study, shown, teacher):
     runs = inside.read(finished_study, teacher)
     found = {}
-    for part in ("attention", "layers", "neighbours", "plane", "losses", "flows"):
+    for part in ("attention", "layers", "neighbours", "plane"):
         before = len(shown)
         getattr(inside, part)(runs)
         found[part] = "\n".join(shown[before:])
@@ -108,8 +65,6 @@ def test_parts__draw_and_describe(finished_study, shown, teacher):
     assert "Highest: projection the feature itself" in found["layers"]
     assert f"by chance {5 / (len(runs[0]) - 1):.3f}" in found["neighbours"]
     assert "explains" in found["plane"] and "What it cannot" in found["plane"]
-    assert "student minus teacher" in found["losses"]
-    assert "projection +" in found["flows"]
 
 
 def test_notebook__runs_top_to_bottom_and_describes_every_figure(finished_study, tmp_path):
