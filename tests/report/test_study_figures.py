@@ -77,7 +77,9 @@ def test_training_points__are_shares_of_the_teacher_by_images_seen(study):
 
 
 @pytest.mark.parametrize("narrow", [False, True])
-def test_overview__has_for_each_data_set_quality_by_size_and_what_more_training_brings_where_some_had_more(study, narrow):
+def test_overview__has_for_each_data_set_quality_by_size_and_what_more_training_brings_where_some_had_more(
+    study, narrow
+):
     sizes, training = study_figures.size_points(study), study_figures.training_points(study)
     figure = study_figures.overview(sizes, training, narrow)
     titles = [axes.get_title() for axes in figure.axes]
