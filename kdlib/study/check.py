@@ -38,23 +38,33 @@ ELSEWHERE = {
 class _Loader(yaml.SafeLoader):
     """Refuses a key that is given twice in one mapping; YAML itself would keep the last."""
 
+    def get_single_node(self) -> yaml.Node | None:
+        """The document; raises MarkedYAMLError at the first key that is there twice."""
+        node = super().get_single_node()
+        if node:
+            self._check_keys(node, set())
+        return node
 
-def _mapping(loader: _Loader, node: yaml.MappingNode, deep: bool = False) -> dict:
-    loader.flatten_mapping(node)
-    seen: dict[Any, int] = {}
-    for key_node, _ in node.value:
-        key = loader.construct_object(key_node, deep=True)
-        line = key_node.start_mark.line + 1
-        if not isinstance(key, str | int | float | bool | None):
-            raise yaml.MarkedYAMLError(problem="a name must be a word", problem_mark=key_node.start_mark)
-        if key in seen:
-            problem = f"'{key}' is there twice, first in line {seen[key]}; take one out"
-            raise yaml.MarkedYAMLError(problem=problem, problem_mark=key_node.start_mark)
-        seen[key] = line
-    return yaml.SafeLoader.construct_mapping(loader, node, deep=deep)
-
-
-_Loader.construct_mapping = _mapping
+    def _check_keys(self, node: yaml.Node, met: set[int]) -> None:
+        """Before '<<' is resolved: a key beside it may replace one that it brings."""
+        if id(node) in met or isinstance(node, yaml.ScalarNode):
+            return
+        met.add(id(node))
+        if isinstance(node, yaml.SequenceNode):
+            for item in node.value:
+                self._check_keys(item, met)
+            return
+        lines: dict[Any, int] = {}
+        for key_node, value_node in node.value:
+            merged = key_node.tag == "tag:yaml.org,2002:merge"
+            key = key_node.value if merged else self.construct_object(key_node, deep=True)
+            if not isinstance(key, str | int | float | bool | None):
+                raise yaml.MarkedYAMLError(problem="a name must be a word", problem_mark=key_node.start_mark)
+            if key in lines:
+                problem = f"'{key}' is there twice, first in line {lines[key]}; take one out"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key_node.start_mark)
+            lines[key] = key_node.start_mark.line + 1
+            self._check_keys(value_node, met)
 
 
 def read(path: Path) -> tuple[Any, dict[Place, int]]:

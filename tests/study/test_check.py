@@ -85,6 +85,14 @@ def test_load__says_line_and_remedy(what, tmp_path):
         study.load(tmp_path / "study.yaml")
 
 
+def test_load__what_stands_beside_a_merged_mapping_replaces_its_entries(tmp_path):
+    path = tmp_path / "study.yaml"
+    path.write_text(
+        GOOD + "variants:\n  a: {parameters: &a {tau: 2, width: 64}}\n  b: {parameters: {<<: *a, tau: 3}}\n"
+    )
+    assert study.file.load(path).variants["b"].parameters == {"tau": 3, "width": 64}
+
+
 def test_load__a_file_that_is_not_utf8_is_named_with_its_line(tmp_path):
     (tmp_path / "study.yaml").write_bytes(GOOD.encode() + b"# caf\xe9\n")
     with pytest.raises(StudyError, match=r"study\.yaml, line 8: not UTF-8 \(byte 0xe9\)"):
