@@ -3,9 +3,9 @@
 import pandas as pd
 
 from kdlib.report import display, study_figures
+from kdlib.report.one_study import Study
 from kdlib.report.scores import of_the_paper, paper
 from kdlib.report.spent import COLUMNS, spent
-from kdlib.report.study_page import Study
 from kdlib.study import forecast
 
 WHY_SIZES_DIFFER = (

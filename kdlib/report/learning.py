@@ -6,8 +6,8 @@ from matplotlib.figure import Figure
 
 from kdlib.evaluate.convergence import convergence
 from kdlib.report import display, style
+from kdlib.report.one_study import Study
 from kdlib.report.scores import line_name, seeds_of, summary_of
-from kdlib.report.study_page import Study
 from kdlib.report.style import GREY, colour, dataset_name, teacher_name
 
 STYLES = ("-", "--", ":", "-.")

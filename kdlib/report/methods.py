@@ -4,8 +4,8 @@ import pandas as pd
 
 from kdlib.evaluate.uncertainty import OPEN, compare
 from kdlib.report import display, style
+from kdlib.report.one_study import Study
 from kdlib.report.scores import seeds_of, summary_of
-from kdlib.report.study_page import Study
 
 SHARE = 0.9  # of the teacher's score: how many images a method needs for it
 

@@ -1,163 +1,30 @@
-"""The parts of a study's report, one function each, for the notebooks summary, claims, ablations and methods."""
+"""The parts of a study's report that open under their questions, and those of the pages claims and ablations.
+
+One function each, for the notebooks summary, claims, ablations and methods; :mod:`kdlib.report.first_screen` has what
+stands above them.
+"""
 
 import html
-from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
 
 import pandas as pd
 
 from kdlib.evaluate.uncertainty import BETTER, OPEN, OVERRULED, WORSE
-from kdlib.files import file_digest, reports_root
-from kdlib.report import cautions as warnings
 from kdlib.report import display, listing, provenance, study_figures
-from kdlib.report import findings as sentences
-from kdlib.report import main_table as tables
-from kdlib.report import rows as results
+from kdlib.report.findings import at_the_end
+from kdlib.report.one_study import Study, claimed
 from kdlib.report.paper import SAME
 from kdlib.report.paper import threeway as threeway_of
 from kdlib.report.scores import line_name, of_the_paper, printed_table, score_table, summary_of
 from kdlib.report.style import dataset_name, score_name, teacher_name
 from kdlib.report.tuning import TuningError, ranking
-from kdlib.report.verdicts import COLUMNS, QUESTIONS
+from kdlib.report.verdicts import QUESTIONS
 
-BRACKETS = "[ ]: 95 % interval over test images (1,000 bootstrap resamples)"
 OTHER_SCORES = {
     "coco": ("i2t_r@1", "t2i_r@1", "zeroshot_map", "similarity_cosine", "neighbour_agreement", "similarity_kl", "cka"),
     "tinyimagenet": (
         "knn@20_top5", "linear_top1", "ridge_top1", "similarity_cosine", "neighbour_agreement", "similarity_kl", "cka",
     ),
 }  # fmt: skip
-
-
-@dataclass(frozen=True, eq=False)
-class Study:
-    """A study as ``kdlib report`` left it: its rows, one an experiment, its verdicts, and the folder they lie in."""
-
-    name: str
-    folder: Path
-    rows: pd.DataFrame
-
-    @property
-    def good(self) -> pd.DataFrame:
-        """The experiments that have a result."""
-        return self.rows[self.rows.outcome == "ok"]
-
-    @cached_property
-    def verdicts(self) -> pd.DataFrame:
-        """The comparisons; empty where there are none yet."""
-        path = self.folder / "verdicts.csv"
-        return pd.read_csv(path) if path.exists() else pd.DataFrame(columns=COLUMNS)
-
-    @cached_property
-    def claims(self) -> pd.DataFrame:
-        """The paper's claims as ``kdlib report`` judged them."""
-        return pd.read_csv(self.folder / "claims.csv")
-
-    @property
-    def digest(self) -> str:
-        """The SHA-256 of results.csv, which holds every number; the citation names it."""
-        return file_digest(self.folder / "results.csv")
-
-
-def read(name: str) -> Study:
-    """Read the study of a report, and begin a page about it."""
-    folder = reports_root() / name
-    study = Study(name, folder, results.read(folder))
-    display.begin(folder, facts(study))
-    return study
-
-
-def facts(study: Study) -> str:
-    """What every caption ends with: study, data, images, seeds, stand-ins, and what the brackets are."""
-    good = study.good
-    if good.empty:
-        return f"Study '{study.name}'."
-    drawn = " (drawn shapes)" if (good.data_root == "shapes").any() else ""
-    images = good.groupby("dataset", sort=False).images.max() if "images" in good else {}
-    counted = ", ".join(f"{dataset_name(name)} {int(count):,}" for name, count in dict(images).items())
-    seeds = good.seed.nunique()
-    standins = "; stand-in teachers" if (good.teacher_source == "stand-in").any() else ""
-    spread = "±: deviation over seeds; " if seeds > 1 else ""
-    on = f"{good.score_on.iloc[0]} images" if "score_on" in good else "images"
-    told = f"Study '{study.name}'{drawn}: {counted} {on}; {seeds} seed{'s' if seeds > 1 else ''}{standins}"
-    return f"{told}. {spread}{BRACKETS}."
-
-
-# ---------------------------------------------------------------- the first screen
-
-
-def findings(study: Study) -> None:
-    """The findings, in at most five sentences; above them, the experiments that failed."""
-    listing.failures(study.rows)
-    found = sentences.findings(study.rows, study.verdicts)
-    if not found:
-        display.notice("No experiment has finished yet.")
-        return
-    lines = "".join(f"<li><b>{html.escape(name)}:</b> {html.escape(said)}</li>" for name, said in found)
-    display.markup(f'<ul class="findings">{lines}</ul>')
-
-
-def cautions(study: Study) -> None:
-    """The warnings of :mod:`kdlib.report.cautions` in one box: one line, which opens to sentences."""
-    found = warnings.cautions(study.rows)
-    if found:
-        short = " · ".join(dict.fromkeys(name for name, _ in found))
-        lines = "".join(f"<li><b>{html.escape(name)}.</b> {html.escape(said)}</li>" for name, said in found)
-        display.markup(f'<details class="cautions"><summary><b>Careful:</b> {html.escape(short)}</summary>'
-                       f"<ul>{lines}</ul></details>")  # fmt: skip
-
-
-def picture(study: Study) -> None:
-    """The score against the deployed size, and what more training brings where some students had more."""
-    if study.good.empty:
-        return
-    sizes, training = study_figures.size_points(study.rows), study_figures.training_points(study.rows)
-    if sizes.empty:
-        return
-    fronts = "; ".join(
-        f"{dataset_name(dataset)}: {', '.join(f'{teacher_name(p.teacher)} {p.method}' for p in part.itertuples())}"
-        for dataset, part in sizes[sizes.front].sort_values("mb").groupby("dataset", sort=False)
-    )
-    longer = study_figures.trained_longer(training)
-    caption = (
-        "The score against all the MB that inference needs, with the teachers (vertical marks, with names); the line "
-        "joins what nothing else beats in both (Pareto front). Bars are 95 % intervals"
-    )
-    if longer:
-        caption += ". More training: the share of the teacher's score (dashed) against the images seen in training"
-    draw = lambda narrow: study_figures.overview(sizes, training, narrow)  # noqa: E731
-    also = ", and what more training brings" if longer else ""
-    alt = f"Quality against deployed size{also}. On the Pareto front, {fronts}."
-    display.figure(draw, alt, caption, "overview", sizes)
-
-
-def main_table(study: Study) -> None:
-    """Methods by teachers with all controls."""
-    frame = tables.main_table(study.rows, study.verdicts)
-    if len(frame):
-        display.table(frame, tables.CAPTION, name="main", kind="main")
-    for line in results.references(study.good):
-        display.words(line)
-
-
-def pages(study: Study) -> None:
-    """Links to the study's other pages and its files."""
-    names = {"claims.html": "the paper's claims", "results.csv": "all rows", "verdicts.csv": "all comparisons",
-             "threeway.csv": "the paper's numbers beside ours", "study.yaml": "study file"}  # fmt: skip
-    links = [f'<a href="{name}">{said}</a>' for name, said in names.items()
-             if (study.folder / name).exists() or (name == "claims.html" and claimed(study))]  # fmt: skip
-    display.markup(f'<p class="files">{" · ".join([*links, *_verified(study)])}</p>')
-
-
-def _verified(study: Study) -> list[str]:
-    """When ``kdlib verify`` last looked at the study's files, and what it found."""
-    found = provenance.read(study.folder).get("verified")
-    if not found:
-        return []
-    said = f"{found['results']} results unaltered, {found['recomputed']} computed again"
-    said = f"{len(found['problems'])} problems" if found["problems"] else said
-    return [html.escape(f"verified {found['when']}: {said}")]
 
 
 # ---------------------------------------------------------------- behind their questions
@@ -214,11 +81,6 @@ def _sentence(text: str) -> str:
     return f"{text[0].upper()}{text[1:]}"
 
 
-def claimed(study: Study) -> bool:
-    """Whether the study has one of the paper's teachers on its data set, so that claims can be judged."""
-    return len(of_the_paper(study.rows)) > 0
-
-
 def claims_in_short(study: Study) -> None:
     """The paper's claims and what was judged of them, with a link to the page that says why."""
     if not claimed(study):
@@ -268,7 +130,7 @@ def more_training(study: Study) -> None:
 
 def other_scores(study: Study) -> None:
     """Recall, zero-shot, probes, likeness to the teacher, after the most epochs."""
-    own = sentences.at_the_end(study.rows)
+    own = at_the_end(study.rows)
     own = own[own.variant == ""] if len(own) else own
     with display.fold("What do other scores say? Recall at 1, zero-shot, probes, likeness to the teacher"):
         for dataset, part in own.groupby("dataset", sort=False):

@@ -7,7 +7,7 @@ import pandas as pd
 from kdlib.evaluate.uncertainty import LEVEL
 from kdlib.files import reports_root
 from kdlib.report import display, study_figures
-from kdlib.report.study_page import BRACKETS
+from kdlib.report.one_study import BRACKETS
 from kdlib.report.two_studies import DOWN, KEY, UP, Side, differences, read, unmatched
 
 

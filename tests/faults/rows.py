@@ -96,8 +96,9 @@ KILLS_AND_CLUSTERS = (
         "a report or comparison of a study without a good result",
         (
             *_of("report/test_two_studies", "compare__a_study_without_a_good_result_has_no_student_in_common"),
+            *_of("report/test_study_page", "parts__of_a_study_without_a_result_do_not_fail"),
             *_of(
-                "report/test_study_page",
+                "report/test_first_screen",
                 "parts__of_a_study_without_a_result_do_not_fail",
                 "findings__of_a_study_without_a_result_are_its_failures",
             ),

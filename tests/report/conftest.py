@@ -3,7 +3,8 @@
 import pandas as pd
 import pytest
 
-from kdlib.report import display, study_page
+from kdlib.files import reports_root
+from kdlib.report import display, one_study
 from kdlib.report.claims import judge
 from kdlib.report.verdicts import verdicts
 
@@ -25,13 +26,13 @@ def shown(monkeypatch) -> list[str]:
 def study(made_study):
     """``study({...}, ...)``: experiments as of made_study, and what ``kdlib report`` puts beside them."""
 
-    def make(*experiments: dict) -> study_page.Study:
+    def make(*experiments: dict) -> one_study.Study:
         rows = made_study(*({**FACTS, **SPENT, **experiment} for experiment in experiments))
         name = rows.study.iloc[0]
-        folder = study_page.reports_root() / name
+        folder = reports_root() / name
         verdicts(rows).to_csv(folder / "verdicts.csv", index=False)
         judge(rows).to_csv(folder / "claims.csv", index=False)
-        return study_page.read(name)
+        return one_study.read(name)
 
     return make
 
