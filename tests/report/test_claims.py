@@ -1,10 +1,10 @@
 """The paper's claims, each driven to every judgement that it can come to by made studies."""
 
-import numpy as np
 import pytest
 
 from kdlib.report import claims
-from kdlib.report.claims import CLAIMS, CONTRADICTED, SUPPORTED, UNDECIDED, UNTESTABLE
+from kdlib.report.claims import CLAIMS
+from kdlib.report.judging import CONTRADICTED, SUPPORTED, UNDECIDED, UNTESTABLE
 from kdlib.report.paper import SAME
 from kdlib.study.file import METHODS
 
@@ -215,32 +215,3 @@ def test_judge__says_the_differences_it_judges_by(made_study, name):
     found = RULES[name](made_study(*experiments)).found
     expected = {"CBAM best for BLIP": "cbam − projection = +0.300 [", "attention peaks at 5": "= -0.200 ["}[name]
     assert expected in found
-
-
-# ---------------------------------------------------------------- their parts
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "verdict"),
-    [(0.95, 0.99, SUPPORTED), (0.94, 0.96, UNDECIDED), (0.9, 0.95, UNDECIDED), (0.8, 0.9, CONTRADICTED)],
-)
-def test_by_margin__the_whole_interval_decides(low, high, verdict):
-    assert claims.by_margin(low, high, 0.95) == verdict
-
-
-def test_together__one_contradiction_decides_then_what_is_open():
-    assert claims.together([]) == UNTESTABLE
-    assert claims.together([SUPPORTED, SUPPORTED]) == SUPPORTED
-    assert claims.together([SUPPORTED, UNDECIDED, CONTRADICTED]) == CONTRADICTED
-    assert claims.together([SUPPORTED, UNDECIDED]) == UNDECIDED
-    assert claims.together([UNTESTABLE, SUPPORTED, UNDECIDED]) == UNTESTABLE
-
-
-def test_retained__is_the_share_of_the_teachers_score(made_study):
-    share, low, high = claims.retained(made_study({"student": 0.6, "teacher_score": 0.8}))
-    assert share == pytest.approx(0.75) and low < 0.75 < high and high - low < 0.2
-    assert claims.retained(made_study({"student": 0.8, "teacher_score": 0.8})) == pytest.approx((1, 1, 1))
-    several = made_study(
-        {"seed": 0, "student": 0.5, "teacher_score": 0.8}, {"seed": 1, "student": 0.7, "teacher_score": 0.8}
-    )
-    assert claims.retained(several)[0] == pytest.approx(np.mean([0.5, 0.7]) / 0.8)
