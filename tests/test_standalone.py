@@ -30,20 +30,47 @@ def test_standalone__without_a_cooldown_nothing_is_scored_on_dev(small_run):
     assert "dev" not in experiment.evaluate()["scores"]
 
 
+def told() -> str:
+    """README's section on them."""
+    return (project_root() / "README.md").read_text().split("## Students that stand alone")[1].split("\n## ")[0]
+
+
 def test_readme__has_the_numbers_of_the_run_whose_results_are_beside_the_study():
     rows = pd.read_csv(studies_folder() / "standalone.csv").fillna({"variant": ""})
-    last = rows[rows.epochs == 10].set_index(["teacher", "variant"])
-    table = (project_root() / "README.md").read_text().split("## Students that stand alone")[1].split("## ")[0]
-    lines = {cells[0].lower(): cells for line in table.splitlines() if (cells := line.strip("| ").split(" | "))[1:]}
+    lines = [line.strip("| ").split(" | ") for line in told().splitlines() if line.startswith("| ")]
+    students, others = ({cells[0].lower(): cells for cells in lines if len(cells) == count} for count in (7, 4))
     for teacher in ("clip", "blip", "dino", "beit"):
-        own, cells = last.loc[teacher, ""], lines[teacher]
-        assert cells[1] == f"{own.teacher_score:.3f} [{own.teacher_low:.3f}, {own.teacher_high:.3f}]"
-        assert cells[2] == f"{own.student:.3f} [{own.student_low:.3f}, {own.student_high:.3f}]"
-        assert cells[3] == f"{100 * own.student / own.teacher_score:.0f} %"
-        assert cells[4] == f"{own.deployed_mb:.2f}"
-        assert cells[5] == f"{own.onnx_int8:.3f} [{own.onnx_int8_low:.3f}, {own.onnx_int8_high:.3f}]"
-        assert cells[6] == f"{own.onnx_int8_mb:.2f}"
-        assert own.onnx_int8_low <= own.onnx <= own.onnx_int8_high
-        assert cells[8] == f"{last.loc[teacher, 'no_teacher'].student:.3f}"
-        labelled = rows[(rows.teacher == teacher) & (rows.variant == "no_teacher_own_labels")]
-        assert cells[7] == (f"{labelled.student.iloc[0]:.3f}" if len(labelled) else "not run")
+        of = rows[rows.teacher == teacher].set_index(["variant", "epochs"]).sort_index()
+        own, cells = of.loc["", 10], students[teacher]
+        first = own[own.seed == 0].iloc[0]
+        assert own.seed.tolist() == [0, 1, 2]
+        assert cells[1] == f"{first.teacher_score:.3f} [{first.teacher_low:.3f}, {first.teacher_high:.3f}]"
+        spread = f"{own.student.mean():.3f} ± {own.student.std():.3f}"
+        assert cells[2] == f"{spread} [{first.low:.3f}, {first.high:.3f}]"
+        assert cells[3] == f"{100 * own.student.mean() / first.teacher_score:.0f} %"
+        assert cells[4] == f"{first.deployed_mb:.2f}"
+        assert cells[5] == f"{first.onnx_int8:.3f} [{first.onnx_int8_low:.3f}, {first.onnx_int8_high:.3f}]"
+        assert cells[6] == f"{first.onnx_int8_mb:.2f}"
+        assert first.onnx_int8_low <= first.onnx <= first.onnx_int8_high
+        both = "with_captions" if first.dataset == "coco" else "with_labels"
+        controls = [of.loc[[key]].iloc[0] for key in (("no_teacher_own_labels", 120), ("no_teacher", 10), (both, 10))]
+        assert others[teacher][1:] == [f"{one.student:.3f} [{one.low:.3f}, {one.high:.3f}]" for one in controls]
+
+
+def test_readme__its_verdicts_are_those_of_the_study():
+    rows = pd.read_csv(studies_folder() / "standalone.csv").fillna({"variant": ""})
+    own = rows[(rows.variant == "") & (rows.epochs == 10) & (rows.seed == 0)].set_index("teacher")
+    same = "not distinguishable"
+    assert own.against_teacher.to_dict() == {"clip": "worse", "blip": same, "dino": same, "beit": same}
+    assert own.against_own_labels.to_dict() == {"clip": "better", "blip": "worse", "dino": "better", "beit": "better"}
+    text = " ".join(told().split())
+    assert "CLIP's student is worse than its teacher, and the other three are not distinguishable" in text
+    assert "the students of CLIP, DINO and BEiT are better by verdict, and BLIP's is worse" in text
+
+
+def test_readme__the_student_on_real_images_is_the_one_whose_result_is_beside_the_study():
+    row = pd.read_csv(studies_folder() / "sample_standalone.csv").iloc[0]
+    text = " ".join(told().split())
+    assert f"{row.student:.3f} [{row.low:.3f}, {row.high:.3f}] after {row.epochs} epochs" in text
+    assert f"has {row.teacher_score:.3f} [{row.teacher_low:.3f}, {row.teacher_high:.3f}]: not distinguishable" in text
+    assert row.difference_low < 0 < row.difference_high
