@@ -22,7 +22,6 @@ from kdlib.report.judging import (
     Experiments,
     Judgement,
     by_margin,
-    by_ratio,
     compared,
     ratio_of_medians,
     retained,
@@ -185,7 +184,7 @@ def pixels_cost_more(frame: pd.DataFrame) -> Judgement:
             ratio, low, high = ratio_of_medians(networks[fast], others[slow])
             if min(len(networks[fast]), len(others[slow])) < 2:  # one timed epoch has no spread
                 low, high = -np.inf, np.inf
-            verdicts.append(by_ratio(low, high, SLOWER))
+            verdicts.append(by_margin(low, high, 1 + SLOWER))
             words.append(f"{teacher}: {fast} takes {ratio:.2f} [{low:.2f}, {high:.2f}] times as long as {slow}, "
                          f"{len(networks[fast])} and {len(others[slow])} timed epochs")  # fmt: skip
     return Judgement(together(verdicts), "; ".join(words) or NOTHING)
@@ -203,7 +202,7 @@ def dino_is_the_efficient_teacher(frame: pd.DataFrame) -> Judgement:
     if len(times) < 2:
         return Judgement(UNTESTABLE, "needs students of DINO and of BEiT that read their features, on the same data")
     dino, beit = times["dino"], times["beit"]
-    verdict = by_ratio(beit[0] / dino[2], beit[2] / dino[0], SLOWER)
+    verdict = by_margin(beit[0] / dino[2], beit[2] / dino[0], 1 + SLOWER)
     said = [f"{name} {middle:.1f} ms [{low:.1f}, {high:.1f}]"
             for name, (low, middle, high) in (("DINO", dino), ("BEiT", beit))]  # fmt: skip
     return Judgement(verdict, f"32 images, from pixels (median, p10 to p90 of the timed calls): {', '.join(said)}")
@@ -221,7 +220,7 @@ def lightweight_students_deploy(frame: pd.DataFrame) -> Judgement:
             light = min(found.deployed_mb.mean() for found in simple)
             network = min(found.deployed_mb.mean() for found in networks)
             student = min(found.student_mb.mean() for found in simple)
-            verdicts.append(by_ratio(network / light, network / light, MARGIN))
+            verdicts.append(by_margin(network / light, network / light, 1 + MARGIN))
             words.append(f"{teacher}: {student:.2f} MB grow to {light:.1f} MB deployed, a network is {network:.1f} MB")
     return Judgement(together(verdicts), "; ".join(words) or NOTHING)
 

@@ -80,11 +80,6 @@ def by_margin(low: float, high: float, bar: float) -> str:
     return SUPPORTED if low >= bar else CONTRADICTED if high < bar else UNDECIDED
 
 
-def by_ratio(low: float, high: float, margin: float) -> str:
-    """Supported when the whole interval of a ratio is above 1 + margin, contradicted when it is below."""
-    return SUPPORTED if low > 1 + margin else CONTRADICTED if high < 1 + margin else UNDECIDED
-
-
 def ratio_of_medians(first: np.ndarray, second: np.ndarray) -> tuple[float, float, float]:
     """Median of ``first`` over that of ``second`` with its 95 % bootstrap interval over what was timed."""
     random = np.random.default_rng(0)

@@ -44,16 +44,6 @@ def test_picture__is_a_figure_that_says_what_is_on_the_front(study, shown):
     assert (found.folder / "figures" / "overview.svg").exists()
 
 
-PARTS = [first_screen.picture, first_screen.main_table, first_screen.cautions]
-
-
-@pytest.mark.parametrize("part", PARTS, ids=lambda part: part.__name__)
-@pytest.mark.parametrize("outcome", ["absent", "error"])
-def test_parts__of_a_study_without_a_result_do_not_fail(study, shown, part, outcome):
-    part(study({"outcome": outcome}))
-    assert not any("<img" in text or "<table" in text for text in shown)
-
-
 def test_findings__of_a_study_without_a_result_are_its_failures(study, shown):
     first_screen.findings(study({"outcome": "error"}))
     assert "1 of 1 experiments have no result" in text_of(shown) and "No experiment has finished yet" in text_of(shown)

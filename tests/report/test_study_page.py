@@ -5,7 +5,7 @@ import re
 import pytest
 
 from kdlib.files import file_digest, write_json
-from kdlib.report import cost_page, provenance, study_page
+from kdlib.report import cost_page, first_screen, provenance, study_page
 from kdlib.study import forecast
 
 METHODS = ("projection", "cbam")
@@ -89,7 +89,8 @@ def test_bill__has_a_line_a_teacher_and_their_sum(study, shown, table_of_file):
     assert lines["training, min"].tolist() == [1, 1, 2]
 
 
-PARTS = [study_page.distilled, study_page.more_training, study_page.other_scores, study_page.as_in_the_paper,
+PARTS = [first_screen.picture, first_screen.main_table, first_screen.cautions,
+         study_page.distilled, study_page.more_training, study_page.other_scores, study_page.as_in_the_paper,
          cost_page.costs, cost_page.bill, study_page.again, study_page.cite, study_page.variants]  # fmt: skip
 
 
