@@ -100,7 +100,7 @@ def overview(sizes: pd.DataFrame, training: pd.DataFrame, narrow: bool) -> Figur
     pairs = list(dict.fromkeys(zip(sizes.dataset, sizes.headline, strict=True)))
     own = training[training.variant == ""]
     longer = trained_longer(training)
-    count = len(pairs) + len(longer & {dataset for dataset, _ in pairs})
+    count = len(pairs) + sum(dataset in longer for dataset, _ in pairs)
     width = 13.4 / min(4, max(2, count))
     figure, axes = style.panels(count, narrow, 4, (width, 2.9 if narrow else 3.1), 1.3 if narrow else 0.4)
     methods = methods_of(sizes[sizes.kind == "student"])
@@ -110,7 +110,8 @@ def overview(sizes: pd.DataFrame, training: pd.DataFrame, narrow: bool) -> Figur
         teachers = list(dict.fromkeys(part.teacher))
         _sizes_panel(next(panels), part, teachers, methods)
         if dataset in longer:
-            _training_panel(next(panels), own[own.dataset == dataset], teachers, methods)
+            shown = own[(own.dataset == dataset) & (own.headline == headline)]
+            _training_panel(next(panels), shown, teachers, methods)
     fills = _fills(sizes)
     handles = style.marks(methods) | {name: Line2D([], [], color=GREY, marker="o", fillstyle=fill, ls="none", ms=7)
                        for name, fill in fills.items()}  # fmt: skip
