@@ -127,7 +127,7 @@ def gained(last: pd.DataFrame, verdicts: pd.DataFrame) -> str:
         ]
         apart = f" ({', '.join(by_data)})" if len(by_data) > 1 else ""
         worse = (lines.verdict == WORSE).sum()
-        fell = f", {worse} score below it" if worse else ""
+        fell = f", {worse} {'scores' if worse == 1 else 'score'} below it" if worse else ""
         who = f" students{aside}" if not parts else ""
         parts.append(f"{(lines.verdict == BETTER).sum()} of {len(lines)}{who} beat {words}{apart}{fell}")
     return f"{'; '.join(parts)}." if parts else ""
@@ -150,7 +150,7 @@ def helped(last: pd.DataFrame, verdicts: pd.DataFrame) -> str:
     said += f", and {worse} worse ({named[WORSE]})" if worse else ""
     other = _judged(students(last), verdicts, "other labels")
     if len(other):
-        said += f"; {(other.verdict == BETTER).sum()} of {len(other)} are better than it trained on other labels"
+        said += f"; {(other.verdict == BETTER).sum()} of {len(other)} are better than that network on other labels"
     own = _judged(students(last, alone=True), verdicts[verdicts.b != verdicts.teacher], "alone")
     if len(own):
         better, worse = ((own.verdict == verdict).sum() for verdict in (BETTER, WORSE))

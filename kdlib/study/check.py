@@ -81,13 +81,16 @@ def read(path: Path) -> tuple[Any, dict[Place, int]]:
         loader = _Loader(text)
         node = loader.get_single_node()
         content = loader.construct_document(node) if node else None
+        lines = dict(_lines(node)) if node else {}
+    except RecursionError as error:
+        raise ValueError("an anchor (&) holds itself, or mappings are nested too deeply") from error
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"line {mark.line + 1}: " if mark else ""
         raise ValueError(f"{where}{error.problem or 'not YAML'}") from error
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise ValueError(f"not YAML: {error}") from error
-    return content, dict(_lines(node)) if node else {}
+    return content, lines
 
 
 def _lines(node: yaml.Node, place: Place = ()) -> Iterator[tuple[Place, int]]:

@@ -71,7 +71,7 @@ def test_gained__counts_those_that_beat_themselves_untrained_and_pca(study):
         {"method": "cbam", "student": 0.4, "untrained": 0.4, "pca": 0.5},
     ))["What training adds"]  # fmt: skip
     assert text == (
-        "1 of 2 students beat PCA of their teacher's features, which nobody trains, 1 score below it; 1 of 2 beat "
+        "1 of 2 students beat PCA of their teacher's features, which nobody trains, 1 scores below it; 1 of 2 beat "
         "themselves untrained."
     )
 
@@ -134,7 +134,7 @@ def test_helped__other_labels_are_told_apart_from_the_same_images_with_labels(st
     found = said(study({"method": "resnet", "student": 0.5}, *({"method": "resnet", **one} for one in without)))
     assert found["What a teacher adds"] == (
         "a teacher makes 0 of 1 networks better than the same network trained without one, and 1 worse (CLIP resnet); "
-        "1 of 1 are better than it trained on other labels."
+        "1 of 1 are better than that network on other labels."
     )
 
 

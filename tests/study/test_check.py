@@ -35,6 +35,10 @@ BAD = {
     "no notebook": (GOOD.replace("notebooks:\n  clip_coco:", "notebooks: {}"), "line 3, notebooks: is empty"),
     "no report": (end("reports: []"), "line 8, reports: is empty"),
     "entry twice": (end("parameters: {tau: 1}\nparameters: {tau: 2}\n"), "line 9: 'parameters' is there twice"),
+    "anchor in itself": (
+        GOOD.replace("notebooks:", "notebooks: &a").replace("clip_coco:", "clip_coco: *a"),
+        "holds itself",
+    ),
     # names that stand for nothing
     "method": (GOOD.replace("projection", "projektion"), "line 5, .*no student 'projektion'. Known: attention"),
     "own method": (GOOD.replace("projection", "os:system"), "line 5, .*'os:system' is no student"),
