@@ -14,7 +14,9 @@ READS = {
     "pixels": "pixels",
     "text": "pooled feature",
     "text_tokens": "tokens",
+    "text_ids": "token ids",
 }
+OWN = {"pixels": "pixels", "ids": "text_ids"}  # what a side reads that needs nothing of the teacher
 
 
 @dataclass(frozen=True)
@@ -52,10 +54,8 @@ def parts(student: Student, side: str, batch: dict[str, Tensor]) -> tuple[list[P
 
 def reads(student: Student, side: str, batch: dict[str, Tensor]) -> str:
     """What a side of the student reads of a batch, in words, with its size without the batch axis."""
-    if side == "image" and student.reads == "pixels":
-        names = ["pixels"]
-    else:
-        names = [name for name in (side, f"{side}_tokens") if name in batch]
+    read = student.reads if side == "image" else student.text_reads
+    names = [OWN[read]] if read in OWN else [name for name in (side, f"{side}_tokens") if name in batch]
     return "\n".join(f"{READS[name]} {_size(batch[name])}" for name in names)
 
 

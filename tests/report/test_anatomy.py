@@ -64,3 +64,11 @@ def test_reads__says_what_the_student_is_given(method, said):
     student = students.build(method, SPEC)
     given = {"features": ["image"], "tokens": ["image", "image_tokens"], "pixels": ["image", "pixels"]}[student.reads]
     assert anatomy.reads(student, "image", {name: batch_of()[name] for name in given}) == said
+
+
+def test_reads__a_student_that_stands_alone_reads_pixels_and_token_ids():
+    spec = StudentSpec(teacher_width=16, width=8, text=True, convnet="narrow", text_side="transformer", vocabulary=9)
+    student = students.build("resnet", spec)
+    text = {"text": torch.ones(1, 16), "text_ids": torch.ones(1, 3).long(), "text_mask": torch.ones(1, 3).bool()}
+    assert anatomy.reads(student, "image", batch_of()) == "pixels 3 × 32 × 32"
+    assert anatomy.reads(student, "text", text) == "token ids 3"
