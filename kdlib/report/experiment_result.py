@@ -13,6 +13,11 @@ from kdlib.report import display, experiment_figures
 from kdlib.report.display import figure, markup, notice, table
 from kdlib.report.style import score_name, short_name
 
+# Columns of the table of scores that are no controls on the scored images.
+EXPLAINED = {
+    "dev": "dev: the student on the dev images, of which there may be fewer, so that a match is found more easily",
+    "words shuffled": "words shuffled: the student on captions whose words are in random order",
+}
 CONTROLS = {"untrained": "itself untrained", "pca": "PCA of the teacher's features", "teacher": "its teacher"}
 # The study's report puts its verdicts here: they are corrected for all of its comparisons.
 VERDICTS = '<div class="verdicts"></div>'
@@ -104,10 +109,11 @@ def result(experiment: Experiment, record: dict) -> None:
     frame.insert(1, "95 % interval", [f"[{low:.3f}, {high:.3f}]" if low == low else "" for low, high in
                                       (bounds.get(name, (np.nan, np.nan)) for name in chosen)])  # fmt: skip
     split = record["config"]["score_on"]
+    notes = "".join(f". {said}" for column, said in EXPLAINED.items() if column in frame)
     table(
         frame,
         f"Scores on {split}: shares in [0, 1], ranks in places, similarity_kl in nats. The interval is the student's, "
-        "over the images",
+        f"over the images{notes}",
     )
     if record["degenerate"]:
         notice(

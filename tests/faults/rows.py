@@ -97,11 +97,7 @@ KILLS_AND_CLUSTERS = (
         (
             *_of("report/test_two_studies", "compare__a_study_without_a_good_result_has_no_student_in_common"),
             *_of("report/test_study_page", "parts__of_a_study_without_a_result_do_not_fail"),
-            *_of(
-                "report/test_first_screen",
-                "parts__of_a_study_without_a_result_do_not_fail",
-                "findings__of_a_study_without_a_result_are_its_failures",
-            ),
+            *_of("report/test_first_screen", "findings__of_a_study_without_a_result_are_its_failures"),
             *_of("report/test_verdicts", "missing__nothing_finished_is_an_empty_table_with_its_columns"),
         ),
     ),

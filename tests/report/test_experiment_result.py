@@ -40,3 +40,11 @@ def test_story__after_a_tripped_wire_shows_no_score(small_run, shown):
     examples.examples(experiment, record)
     assert "Tripped: " in "\n".join(shown)
     assert not re.search(r"0\.\d{3}", "\n".join(shown).replace(record["wires"][0]["wire"], ""))
+
+
+def test_result__explains_the_columns_that_are_no_controls(small_run, shown):
+    experiment = Experiment.open(small_run("clip", method="resnet", epochs=1, cooldown=1.0, text_side="transformer"))
+    history = experiment.train()
+    experiment_result.result(experiment, experiment.finish(experiment.evaluate(), history))
+    text = "\n".join(shown)
+    assert "dev: the student on the dev images" in text and "words shuffled: the student on captions" in text
