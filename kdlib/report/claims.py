@@ -2,7 +2,7 @@
 
 The claims are in our words, after the results and conclusion of "Visual Model Distillation" (Qin and Xiao). The rules
 are code: a run on the published teachers and the full data judges the same claims again. A claim about teachers or
-data that a study did not use is not testable there. What the rules judge by is in :mod:`kdlib.report.judging`.
+data that a study did not use is not testable there. The rules' tools are in :mod:`kdlib.report.judging`.
 """
 
 from collections.abc import Callable

@@ -33,7 +33,7 @@ def cautions(study: Study) -> None:
 
 
 def picture(study: Study) -> None:
-    """The score against the deployed size, and what more training brings where some students had more."""
+    """The score against the deployed size, and against the images seen if some students trained longer."""
     if study.good.empty:
         return
     sizes, training = study_figures.size_points(study.rows), study_figures.training_points(study.rows)

@@ -1,4 +1,4 @@
-"""What a rule judges a claim of the paper by: which experiments there are, their comparisons, and the judgement.
+"""The tools with which a rule judges a claim of the paper: its experiments, their comparisons, the judgement.
 
 A claim is supported, contradicted or open, or not testable here; 'verdict' is the word for a comparison of two scores.
 """

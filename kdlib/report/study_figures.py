@@ -96,7 +96,7 @@ def _seen(experiments: pd.DataFrame) -> float:
 
 
 def overview(sizes: pd.DataFrame, training: pd.DataFrame, narrow: bool) -> Figure:
-    """For each data set quality against deployed MB, and beside it what more training brings where some had more."""
+    """For each data set quality against deployed MB; a second panel, if some trained longer, by images seen."""
     pairs = list(dict.fromkeys(zip(sizes.dataset, sizes.headline, strict=True)))
     own = training[training.variant == ""]
     longer = trained_longer(training)

@@ -18,7 +18,7 @@ QUESTIONS = {
     "untrained": "the student against itself untrained",
     "pca": "the student against PCA of its teacher's features at the same width",
     "no teacher": "the student against the same network trained without a teacher",
-    "other labels": "the student against its network without a teacher on other labels, each at its most epochs",
+    "other labels": "the student against its network without a teacher on other labels, each after its most epochs",
     "teacher": "the student against its teacher",
     "alone": "a student that stands alone against its teacher, and against its image network trained without one",
     "technique": "one technique against another, each at its most epochs",

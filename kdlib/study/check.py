@@ -46,7 +46,7 @@ class _Loader(yaml.SafeLoader):
         return node
 
     def _check_keys(self, node: yaml.Node, met: set[int]) -> None:
-        """Before '<<' is resolved: a key beside it may replace one that it brings."""
+        """Runs before '<<' is resolved, since a key may replace one of the mapping that is merged in."""
         if id(node) in met or isinstance(node, yaml.ScalarNode):
             return
         met.add(id(node))
