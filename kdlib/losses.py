@@ -79,23 +79,6 @@ def contrastive(student: Tensor, positives: Tensor) -> Tensor:
     return (F.cross_entropy(student, rows) + F.cross_entropy(student.T, columns)) / 2
 
 
-def combined(
-    student: Tensor,
-    teacher: Tensor,
-    positives: Tensor,
-    *,
-    tau: float,
-    contrastive_weight: float = 1.0,
-    kl_weight: float = 1.0,
-) -> Tensor:
-    """The paper's loss for ResNet and DenseNet: :func:`contrastive` plus :func:`logit_matching`, weighted.
-
-    ``student``, ``teacher``: (B, B) logits; ``positives`` (B, B) as in :func:`contrastive`.
-    """
-    matching = logit_matching(student, teacher, tau=tau)
-    return contrastive_weight * contrastive(student, positives) + kl_weight * matching
-
-
 def feature_regression(student: Tensor, teacher: Tensor) -> Tensor:
     """2 - 2 cos(student, teacher), (B, T) each; dimensionless, between 0 and 4.
 

@@ -57,7 +57,7 @@ def test_distiller__pixel_students_of_a_text_teacher_get_the_combined_loss():
     student = losses.similarity_logits(out["image"], out["text"], made.scale)
     teacher = losses.similarity_logits(data["image"], data["text"], 20.0)
     eye = torch.eye(3, dtype=torch.bool)
-    expected = losses.combined(student, teacher, eye, tau=3.0, contrastive_weight=0.5, kl_weight=2.0)
+    expected = 0.5 * losses.contrastive(student, eye) + 2 * losses.logit_matching(student, teacher, tau=3.0)
     assert torch.allclose(made(data)[0], expected)
 
 

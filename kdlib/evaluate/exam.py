@@ -145,7 +145,7 @@ class Exam:
     def _fidelity(self, scores: Scores, query: dict[str, Tensor]) -> None:
         reference = self.teacher[self.on]
         scores.add(fidelity.credits(query, reference, self.scored.teacher_scale), self.weights)
-        scores.values["cka"], influence = fidelity.cka_influence(query["image"], reference["image"])
+        scores.values["cka"], influence = fidelity.linear_cka(query["image"], reference["image"])
         scores.replicates["cka"] = linear_replicates(scores.values["cka"], influence, self.weights).clip(0, 1)
 
     def _credits(self, embedded: dict[str, dict[str, Tensor]]) -> dict[str, np.ndarray]:

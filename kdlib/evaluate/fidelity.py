@@ -52,41 +52,18 @@ def credits(student: dict[str, Tensor], teacher: dict[str, Tensor], scale: float
     return {name: torch.cat(parts).numpy() for name, parts in result.items()}
 
 
-def linear_cka(first: Tensor, second: Tensor) -> float:
-    """Linear CKA of (N, D) and (N, T) features of the same images, in [0, 1].
+def linear_cka(first: Tensor, second: Tensor) -> tuple[float, np.ndarray]:
+    """Linear CKA of (N, D) and (N, T) features of the same images, in [0, 1], and each image's influence on it (N,).
 
     ||Y'X||_F^2 / (||X'X||_F ||Y'Y||_F) with centred columns: 1 for equal geometry, whatever the rotation and the
     scale. 0 by definition where an encoder is constant, up to the rounding of float32: it keeps nothing. The
     estimate is the biased one: of independent features it is near 0 only when N is far above D and T. Kornblith
     et al., arXiv:1905.00414. Raises ValueError when the rows do not match or a value is not finite.
-    """
-    return _cka(first, second)[0]
 
-
-def cka_influence(first: Tensor, second: Tensor) -> tuple[float, np.ndarray]:
-    """:func:`linear_cka`, and (N,) its derivative by the weight of each image, at a weight of 1 each.
-
-    With it a resample of the images costs a scalar product instead of a new product of the features: CKA with
-    weights w is near CKA + sum((w - 1) influence), the infinitesimal jackknife (Efron and Tibshirani, An
-    Introduction to the Bootstrap, 1993, chapter 22). Of a constant encoder all are 0.
-    """
-    value, scales, grams = _cka(first, second)
-    if grams is None:
-        return 0.0, np.zeros(len(first))
-    own, other, cross = grams
-    influence = []
-    for rows in zip(first.split(ROWS), second.split(ROWS), strict=True):
-        x, y = ((part.double() - mean) / size for part, (mean, size) in zip(rows, scales, strict=True))
-        both = ((x @ cross) * y).sum(dim=1) / (own.norm() * other.norm())
-        alone = ((x @ own) * x).sum(dim=1) / own.square().sum() + ((y @ other) * y).sum(dim=1) / other.square().sum()
-        influence.append(2 * both - value * alone)
-    return value, torch.cat(influence).numpy()
-
-
-def _cka(first: Tensor, second: Tensor) -> tuple[float, list[tuple[Tensor, Tensor]], tuple[Tensor, ...] | None]:
-    """CKA; mean and size of both sides; X'X, Y'Y, X'Y of the centred columns by their sizes, None if one is constant.
-
-    The size is the root of the sum of squares: divided by it first, features of 1e-100 do not vanish when squared.
+    The influence is the derivative by the weight of the image, at a weight of 1 each. With it a resample of the
+    images costs a scalar product instead of a new product of the features: CKA with weights w is near
+    CKA + sum((w - 1) influence), the infinitesimal jackknife (Efron and Tibshirani, An Introduction to the Bootstrap,
+    1993, chapter 22). Of a constant encoder all are 0.
     """
     if len(first) != len(second):
         raise ValueError(f"CKA compares the same images: {len(first)} rows against {len(second)}.")
@@ -97,13 +74,20 @@ def _cka(first: Tensor, second: Tensor) -> tuple[float, list[tuple[Tensor, Tenso
         both = torch.cat([part.double() - mean for part, mean in zip(rows, means, strict=True)], dim=1)  # (B, D + T)
         products.addmm_(both.T, both)
     own, other, cross = products[:width, :width], products[width:, width:], products[:width, width:]
-    scales = [(mean, gram.trace().sqrt()) for mean, gram in zip(means, (own, other), strict=True)]
     for gram, mean in ((own, means[0]), (other, means[1])):
         if gram.trace() <= NO_VARIANCE * (gram.trace() + len(first) * mean.square().sum()):
-            return 0.0, scales, None
-    grams = own / own.trace(), other / other.trace(), cross / (own.trace() * other.trace()).sqrt()
-    value = float((grams[2].square().sum() / (grams[0].norm() * grams[1].norm())).clamp(0, 1))
-    return value, scales, grams
+            return 0.0, np.zeros(len(first))
+    # Divided by their size first, features of 1e-100 do not vanish when squared.
+    sizes = own.trace().sqrt(), other.trace().sqrt()
+    own, other, cross = own / own.trace(), other / other.trace(), cross / (own.trace() * other.trace()).sqrt()
+    value = float((cross.square().sum() / (own.norm() * other.norm())).clamp(0, 1))
+    influence = []
+    for rows in zip(first.split(ROWS), second.split(ROWS), strict=True):
+        x, y = ((part.double() - mean) / size for part, mean, size in zip(rows, means, sizes, strict=True))
+        both = ((x @ cross) * y).sum(dim=1) / (own.norm() * other.norm())
+        alone = ((x @ own) * x).sum(dim=1) / own.square().sum() + ((y @ other) * y).sum(dim=1) / other.square().sum()
+        influence.append(2 * both - value * alone)
+    return value, torch.cat(influence).numpy()
 
 
 def _mean(features: Tensor) -> Tensor:

@@ -38,32 +38,14 @@ def relevance(categories: tuple[tuple[int, ...], ...], count: int) -> np.ndarray
 
 
 def average_precision(scores: np.ndarray, relevant: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    """Average precision of each category (K,), in [0, 1]; NaN where no image is relevant.
+    """Average precision of each category (K, R), in [0, 1]; NaN where no image is relevant.
 
-    ``scores`` (N, K); ``relevant`` (N, K) bool; ``weights`` (N,) how often each image counts, e.g. in a bootstrap
-    resample. Sum over the thresholds of (recall gained) x (precision there), not interpolated, one threshold a
-    distinct score, as scikit-learn's average_precision_score: images tied share one precision, whatever their
-    order, and a constant encoder scores the prevalence of the category.
+    ``scores`` (N, K); ``relevant`` (N, K) bool; ``weights`` (R, N) how often each image counts, one row a bootstrap
+    replicate; without them R = 1 with each image once. Sum over the thresholds of (recall gained) x (precision there),
+    not interpolated, one threshold a distinct score, as scikit-learn's average_precision_score: images tied share one
+    precision, whatever their order, and a constant encoder scores the prevalence of the category. Raises ValueError for
+    arrays that do not belong together, weights below 0 and scores that are not finite.
     """
-    return _by_category(scores, relevant, None if weights is None else np.asarray(weights)[None])[:, 0]
-
-
-def mean_average_precision(
-    scores: np.ndarray, relevant: np.ndarray, weights: np.ndarray | None = None
-) -> float | np.ndarray:
-    """Mean of :func:`average_precision` over the categories that have a relevant image; NaN where none has.
-
-    A float, or with ``weights`` (R, N), one row a bootstrap replicate, an array (R,).
-    """
-    values = _by_category(scores, relevant, weights)  # (K, R)
-    known = ~np.isnan(values)
-    total, count = np.where(known, values, 0.0).sum(axis=0), known.sum(axis=0)
-    means = np.where(count > 0, total / np.maximum(count, 1), np.nan)
-    return float(means[0]) if weights is None else means
-
-
-def _by_category(scores: np.ndarray, relevant: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
-    """(K, R) average precisions under the rows of ``weights`` (R, N); R = 1 with each image once if None."""
     scores, relevant = np.asarray(scores, dtype=np.float64), np.asarray(relevant, dtype=bool)
     weights = np.ones((1, len(scores))) if weights is None else np.asarray(weights)
     if scores.ndim != 2 or scores.shape != relevant.shape or weights.shape[1:] != scores.shape[:1]:
@@ -83,6 +65,20 @@ def _by_category(scores: np.ndarray, relevant: np.ndarray, weights: np.ndarray |
             if thresholds is not None:
                 result[category, start : start + REPLICATES] = _weighted(*thresholds, block)
     return result
+
+
+def mean_average_precision(
+    scores: np.ndarray, relevant: np.ndarray, weights: np.ndarray | None = None
+) -> float | np.ndarray:
+    """Mean of :func:`average_precision` over the categories that have a relevant image; NaN where none has.
+
+    A float, or with ``weights`` (R, N), one row a bootstrap replicate, an array (R,).
+    """
+    values = average_precision(scores, relevant, weights)  # (K, R)
+    known = ~np.isnan(values)
+    total, count = np.where(known, values, 0.0).sum(axis=0), known.sum(axis=0)
+    means = np.where(count > 0, total / np.maximum(count, 1), np.nan)
+    return float(means[0]) if weights is None else means
 
 
 def _thresholds(scores: np.ndarray, relevant: np.ndarray) -> tuple[np.ndarray, ...] | None:

@@ -58,11 +58,6 @@ class Stacked:
         """Ids of the images, a row each."""
         return [name for store in self.stores for name in store.ids]
 
-    @property
-    def rows(self) -> np.ndarray:
-        """Rows of the images in their own data sets."""
-        return np.concatenate([store.rows for store in self.stores])
-
     def __getitem__(self, name: str) -> np.ndarray | Rows:
         if name in self.given:
             return self.given[name]

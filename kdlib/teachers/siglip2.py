@@ -49,13 +49,8 @@ class SiglipTeacher(Teacher):
 
     @property
     def logit_scale(self) -> float:
-        """The factor from cosines to logits that the checkpoint was trained with."""
+        """The factor from cosines to logits that the checkpoint was trained with; its bias cancels in a softmax."""
         return self.model.logit_scale.exp().item()
-
-    @property
-    def logit_bias(self) -> float:
-        """The checkpoint's bias: sigmoid(scale x cosine + bias) is the probability that image and text match."""
-        return self.model.logit_bias.item()
 
 
 def load(folder):

@@ -119,11 +119,6 @@ class Teacher:
         """
         return 1 / 0.07
 
-    @property
-    def logit_bias(self) -> float:
-        """What is added to the logits. It cancels in every softmax, so only SigLIP's probabilities need it."""
-        return 0.0
-
 
 def normalised(attention: Tensor) -> Tensor:
     """Attention weights (B, N) scaled so that each row sums to 1."""

@@ -82,7 +82,7 @@ def test_cka__is_covered():
     for _ in range(400):
         first = torch.tensor(rng.normal(size=(300, 6)))
         second = first @ turn + 2 * torch.tensor(rng.normal(size=(300, 8)))
-        value, influence = fidelity.cka_influence(first, second)
+        value, influence = fidelity.linear_cka(first, second)
         found.append((value, *interval(linear_replicates(value, influence, weights))))
     truth = np.mean([value for value, *_ in found])
     assert covered(truth, [bounds for _, *bounds in found]) == pytest.approx(0.95, abs=0.03)

@@ -25,6 +25,11 @@ def resamples(images: int, count: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), size=count)
 
 
+def average_precision(scores, relevant, weights=None) -> np.ndarray:
+    """(K,) of one resample of the images."""
+    return zeroshot.average_precision(scores, relevant, None if weights is None else np.asarray(weights)[None])[:, 0]
+
+
 def scikit(scores, relevant, weights=None) -> list[float]:
     """One category at a time; NaN where scikit-learn warns and says 0."""
     result = []
@@ -39,14 +44,14 @@ def scikit(scores, relevant, weights=None) -> list[float]:
 @pytest.mark.parametrize("levels", [None, 1, 3])
 def test_average_precision__is_scikit_learns_with_and_without_ties(levels):
     scores, relevant = drawn(200, 12, 1, levels)
-    np.testing.assert_allclose(zeroshot.average_precision(scores, relevant), scikit(scores, relevant), atol=1e-12)
+    np.testing.assert_allclose(average_precision(scores, relevant), scikit(scores, relevant), atol=1e-12)
 
 
 @pytest.mark.parametrize("levels", [None, 2])
 def test_average_precision__is_scikit_learns_with_weights(levels):
     scores, relevant = drawn(60, 10, 2, levels, 0.05)
     for weights in [*resamples(60, 20, 3), np.random.default_rng(4).random(60)]:
-        got = zeroshot.average_precision(scores, relevant, weights)
+        got = average_precision(scores, relevant, weights)
         np.testing.assert_allclose(got, scikit(scores, relevant, weights), atol=1e-12)
 
 
@@ -55,15 +60,15 @@ def test_average_precision__a_weight_is_a_row_repeated(levels):
     scores, relevant = drawn(50, 8, 5, levels)
     for weights in resamples(50, 10, 6):
         pick = np.repeat(np.arange(50), weights)
-        expected = zeroshot.average_precision(scores[pick], relevant[pick])
-        np.testing.assert_allclose(zeroshot.average_precision(scores, relevant, weights), expected, atol=1e-12)
+        expected = average_precision(scores[pick], relevant[pick])
+        np.testing.assert_allclose(average_precision(scores, relevant, weights), expected, atol=1e-12)
 
 
 def test_average_precision__is_torchmetrics_where_nothing_ties():
     scores, relevant = drawn(150, 9, 7)
     metric = MultilabelAveragePrecision(9, average=None)
     expected = metric(torch.tensor(scores).sigmoid(), torch.tensor(relevant).long())
-    got = zeroshot.average_precision(scores, relevant)
+    got = average_precision(scores, relevant)
     np.testing.assert_allclose(got, expected.numpy(), atol=1e-5)
     mean = MultilabelAveragePrecision(9)(torch.tensor(scores).sigmoid(), torch.tensor(relevant).long())
     assert zeroshot.mean_average_precision(scores, relevant) == pytest.approx(mean.item(), abs=1e-5)
@@ -73,16 +78,16 @@ def test_average_precision__by_hand():
     """Right, wrong, right, wrong: (1/1 + 2/3) / 2. Tied in pairs: (1/2 + 2/4) / 2. The second twice: (1 + 2/4) / 2."""
     relevant = np.array([[True], [False], [True], [False]])
     clear = np.array([[0.9], [0.8], [0.7], [0.6]])
-    assert zeroshot.average_precision(clear, relevant).tolist() == pytest.approx([5 / 6])
+    assert average_precision(clear, relevant).tolist() == pytest.approx([5 / 6])
     tied = np.array([[0.9], [0.9], [0.6], [0.6]])
-    assert zeroshot.average_precision(tied, relevant).tolist() == pytest.approx([1 / 2])
-    assert zeroshot.average_precision(clear, relevant, np.array([1, 2, 1, 0])).tolist() == pytest.approx([3 / 4])
+    assert average_precision(tied, relevant).tolist() == pytest.approx([1 / 2])
+    assert average_precision(clear, relevant, np.array([1, 2, 1, 0])).tolist() == pytest.approx([3 / 4])
 
 
 def test_average_precision__perfect_scores_are_one_and_reversed_ones_the_worst():
     relevant = drawn(40, 6, 1)[1]
-    assert zeroshot.average_precision(relevant.astype(float), relevant).tolist() == pytest.approx([1] * 6)
-    worst = zeroshot.average_precision(-relevant.astype(float), relevant)
+    assert average_precision(relevant.astype(float), relevant).tolist() == pytest.approx([1] * 6)
+    worst = average_precision(-relevant.astype(float), relevant)
     assert worst.tolist() == pytest.approx(relevant.mean(axis=0))  # all relevant ones tie at the very end
 
 
@@ -91,7 +96,7 @@ def test_average_precision__a_constant_encoder_scores_exactly_the_prevalence_wha
     for width in (2, 3, 31, 33, 64, 127, 256):
         image, *texts = torch.randn(8, width, generator=torch.Generator().manual_seed(width))
         scores = zeroshot.similarities(image.repeat(130, 1), torch.stack(texts))
-        assert zeroshot.average_precision(scores, relevant).tolist() == relevant.mean(axis=0).tolist()
+        assert average_precision(scores, relevant).tolist() == relevant.mean(axis=0).tolist()
 
 
 def test_average_precision__random_scores_are_near_the_prevalence():
@@ -107,8 +112,8 @@ def test_average_precision__order_of_the_images_changes_nothing(levels):
     for seed in range(5):
         order = np.random.default_rng(seed).permutation(80)
         for chosen in (None, weights):
-            got = zeroshot.average_precision(scores[order], relevant[order], None if chosen is None else chosen[order])
-            assert got.tolist() == zeroshot.average_precision(scores, relevant, chosen).tolist()
+            got = average_precision(scores[order], relevant[order], None if chosen is None else chosen[order])
+            assert got.tolist() == average_precision(scores, relevant, chosen).tolist()
 
 
 def test_average_precision__a_category_that_no_image_shows_is_not_a_number_and_not_in_the_mean():
@@ -116,7 +121,7 @@ def test_average_precision__a_category_that_no_image_shows_is_not_a_number_and_n
     relevant[:, 2] = False
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        values = zeroshot.average_precision(scores, relevant)
+        values = average_precision(scores, relevant)
         mean = zeroshot.mean_average_precision(scores, relevant)
         nothing = zeroshot.mean_average_precision(scores, np.zeros_like(relevant))
     assert np.isnan(values).tolist() == [False, False, True, False]
@@ -149,7 +154,7 @@ def test_average_precision__is_scikit_learns_on_anything(data):
     scores = np.array(data.draw(st.lists(st.integers(-3, 3), min_size=count, max_size=count)), dtype=float)[:, None]
     relevant = np.array(data.draw(st.lists(st.booleans(), min_size=count, max_size=count)))[:, None]
     weights = np.array(data.draw(st.lists(st.integers(0, 3), min_size=count, max_size=count)))
-    got = zeroshot.average_precision(scores, relevant, weights)
+    got = average_precision(scores, relevant, weights)
     if not (relevant[:, 0] & (weights > 0)).any():
         assert np.isnan(got).all()
     else:
@@ -162,9 +167,7 @@ def test_average_precision__is_scikit_learns_on_anything(data):
 def test_average_precision__only_the_ranking_counts(seed, scale, shift):
     scores, relevant = drawn(30, 3, seed, 4, 0.4)
     moved = np.round(scale * scores + shift, 9)
-    np.testing.assert_array_equal(
-        zeroshot.average_precision(moved, relevant), zeroshot.average_precision(scores, relevant)
-    )
+    np.testing.assert_array_equal(average_precision(moved, relevant), average_precision(scores, relevant))
 
 
 @settings(max_examples=40, deadline=None)
@@ -174,7 +177,7 @@ def test_average_precision__raising_a_relevant_image_to_the_top_never_costs(seed
     relevant[0] = True
     better = scores.copy()
     better[0] = scores.max() + 1
-    assert zeroshot.average_precision(better, relevant) >= zeroshot.average_precision(scores, relevant) - 1e-12
+    assert average_precision(better, relevant) >= average_precision(scores, relevant) - 1e-12
 
 
 def test_similarities__are_cosines_of_any_length():
@@ -205,12 +208,12 @@ def test_relevance__an_index_outside_the_categories_is_an_error(index):
 def test_average_precision__arrays_that_do_not_belong_together_are_an_error():
     scores, relevant = drawn(10, 3, 1)
     with pytest.raises(ValueError, match="do not belong together"):
-        zeroshot.average_precision(scores, relevant[:9])
+        average_precision(scores, relevant[:9])
     with pytest.raises(ValueError, match="do not belong together"):
-        zeroshot.average_precision(scores, relevant, np.ones(9))
+        average_precision(scores, relevant, np.ones(9))
     with pytest.raises(ValueError, match="do not belong together"):
         zeroshot.mean_average_precision(scores, relevant, np.ones(10))  # (R, N) it must be
     with pytest.raises(ValueError, match="0 or more"):
-        zeroshot.average_precision(scores, relevant, -np.ones(10))
+        average_precision(scores, relevant, -np.ones(10))
     with pytest.raises(ValueError, match="not finite"):
-        zeroshot.average_precision(scores * np.nan, relevant)
+        average_precision(scores * np.nan, relevant)
