@@ -4,9 +4,8 @@ import re
 
 import pytest
 
-from kdlib.files import file_digest, write_json
+from kdlib.files import file_digest
 from kdlib.report import cost_page, first_screen, provenance, study_page
-from kdlib.study import forecast
 
 METHODS = ("projection", "cbam")
 
@@ -69,26 +68,6 @@ def test_claims__of_the_paper_are_not_judged_on_another_teacher(study, shown):
     assert "none of the paper's teachers" in text_of(shown).replace("&#x27;", "'")
 
 
-def test_costs__sizes_and_times_are_figures_and_tables(study, shown):
-    found = study(*({"method": method, "epochs": epochs, **TIMES} for method in METHODS for epochs in (5, 10)))
-    cost_page.costs(found)
-    assert (found.folder / "figures" / "seconds_per_epoch.svg").exists()
-    assert (found.folder / "figures" / "sizes.tex").exists() and "What does a student cost?" in text_of(shown)
-
-
-TIMES = {"image_mb": 1.0, "safetensors_bytes": 2**20, "deployed_image_macs": 1e6, "first_epoch_seconds": 1.0,
-         "data_share": 0.1, "minutes_from_nothing": 1.0, "image_per_second": 9.0}  # fmt: skip
-TIMES |= {f"image_batch_{batch}_{part}_ms": 1.0 for batch in (1, 32) for part in ("p10", "p50", "p90")}
-
-
-def test_bill__has_a_line_a_teacher_and_their_sum(study, shown, table_of_file):
-    found = study({}, {"teacher": "dino"})
-    cost_page.bill(found)
-    lines = table_of_file(found, "spent")
-    assert lines["what"].tolist() == ["clip on coco", "dino on tinyimagenet", "together"]
-    assert lines["training, min"].tolist() == [1, 1, 2]
-
-
 PARTS = [first_screen.picture, first_screen.main_table, first_screen.cautions,
          study_page.distilled, study_page.more_training, study_page.other_scores, study_page.as_in_the_paper,
          cost_page.costs, cost_page.bill, study_page.again, study_page.cite, study_page.variants]  # fmt: skip
@@ -125,20 +104,6 @@ def test_variants__stand_beside_the_methods_own(study, shown, table_of_file):
     study_page.variants(found)
     frame = table_of_file(found, "variants-clip-coco")
     assert frame.training.tolist() == ["the method's own", "no kl"] and frame["verdict on the own"][1] == "better"
-
-
-def test_foretold__is_the_plans_seconds_beside_those_taken(study, shown):
-    found = study({})
-    cost_page.foretold(found)
-    assert "Nothing was predicted" in shown[-1]
-    experiment = {"notebook": "clip_coco", "method": "projection", "seconds": 60.0}
-    write_json(
-        forecast.runs_root() / found.name / forecast.PREDICTED, {"experiments": {"one": experiment}, "prepare": {}}
-    )
-    forecast.took(found.name, "one", 48.0)
-    cost_page.foretold(found)
-    assert "predicted 1.0 minutes" in shown[-2] and "a ratio of 1.25" in shown[-2]
-    assert "by method" in shown[-1] and "48.00" in shown[-1]
 
 
 def test_experiments__the_score_comes_before_what_a_phone_cuts_off(study, shown):
