@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+import seaborn as sns
 from matplotlib.figure import Figure
 
 from kdlib.evaluate.convergence import convergence
@@ -27,20 +28,33 @@ def images_seen_points(rows: pd.DataFrame) -> pd.DataFrame:
 
 def images_seen_drawn(points: pd.DataFrame, narrow: bool) -> Figure:
     """A panel a teacher, a line a student, images on a logarithmic axis."""
-    teachers, lines = list(points.groupby(["teacher", "dataset"], sort=False)), {}
+    teachers, lines, looks = list(points.groupby(["teacher", "dataset"], sort=False)), {}, _looks(points)
     drawn, panels = style.panels(len(teachers), narrow, 2, (6.5, 3.4), 2.0 if narrow else 0.9)
     for axes, ((teacher, dataset), part) in zip(panels, teachers, strict=True):
-        for place, ((method, variant), line) in enumerate(part.groupby(["method", "variant"], sort=False)):
+        for (method, variant), line in part.groupby(["method", "variant"], sort=False):
             bars = np.clip([line["mean"] - line.low, line.high - line["mean"]], 0, None)
             lines[line_name(method, variant)] = axes.errorbar(
                 line.images_seen, line["mean"], yerr=bars, marker="o", ms=4, lw=1.2, elinewidth=0.8,
-                color=colour(method), ls=STYLES[place % len(STYLES)],
+                **looks[method, variant],
             )  # fmt: skip
         lines["teacher"] = axes.axhline(1, color=GREY, ls="--", lw=1)
         axes.set(xscale="log", xlabel="training images seen (log)", ylabel="of the teacher's score", ylim=(0, None))
         axes.set_title(f"{teacher_name(teacher)} on {dataset_name(dataset)}")
     style.legend(drawn, lines, narrow, 3)
     return drawn
+
+
+def _looks(points: pd.DataFrame) -> dict[tuple[str, str], dict]:
+    """Colour and dashes of each (method, variant): the method's colour; of one method alone, a colour for each line."""
+    lines = points.drop_duplicates(["method", "variant"])
+    places, alone = lines.groupby("method").cumcount(), lines.method.nunique() == 1
+    colours = sns.color_palette("colorblind")
+    looks = {}
+    for method, variant, place in zip(lines.method, lines.variant, places, strict=True):
+        dashes, own = divmod(place, len(colours)) if alone else (place, None)
+        shown = colour(method) if own is None else colours[own]
+        looks[method, variant] = {"color": shown, "ls": STYLES[dashes % len(STYLES)]}
+    return looks
 
 
 def images_seen(study: Study) -> None:

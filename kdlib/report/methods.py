@@ -1,5 +1,7 @@
 """Compares ways of distilling for each teacher: each is tuned alike on dev, then scored on test."""
 
+import dataclasses
+
 import pandas as pd
 
 from kdlib.evaluate.uncertainty import OPEN, compare
@@ -76,6 +78,13 @@ def _of_teachers(rows: pd.DataFrame):
     good = good[good.dev.notna()] if "dev" in good else good.head(0)
     good = good[~good.objective.isin(("no_teacher", "labels", "contrastive"))]
     return good.groupby(["teacher", "dataset"], sort=False)
+
+
+def chosen(study: Study) -> Study:
+    """The study without the trials at learning rates that were not chosen."""
+    parts = [part for _, part in _of_teachers(study.rows)]
+    others = study.rows.drop(index=[row for part in parts for row in part.index])
+    return dataclasses.replace(study, rows=pd.concat([others, *map(tuned, parts)], ignore_index=True))
 
 
 def methods(study: Study) -> None:

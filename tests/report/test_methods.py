@@ -83,6 +83,27 @@ def test_images_seen__are_shares_of_the_teacher(rows):
     assert drawn.axes[0].get_xscale() == "log"
 
 
+def test_images_seen__lines_of_one_network_differ_in_colour_and_those_of_several_have_their_networks():
+    one = learning._looks(pd.DataFrame({"method": "resnet", "variant": [str(number) for number in range(12)]}))
+    assert len({(look["color"], look["ls"]) for look in one.values()}) == 12
+    two = learning._looks(pd.DataFrame({"method": ["resnet", "resnet", "densenet"], "variant": ["", "a", ""]}))
+    assert two["resnet", ""]["color"] == two["resnet", "a"]["color"] != two["densenet", ""]["color"]
+    assert two["resnet", ""]["ls"] != two["resnet", "a"]["ls"]
+
+
+def test_chosen__is_without_the_other_trials_and_keeps_what_is_no_method(study):
+    found = methods.chosen(study(
+        tried("anchor_kl", 1e-3, dev=0.5, student=0.5), tried("anchor_kl", 2e-3, dev=0.7, student=0.85),
+        tried("anchor_kl", 2e-3, dev=0.6, student=0.6, epochs=5), tried("no_teacher", 1e-3, dev=0.9, student=0.9),
+        tried("anchor_kl", 1e-3, dev=0.5, student=0.5, teacher="beit"),
+    ))  # fmt: skip
+    kept = [(row.teacher, row.objective, row.lr_peak, row.epochs) for row in found.rows.itertuples()]
+    assert sorted(kept) == [
+        ("beit", "anchor_kl", 1e-3, 10), ("dino", "anchor_kl", 2e-3, 5), ("dino", "anchor_kl", 2e-3, 10),
+        ("dino", "no_teacher", 1e-3, 10),
+    ]  # fmt: skip
+
+
 def test_pages__of_a_study_without_cooldowns_say_so(study, shown):
     found = study({"teacher": "dino", "images_seen": None})
     methods.methods(found)
