@@ -68,9 +68,16 @@ def test_readme__its_verdicts_are_those_of_the_study():
     assert "the students of CLIP, DINO and BEiT are better by verdict, and BLIP's is worse" in text
 
 
-def test_readme__the_student_on_real_images_is_the_one_whose_result_is_beside_the_study():
-    row = pd.read_csv(studies_folder() / "sample_standalone.csv").iloc[0]
+def test_readme__the_students_on_real_images_are_those_whose_results_are_beside_the_study():
+    found = pd.read_csv(studies_folder() / "sample_standalone.csv")
+    table = told().split("| student | score |", 1)[1].split("\n\n", 1)[0].splitlines()[2:]
+    for line, row in zip(table, found.itertuples(), strict=True):
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        share = f"{100 * row.student / row.teacher_score:.0f} %"
+        assert cells[1:] == [f"{row.student:.3f} [{row.low:.3f}, {row.high:.3f}]", share, f"{row.deployed_mb:.2f}"]
+        assert row.difference_low < 0 < row.difference_high
+    first = found.iloc[0]
     text = " ".join(told().split())
-    assert f"{row.student:.3f} [{row.low:.3f}, {row.high:.3f}] after {row.epochs} epochs" in text
-    assert f"has {row.teacher_score:.3f} [{row.teacher_low:.3f}, {row.teacher_high:.3f}]: not distinguishable" in text
-    assert row.difference_low < 0 < row.difference_high
+    assert f"with {first.teacher_score:.3f} [{first.teacher_low:.3f}, {first.teacher_high:.3f}]" in text
+    assert f"{first.epochs} epochs" in text and "not distinguishable from it" in text
+    assert list(found.method) == ["resnet", "mobilenet"]
