@@ -9,7 +9,7 @@ import base64
 import html
 import io
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -53,6 +53,12 @@ def markup(text: str) -> None:
 def words(text: str) -> None:
     """Show a paragraph."""
     markup(f"<p>{html.escape(text)}</p>")
+
+
+def sentences(found: Sequence[tuple[str, str]]) -> None:
+    """Show a list of (what it is about, the sentence)."""
+    lines = "".join(f"<li><b>{html.escape(name)}:</b> {html.escape(said)}</li>" for name, said in found)
+    markup(f'<ul class="findings">{lines}</ul>')
 
 
 def notice(text: str) -> None:

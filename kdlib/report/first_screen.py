@@ -18,8 +18,7 @@ def findings(study: Study) -> None:
     if not found:
         display.notice("No experiment has finished yet.")
         return
-    lines = "".join(f"<li><b>{html.escape(name)}:</b> {html.escape(said)}</li>" for name, said in found)
-    display.markup(f'<ul class="findings">{lines}</ul>')
+    display.sentences(found)
 
 
 def cautions(study: Study) -> None:

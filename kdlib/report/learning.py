@@ -79,7 +79,8 @@ def convergences(rows: pd.DataFrame) -> pd.DataFrame:
                 sides = [seeds_of(part[part.epochs == epochs], "dev", "") for epochs in (early, 2 * early)]
                 found = convergence(*sides[0], *sides[1])
                 student = line_name(method, variant)
-                line = {"teacher": teacher, "dataset": dataset, "student": student, "epochs": f"{early}, {2 * early}"}
+                names = {"teacher": teacher_name(teacher), "data": dataset_name(dataset), "student": student}
+                line = names | {"epochs": f"{early}, {2 * early}"}
                 lines.append(line | {"what twice the epochs bring on dev": str(found)})
     return pd.DataFrame(lines)
 

@@ -4,12 +4,19 @@ import dataclasses
 
 import pandas as pd
 
-from kdlib.evaluate.uncertainty import OPEN, compare
-from kdlib.report import display, style
+from kdlib.evaluate.uncertainty import BETTER, OPEN, OVERRULED, WORSE, compare
+from kdlib.report import display, listing, style
+from kdlib.report.findings import at_the_end, teachers
 from kdlib.report.one_study import Study
 from kdlib.report.scores import seeds_of, summary_of
 
 SHARE = 0.9  # of the teacher's score: how many images a method needs for it
+SAID = {  # verdicts on the first method, before the names of the others
+    BETTER: "it is better than",
+    WORSE: "it is worse than",
+    OPEN: "not distinguishable from",
+    OVERRULED: "undecided, after correction, against",
+}
 
 
 def tuned(part: pd.DataFrame) -> pd.DataFrame:
@@ -62,14 +69,14 @@ def comparison(part: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-def answer(teacher: str, table: pd.DataFrame) -> str:
-    """'Which method for my teacher?' in one sentence."""
+def answer(table: pd.DataFrame) -> str:
+    """'Which method for my teacher?' in one sentence: what the verdicts on the first of a comparison say, each once."""
     first = table.iloc[0]
-    alike = list(table.losses[table["verdict on the first"] == OPEN])
-    behind = [name for name in table.losses[1:] if name not in alike]
-    sentence = f"For {teacher}, {first.losses} ({first['share of the teacher']:.0%} of the teacher's score)"
-    sentence += f" is better than {', '.join(behind)}" if behind else " is first on dev"
-    return sentence + (f"; it cannot be told from {', '.join(alike)}." if alike else ".")
+    share = f"{first['share of the teacher']:.0%} of the teacher's score"
+    sentence = f"{first.losses} is best on dev and has {share} on test"
+    for verdict, group in table.iloc[1:].groupby("verdict on the first", sort=False):
+        sentence += f"; {SAID[verdict]} {', '.join(group.losses)}"
+    return sentence + "."
 
 
 def _of_teachers(rows: pd.DataFrame):
@@ -81,29 +88,44 @@ def _of_teachers(rows: pd.DataFrame):
 
 
 def chosen(study: Study) -> Study:
-    """The study without the trials at learning rates that were not chosen."""
+    """The study without the trials at learning rates that were not chosen; a method's variant is its losses."""
     parts = [part for _, part in _of_teachers(study.rows)]
     others = study.rows.drop(index=[row for part in parts for row in part.index])
-    return dataclasses.replace(study, rows=pd.concat([others, *map(tuned, parts)], ignore_index=True))
+    kept = [tuned(part).assign(variant=lambda rows: rows.objective) for part in parts]
+    return dataclasses.replace(study, rows=pd.concat([others, *kept], ignore_index=True))
+
+
+def answers(study: Study) -> None:
+    """The first lines of the page: for each teacher, which method, in one sentence."""
+    said = [(_where(*which), answer(comparison(part))) for which, part in _of_teachers(study.rows)]
+    listing.failures(study.rows)
+    if said:
+        display.sentences([("Teachers", teachers(at_the_end(study.rows))), *said])
+    else:
+        display.notice("No student has a score on dev, by which methods are tuned: that takes a cooldown.")
 
 
 def methods(study: Study) -> None:
-    """A table a teacher, and the answer in a sentence."""
+    """A table a teacher."""
     for (teacher, dataset), part in _of_teachers(study.rows):
         found = comparison(part)
         name = style.score_name(part.headline.iloc[0])
-        caption = f"{teacher} on {dataset}, {name}, {part.epochs.max()} epochs and cooldown, learning rates by dev"
+        caption = f"{_where(teacher, dataset)}: {name}, {part.epochs.max()} epochs and cooldown, learning rates by dev"
+        caption += f"; images: scored after {' and '.join(map(str, sorted(part.epochs.unique())))} epochs"
         file = f"methods-{teacher}-{dataset}".replace(":", ".")
         display.table(found, caption, False, name=file, kind="prose")
-        display.words(answer(teacher, found))
 
 
 def trials(study: Study) -> None:
     """Every trial: the score on dev of each learning rate, by which one was chosen."""
     for (teacher, dataset), part in _of_teachers(study.rows):
         last = part[part.epochs == part.epochs.max()]
-        found = last.pivot_table("dev", ["method", "objective"], "lr_peak", sort=False).reset_index()
-        found.columns = [str(name) for name in found.columns]
+        last = last.assign(student=last.method + ", " + last.objective)
+        found = last.pivot_table("dev", "student", "lr_peak", sort=False).sort_index(axis="columns").reset_index()
+        found.columns = map(str, found.columns)
         file = f"trials-{teacher}-{dataset}".replace(":", ".")
-        caption = f"{teacher} on {dataset}, on dev, by learning rate"
-        display.table(found, caption, False, name=file)
+        display.table(found, f"{_where(teacher, dataset)}: score on dev, by learning rate", False, name=file)
+
+
+def _where(teacher: str, dataset: str) -> str:
+    return f"{style.teacher_name(teacher)} on {style.dataset_name(dataset)}"

@@ -111,9 +111,13 @@ def marks(methods: Sequence[str]) -> dict[str, Line2D]:
 
 
 def legend(figure: Figure, handles: Mapping[str, object], narrow: bool, columns: int = 6) -> None:
-    """What each mark means, below the panels."""
-    columns = 2 if narrow else columns
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns, columnspacing=1.2)
+    """What each mark means, below the panels, in at most so many ``columns`` as there is width for."""
+    look = {"loc": "outside lower center", "columnspacing": 1.2}
+    for count in range(2 if narrow else columns, 0, -1):
+        drawn = figure.legend(handles.values(), handles.keys(), ncols=count, **look)
+        if count == 1 or drawn.get_window_extent().width <= figure.bbox.width:
+            return
+        drawn.remove()
 
 
 def bare(axes: Axes) -> None:

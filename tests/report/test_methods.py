@@ -3,6 +3,7 @@
 import pandas as pd
 import pytest
 
+from kdlib.evaluate.uncertainty import BETTER, OPEN, OVERRULED, WORSE
 from kdlib.report import learning, methods
 
 
@@ -55,11 +56,25 @@ def test_images__until_a_share_of_the_teacher(rows):
     assert methods.images_until(best[best.epochs == 5]) == "more than 5,000"
 
 
-def test_answer__is_one_sentence(rows):
-    sentence = methods.answer("dino", methods.comparison(part(rows)))
-    assert sentence == (
-        "For dino, anchor_kl (94% of the teacher's score) is better than relational; it cannot be told from dist."
+def test_answer__says_each_verdict_in_one_sentence():
+    table = pd.DataFrame({"losses": ["both", "dist", "relational", "anchor_kl", "logit_matching", "contrastive"]})
+    table["share of the teacher"] = 0.94
+    table["verdict on the first"] = ["", OPEN, BETTER, OVERRULED, WORSE, BETTER]
+    assert methods.answer(table) == (
+        "both is best on dev and has 94% of the teacher's score on test; not distinguishable from dist; "
+        "it is better than relational, contrastive; undecided, after correction, against anchor_kl; "
+        "it is worse than logit_matching."
     )
+    assert methods.answer(table.head(1)).endswith("on test.")
+
+
+def test_answers__are_the_verdicts_of_the_tables(study, shown, rows):
+    found = study(tried("anchor_kl", 2e-3, dev=0.7, student=0.85), tried("relational", 1e-3, dev=0.6, student=0.4),
+                  tried("dist", 1e-3, dev=0.65, student=0.85, luck=1))  # fmt: skip
+    methods.answers(found)
+    said = " ".join(shown)
+    assert "not distinguishable from dist; it is better than relational." in said
+    assert "Like the teacher" not in said  # the findings of a study are of methods that nobody tuned here
 
 
 def test_convergences__say_what_twice_the_epochs_brought(made_study):
@@ -91,6 +106,15 @@ def test_images_seen__lines_of_one_network_differ_in_colour_and_those_of_several
     assert two["resnet", ""]["ls"] != two["resnet", "a"]["ls"]
 
 
+@pytest.mark.parametrize("narrow", [False, True])
+def test_images_seen__long_names_stay_inside_the_figure(rows, narrow):
+    points = learning.images_seen_points(rows.assign(variant=rows.objective + " with a name that fills the width"))
+    drawn = learning.images_seen_drawn(points, narrow)
+    drawn.draw_without_rendering()
+    inside, names = drawn.bbox.extents, drawn.legends[0].get_window_extent().extents
+    assert len(drawn.legends) == 1 and inside[0] <= names[0] and names[2] <= inside[2]
+
+
 def test_chosen__is_without_the_other_trials_and_keeps_what_is_no_method(study):
     found = methods.chosen(study(
         tried("anchor_kl", 1e-3, dev=0.5, student=0.5), tried("anchor_kl", 2e-3, dev=0.7, student=0.85),
@@ -98,6 +122,7 @@ def test_chosen__is_without_the_other_trials_and_keeps_what_is_no_method(study):
         tried("anchor_kl", 1e-3, dev=0.5, student=0.5, teacher="beit"),
     ))  # fmt: skip
     kept = [(row.teacher, row.objective, row.lr_peak, row.epochs) for row in found.rows.itertuples()]
+    assert set(found.rows.variant[found.rows.objective == "anchor_kl"]) == {"anchor_kl"}  # the name of its line
     assert sorted(kept) == [
         ("beit", "anchor_kl", 1e-3, 10), ("dino", "anchor_kl", 2e-3, 5), ("dino", "anchor_kl", 2e-3, 10),
         ("dino", "no_teacher", 1e-3, 10),
@@ -106,7 +131,9 @@ def test_chosen__is_without_the_other_trials_and_keeps_what_is_no_method(study):
 
 def test_pages__of_a_study_without_cooldowns_say_so(study, shown):
     found = study({"teacher": "dino", "images_seen": None})
+    methods.answers(found)
     methods.methods(found)
     methods.trials(found)
+    assert "No student has a score on dev" in " ".join(shown)
     learning.images_seen(found)
     learning.converged(found)
