@@ -52,6 +52,18 @@ def test_few__are_spread_over_the_split_with_all_that_belongs_to_them(small_run)
     assert len(probe.few(whole, 10**6)) == len(whole)
 
 
+def test_numbered__every_class_is_one_that_fit_has_and_those_of_fit_stay_apart(small_run):
+    """Without it, the linear probe refuses: a little of 200 classes leaves some out."""
+    whole = sources.load_data(small_run("dino"))
+    few = whole | {"fit": probe.few(whole["fit"], 3), "test": probe.few(whole["test"], 10)}
+    found = probe.numbered(few)
+    before, after = few["fit"].labels, found["fit"].labels
+    assert len(set(before)) < len(set(few["test"].labels))  # the case that it is for
+    assert set(after) == set(range(len(set(before))))
+    assert ((before[:, None] == before) == (after[:, None] == after)).all()
+    assert set(found["test"].labels) <= set(after) and len(found["test"]) == 10
+
+
 @pytest.mark.parametrize("teacher", ["clip", "dino"])
 def test_many__repeats_a_split_without_making_two_images_alike(split_of, teacher):
     split = split_of(teacher)
