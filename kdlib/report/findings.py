@@ -75,7 +75,8 @@ def teachers(last: pd.DataFrame) -> str:
             f"{teacher_name(name)} {score:.3f}" + (f" ({sizes[name]:.1f} MB)" if np.isfinite(sizes[name]) else "")
             for name, score in scores.items()
         ])  # fmt: skip
-        parts.append(f"{listed} in {short_name(headline)} on {dataset_name(dataset)}")
+        drawn = " (drawn shapes)" if (part.data_root == "shapes").any() else ""
+        parts.append(f"{listed} in {short_name(headline)} on {dataset_name(dataset)}{drawn}")
     sources = own.groupby("teacher", sort=False).teacher_source.first()
     standins = [teacher_name(name) for name, source in sources.items() if source == "stand-in"]
     guessing = [short.removesuffix(" at chance") for short, _ in at_chance(own) if short.endswith(" at chance")]
@@ -127,7 +128,7 @@ def gained(last: pd.DataFrame, verdicts: pd.DataFrame) -> str:
         ]
         apart = f" ({', '.join(by_data)})" if len(by_data) > 1 else ""
         worse = (lines.verdict == WORSE).sum()
-        fell = f", {worse} {'scores' if worse == 1 else 'score'} below it" if worse else ""
+        fell = f", and {worse} {'is' if worse == 1 else 'are'} worse" if worse else ""
         who = f" students{aside}" if not parts else ""
         parts.append(f"{(lines.verdict == BETTER).sum()} of {len(lines)}{who} beat {words}{apart}{fell}")
     return f"{'; '.join(parts)}." if parts else ""
@@ -150,12 +151,14 @@ def helped(last: pd.DataFrame, verdicts: pd.DataFrame) -> str:
     said += f", and {worse} worse ({named[WORSE]})" if worse else ""
     other = _judged(students(last), verdicts, "other labels")
     if len(other):
-        said += f"; {(other.verdict == BETTER).sum()} of {len(other)} are better than that network on other labels"
+        better, names = (other.verdict == BETTER).sum(), last.variant[last.variant.str.startswith(f"{NO_TEACHER}_")]
+        said += f"; {better} of {len(other)} are better than the variant {_listed(_variants(names))}"
     own = _judged(students(last, alone=True), verdicts[verdicts.b != verdicts.teacher], "alone")
     if len(own):
         better, worse = ((own.verdict == verdict).sum() for verdict in (BETTER, WORSE))
-        said += f"; {better} of {len(own)} students made to stand alone are better than their image network without one"
-        said += f", and {worse} worse" if worse else ""
+        named = f"{len(own)} students {_listed(_variants(own.variant))}"
+        said += f"; of {named}, {better} are better than their image network without a teacher"
+        said += f" and {worse} worse" if worse else ""
     return f"{said}."
 
 
@@ -174,10 +177,11 @@ def deployed(last: pd.DataFrame) -> str:
         else "one student runs without it"
     )
     parts = [f"{many}: {_listed(best)}"] if best else []
-    files = []
+    files, several = [], last.seed.nunique() > 1
     for who, words in EXPORTED.items():
         for row in last[last[who].notna()].itertuples() if who in last else ():
             name = line_name(f"{teacher_name(row.teacher)} {row.method}", row.variant)
+            name += f", seed {row.seed}," if several else ""
             files.append((getattr(row, f"{who}_mb"), f"{name} {words} {getattr(row, who):.3f} (before export "
                           f"{row.student:.3f}) in {getattr(row, f'{who}_mb'):.1f} MB"))  # fmt: skip
     if files:
@@ -219,6 +223,11 @@ def _judged(lines: pd.DataFrame, verdicts: pd.DataFrame, *questions: str) -> pd.
     known = {(row.teacher, row.dataset, row.a): row.verdict for row in part.itertuples()}
     keys = [(row.teacher, row.dataset, line_name(row.method, row.variant, row.epochs)) for row in lines.itertuples()]
     return lines.assign(verdict=[known.get(key) for key in keys]).dropna(subset="verdict")
+
+
+def _variants(names: pd.Series) -> list[str]:
+    """'with captions', each once."""
+    return [f"'{name.replace('_', ' ')}'" for name in dict.fromkeys(names)]
 
 
 def _sized(lines: pd.DataFrame) -> str:

@@ -118,7 +118,7 @@ def overview(sizes: pd.DataFrame, training: pd.DataFrame, narrow: bool) -> Figur
     if (sizes[sizes.front].groupby(["dataset", "headline"]).size() > 1).any():
         handles["Pareto front"] = Line2D([], [], color=INK, lw=1)
     if sizes.kind.isin(EXPORTED).any():
-        handles["exported"] = style.mark("o", INK, "white")
+        handles["dark rim: exported"] = style.mark("o", INK, "white")
     style.legend(figure, handles, narrow, 12)
     return figure
 
