@@ -116,7 +116,7 @@ def kept(last: pd.DataFrame, verdicts: pd.DataFrame) -> str:
 def gained(last: pd.DataFrame, verdicts: pd.DataFrame) -> str:
     """How many students beat themselves untrained, and PCA of their teacher's features."""
     parts = []
-    aside = " (standalone ones aside)" if last.variant.map(stands_alone).any() else ""
+    aside = " (variants aside)" if last.variant.map(stands_alone).any() else ""
     against = {"pca": "PCA of their teacher's features, which nobody trains", "untrained": "themselves untrained"}
     for question, words in against.items():
         lines = _judged(students(last), verdicts, question)
