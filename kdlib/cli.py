@@ -258,31 +258,20 @@ def bench(
 def data_get(
     name: Annotated[str, typer.Argument(help="tinyimagenet (0.25 GB) or coco (20 GB)")],
     root: Annotated[Path | None, typer.Option(help="target folder; default: runs/data")] = None,
-    extract: Annotated[bool, typer.Option(help="also extract; the loaders read the archives as they are")] = False,
 ) -> None:
     """Download a data set from its official site, going on where an earlier attempt stopped.
 
+    The loaders read the archives as they are; nothing is extracted.
     Each archive is checked against its published digests before anything uses it. KDLIB_ARCHIVES names a JSON file with
     other addresses, sizes and digests: {"coco": [{"urls": [...], "bytes": ..., "md5": ...}]}.
     """
-    from kdlib.data import archives, download
-    from kdlib.data import extract as extraction
+    from kdlib.data import download
     from kdlib.files import runs_root
 
     folder = root or runs_root() / "data"
-    for archive in download.get(name, folder, extract):
+    for archive in download.get(name, folder):
         print(archive)
-        if extract:
-            print(extraction.extract(archive, folder / archives.FOLDERS[name]))
     print(f"Use it with: --data-root {folder}")
-
-
-@data_app.command("shapes")
-def data_shapes() -> None:
-    """Draw the embedded data, which 'kdlib run' does on its own when a study needs it."""
-    from kdlib.data import shapes
-
-    print(shapes.ensure())
 
 
 @data_app.command("check")

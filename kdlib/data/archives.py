@@ -16,16 +16,12 @@ ELSEWHERE = "KDLIB_ARCHIVES"  # a file that names other addresses and digests
 
 @dataclass(frozen=True)
 class Archive:
-    """One zip file: addresses in the order in which they are tried, bytes, digests in hexadecimal ('' where unknown).
-
-    ``extracted``: bytes that its files take on a disk, roughly; a small image takes a whole block.
-    """
+    """One zip file: addresses in the order they are tried, bytes, digests in hexadecimal, empty where unknown."""
 
     urls: tuple[str, ...]
     bytes: int
     md5: str
     sha256: str = ""
-    extracted: int = 0
 
     @property
     def file(self) -> str:
@@ -66,7 +62,6 @@ ARCHIVES: dict[str, tuple[Archive, ...]] = {
             bytes=248100043,
             md5="90528d7ca1a48142e341f4ef8d21d0de",
             sha256="6198c8ae015e2b3e007c7841da39ec069199b9aa3bfa943a462022fe5e43c821",
-            extracted=500 * MB,
         ),
     ),
     "coco": (
@@ -75,32 +70,27 @@ ARCHIVES: dict[str, tuple[Archive, ...]] = {
             bytes=252907541,
             md5="f4bbac642086de4f52a3fdda2de5fa2c",
             sha256="113a836d90195ee1f884e704da6304dfaaecff1f023f49b6ca93c4aaae470268",
-            extracted=840 * MB,
         ),
         _coco(
             "zips/val2017.zip",
             bytes=815585330,
             md5="442b8da7639aecaf257c1dceb8ba8c80",
             sha256="4f7e2ccb2866ec5041993c9cf2a952bbed69647b115d0f74da7ce8f4bef82f05",
-            extracted=830 * MB,
         ),
         _coco(
             "zips/train2017.zip",
             bytes=19336861798,
             md5="cced6f7f71b7629ddf16f17bbcfab6b2",
             sha256="69a8bb58ea5f8f99d24875f21416de2e9ded3178e903f1f7603e283b9e06d929",
-            extracted=19_600 * MB,
         ),
     ),
 }
-# Where below the root the loaders look for what the archives hold at their top (train2017/ and so on).
-FOLDERS = {"tinyimagenet": ".", "coco": "coco"}
 
 
 def archives(name: str) -> tuple[Archive, ...]:
     """The archives of data set ``name``.
 
-    $KDLIB_ARCHIVES names a JSON file, {name: [{"urls", "bytes", "md5", "sha256", "extracted"}]}, whose entries stand in
+    $KDLIB_ARCHIVES names a JSON file, {name: [{"urls", "bytes", "md5", "sha256"}]}, whose entries stand in
     the place of the official ones: a mirror in the house, or a cut of the data. They are checked in the same way.
     Raises ValueError for an unknown data set, DataError for a file that is not like this.
     """

@@ -12,7 +12,6 @@ from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_rand
 
 from kdlib.data.archives import ARCHIVES, ELSEWHERE, MB, Archive, archives
 from kdlib.data.dataset import DataError
-from kdlib.data.extract import check_space
 from kdlib.progress import Progress
 
 ATTEMPTS = 10  # at the last address of an archive
@@ -25,11 +24,11 @@ class OtherFileError(httpx.HTTPError):
     """The host answers with something that is not the archive, as the login page of a network."""
 
 
-def get(name: str, folder: str | Path, extract: bool = False) -> list[Path]:
+def get(name: str, folder: str | Path) -> list[Path]:
     """Download the archives of data set ``name`` into ``folder``; the paths of the whole, checked files.
 
     What is there and has the right digests is kept; a download that stopped before goes on from its .part file. What it
-    takes of the disk is said first; with ``extract`` that includes the extracted files, which come later.
+    takes of the disk is said first.
     Raises ValueError for an unknown data set, and DataError when the disk is too small, when no site delivers, or when
     a file has the wrong digest (it is then set aside as <file>.bad).
     """
@@ -41,12 +40,15 @@ def get(name: str, folder: str | Path, extract: bool = False) -> list[Path]:
     with FileLock(folder / f".{name}.download.lock"):
         missing = [archive for archive in wanted if not _is_there(archive, folder / archive.file)]
         needed = sum(archive.bytes - _size(_part(folder / archive.file)) for archive in missing)
-        later = sum(archive.extracted for archive in missing) if extract else 0
+        free = shutil.disk_usage(folder).free
         if missing:
-            also = f", and about {later / MB:,.0f} MB to extract" if extract else ""
-            free = f"{shutil.disk_usage(folder).free / MB:,.0f} MB are free in {folder}"
-            print(f"{name}: {needed / MB:,.0f} MB to download{also}; {free}.", file=sys.stderr)
-        check_space(folder, needed + later, f"Downloading {name}{' and extracting it' if extract else ''}")
+            space = f"{free / MB:,.0f} MB are free in {folder}"
+            print(f"{name}: {needed / MB:,.0f} MB to download; {space}.", file=sys.stderr)
+        if needed > free:
+            raise DataError(
+                f"{folder}: Downloading {name} takes {needed / MB:,.0f} MB and the disk has {free / MB:,.0f} MB free. "
+                "Make room, or choose a folder on another disk."
+            )
         for archive in missing:
             _download(archive, folder / archive.file)
     return [folder / archive.file for archive in wanted]

@@ -95,31 +95,31 @@ def _classified(experiment: Experiment, run: Finished, arrays: dict[str, np.ndar
     credit = {who: run.queries(who, run.headline) for who in ("student", "teacher")}
     bank = np.concatenate([arrays[f"{split}/image"] for split in experiment.exam.bank])
     bank_labels = np.concatenate([arrays[f"{split}/labels"] for split in experiment.exam.bank])
-    scored = torch.from_numpy(arrays[f"{on}/image"]), arrays[f"{on}/labels"]
-    found = gallery.classified(credit, torch.from_numpy(bank), bank_labels, *scored, names)
-    shown = found.classes.drop(columns="label")
+    scored, labels = torch.from_numpy(arrays[f"{on}/image"]), arrays[f"{on}/labels"]
+    near = gallery.neighbours(torch.from_numpy(bank), bank_labels, scored, labels)
+    shown = gallery.by_class(labels, credit["student"], credit["teacher"], names).drop(columns="label")
     caption = "in which the student is right least often: share right by k-NN top-1 (k = 20)"
     display.table(shown.head(HARDEST), f"The {min(HARDEST, len(shown))} of {len(shown)} classes {caption}", False)
     if len(shown) > HARDEST:
         with display.fold(f"all {len(shown)} classes"):
             display.table(shown, "Share right by k-NN top-1 (k = 20) by class", False)
-    _confused(experiment, found, names)
-    _near(experiment, found, names)
+    _confused(experiment, near, bank_labels, names)
+    _near(experiment, near, bank_labels, names)
 
 
-def _confused(experiment: Experiment, found: gallery.Classified, names) -> None:
-    if not found.confusions:
+def _confused(experiment: Experiment, near: gallery.Neighbours, bank_labels: np.ndarray, names) -> None:
+    pairs, lines = gallery.confusions(near), []
+    if not pairs:
         return
-    lines = []
-    for pair in found.confusions:
+    for pair in pairs:
         shown = [pictures.captioned(_image(experiment, pair.row), "test image")]
         for label, framed in ((pair.label, True), (pair.taken_for, False)):
-            for row in np.flatnonzero(found.bank_labels == label)[:2]:
+            for row in np.flatnonzero(bank_labels == label)[:2]:
                 shown.append(pictures.captioned(_of_bank(experiment, int(row))[0], names[label], framed=framed))
         said = f"{names[pair.label]} taken for {names[pair.taken_for]}: {pair.count} of {pair.of} images"
         lines.append(pictures.row(shown, said))
-    looked = len(found.neighbours.rows)
-    counted = "" if looked == len(found.labels) else f", counted over {looked:,} images, evenly spaced"
+    looked = len(near.rows)
+    counted = "" if looked == len(experiment.exam.scored) else f", counted over {looked:,} images, evenly spaced"
     display.pictures(
         lines,
         f"The most frequent confusions{counted}: the first such test image, then the first two training images of its "
@@ -127,15 +127,15 @@ def _confused(experiment: Experiment, found: gallery.Classified, names) -> None:
     )
 
 
-def _near(experiment: Experiment, found: gallery.Classified, names) -> None:
-    near, lines = found.neighbours, []
+def _near(experiment: Experiment, near: gallery.Neighbours, bank_labels: np.ndarray, names) -> None:
+    lines = []
     for place in gallery.at_quantiles(near.share, gallery.NEIGHBOURS):
         row, own, taken, k = int(near.rows[place]), near.labels[place], near.predicted[place], near.index.shape[1]
         answer = "recognised" if own == taken else f"taken for {names[taken]}"
         shown = [pictures.captioned(_image(experiment, row), "test image")]
         for one in near.index[place, :5]:
             image, words = _of_bank(experiment, int(one))
-            shown.append(pictures.captioned(image, words, framed=bool(found.bank_labels[one] == own)))
+            shown.append(pictures.captioned(image, words, framed=bool(bank_labels[one] == own)))
         said = f"{names[own]}, {answer}: {near.share[place] * k:.0f} of its {k} neighbours are of its class"
         lines.append(pictures.row(shown, said))
     display.pictures(

@@ -149,9 +149,9 @@ class Confusion:
     row: int
 
 
-def confusions(found: Neighbours, labels: np.ndarray, count: int = 4) -> list[Confusion]:
-    """The ``count`` most frequent wrong answers of k-NN, ties in the order of the labels; ``labels`` (N,)."""
-    own = labels[found.rows]
+def confusions(found: Neighbours, count: int = 4) -> list[Confusion]:
+    """The ``count`` most frequent wrong answers of k-NN, ties in the order of the labels."""
+    own = found.labels
     wrong = pd.DataFrame({"label": own, "taken_for": found.predicted, "row": found.rows})[own != found.predicted]
     pairs = wrong.groupby(["label", "taken_for"]).row.agg(["size", "min"]).reset_index()
     pairs = pairs.sort_values("size", ascending=False, kind="stable").head(count)
@@ -160,28 +160,3 @@ def confusions(found: Neighbours, labels: np.ndarray, count: int = 4) -> list[Co
         Confusion(int(pair.label), int(pair.taken_for), int(pair["size"]), int(totals[pair.label]), int(pair["min"]))
         for _, pair in pairs.iterrows()
     ]
-
-
-@dataclass(frozen=True)
-class Classified:
-    """Accuracy by class, k-NN's neighbours of the scored images, and what is most often confused."""
-
-    classes: pd.DataFrame
-    neighbours: Neighbours
-    confusions: list[Confusion]
-    labels: np.ndarray
-    bank_labels: np.ndarray
-
-
-def classified(
-    credit: dict[str, np.ndarray],
-    bank: Tensor,
-    bank_labels: np.ndarray,
-    query: Tensor,
-    labels: np.ndarray,
-    names: Sequence[str],
-) -> Classified:
-    """All that a page says of a student on classes. ``credit``: 'student' and 'teacher' -> (N,) of each image."""
-    found = neighbours(bank, bank_labels, query, labels)
-    classes = by_class(labels, credit["student"], credit["teacher"], names)
-    return Classified(classes, found, confusions(found, labels), labels, bank_labels)

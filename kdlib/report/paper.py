@@ -2,22 +2,19 @@
 
 import pandas as pd
 
-from kdlib.report.scores import paper, summary_of
+from kdlib.report.scores import number, paper
 
 SAME = "in_batch@64"  # the paper's accuracy; it does not print its batch size
 
 
-def threeway(frame: pd.DataFrame, digits: int = 3) -> pd.DataFrame:
+def threeway(frame: pd.DataFrame) -> pd.DataFrame:
     """One row per printed number: printed, ours as the paper defines it, our headline score, why they differ."""
     lines = []
     own = frame[frame.variant == ""]
+    key = ["teacher", "dataset", "method", "epochs"]
+    groups = dict(iter(own.groupby(key)))
     for row in paper().itertuples():
-        experiments = own[
-            (own.teacher == row.teacher)
-            & (own.dataset == row.dataset)
-            & (own.method == row.method)
-            & (own.epochs == row.epochs)
-        ]
+        experiments = groups.get(tuple(getattr(row, name) for name in key), own.head(0))
         good = experiments[experiments.outcome == "ok"]
         instead = experiments.outcome.iloc[0].replace("_", " ") if len(experiments) else "not run"
         line = {
@@ -32,9 +29,9 @@ def threeway(frame: pd.DataFrame, digits: int = 3) -> pd.DataFrame:
             "why they differ": "",
         }
         if len(good):
-            line[f"ours, {SAME}"] = _text(good, "student", SAME, digits)
-            line[f"untrained, {SAME}"] = _text(good, "untrained", SAME, digits)
-            line["ours, sound"] = _text(good, "student", "", digits)
+            line[f"ours, {SAME}"] = number(good, "student", SAME)
+            line[f"untrained, {SAME}"] = number(good, "untrained", SAME)
+            line["ours, sound"] = number(good)
             line["why they differ"] = "; ".join(reasons(row, good))
         lines.append(line)
     return pd.DataFrame(lines)
@@ -62,10 +59,3 @@ def reasons(printed, experiments: pd.DataFrame) -> list[str]:
     if first.method in ("resnet", "densenet") and first.convnet == "narrow":
         found.append("narrow network")
     return found
-
-
-def _text(experiments: pd.DataFrame, who: str, score: str, digits: int) -> str:
-    try:
-        return summary_of(experiments, who, score).text(digits)
-    except KeyError:
-        return "–"

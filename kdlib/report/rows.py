@@ -195,9 +195,7 @@ def read(folder: Path) -> pd.DataFrame:
     if not path.exists():
         raise FileNotFoundError(f"{path}: no results yet. Run 'kdlib run' and 'kdlib report' on the study file.")
     frame = pd.read_csv(path)
-    for name in {"variant", "tripped", "degenerate", "reference", "left_out", "epoch_seconds", "coinciding"} & set(
-        frame
-    ):
+    for name in WORDS & set(frame):
         frame[name] = frame[name].fillna("").astype(str)
     return frame
 

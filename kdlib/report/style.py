@@ -118,9 +118,3 @@ def legend(figure: Figure, handles: Mapping[str, object], narrow: bool, columns:
         if count == 1 or drawn.get_window_extent().width <= figure.bbox.width:
             return
         drawn.remove()
-
-
-def bare(axes: Axes) -> None:
-    """No ticks and no grid."""
-    axes.set(xticks=[], yticks=[])
-    axes.grid(False)

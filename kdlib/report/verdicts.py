@@ -6,6 +6,7 @@
 A family, within which Holm corrects, is one question about one teacher: small enough for 1,000 resamples.
 """
 
+from dataclasses import astuple
 from itertools import combinations
 
 import pandas as pd
@@ -45,22 +46,7 @@ def verdicts(frame: pd.DataFrame) -> pd.DataFrame:
     for (teacher, dataset), part in good.groupby(["teacher", "dataset"], sort=False):
         for (question, _), pairs in families(part).items():
             sides = [(*_names(a, b), *seeds_of(*a), *seeds_of(*b)) for a, b in pairs]
-            lines += [
-                {
-                    "question": question,
-                    "teacher": teacher,
-                    "dataset": dataset,
-                    "a": result.name_a,
-                    "b": result.name_b,
-                    "difference": result.difference,
-                    "low": result.low,
-                    "high": result.high,
-                    "p": result.p,
-                    "p_holm": result.p_holm,
-                    "verdict": result.verdict,
-                }
-                for result in compare(sides)
-            ]
+            lines += [(question, teacher, dataset, *astuple(result)) for result in compare(sides)]
     return pd.DataFrame(lines, columns=COLUMNS)
 
 

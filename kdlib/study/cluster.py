@@ -13,7 +13,7 @@ from kdlib.files import read_record, reports_root, runs_root, write_json
 from kdlib.notebook.worker import run_job
 
 PACKAGE = Path(__file__).parents[1]
-LIBRARIES = ("torch", "torchvision", "transformers", "numpy", "safetensors", "scikit-learn", "papermill")
+LIBRARIES = ("torch", "torchvision", "transformers", "numpy", "safetensors", "pillow", "papermill")
 MARKER = ".marker.json"
 
 

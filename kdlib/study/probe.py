@@ -22,6 +22,7 @@ from kdlib import data as datasets
 from kdlib import sources, study
 from kdlib.config import RunConfig
 from kdlib.data import shapes
+from kdlib.data.splits import take
 from kdlib.evaluate import controls
 from kdlib.evaluate.cost import student_cost
 from kdlib.evaluate.embed import embed
@@ -252,10 +253,7 @@ def many(split: Split, images: int) -> Split:
 def few(data: datasets.Dataset, images: int) -> datasets.Dataset:
     """So many images of a split, evenly spread over it."""
     rows = np.unique(np.linspace(0, len(data) - 1, min(images, len(data))).astype(int))
-    parts = {name: getattr(data, name) for name in ("ids", "image_names", "labels", "captions", "categories")}
-    cut = {name: part[rows] if isinstance(part, np.ndarray) else tuple(part[row] for row in rows)
-           for name, part in parts.items() if part is not None}  # fmt: skip
-    return dataclasses.replace(data, **cut, _fingerprint=[])
+    return take(data, rows)
 
 
 def numbered(data: dict[str, datasets.Dataset]) -> dict[str, datasets.Dataset]:

@@ -35,7 +35,7 @@ class Site(ThreadingHTTPServer):
     @property
     def archive(self) -> Archive:
         digests = hashlib.md5(CONTENT).hexdigest(), hashlib.sha256(CONTENT).hexdigest()
-        return Archive((self.url,), len(CONTENT), *digests, extracted=2_000_000)
+        return Archive((self.url,), len(CONTENT), *digests)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -261,14 +261,11 @@ def test_get__refuses_before_it_starts_when_the_disk_is_too_small(site, tmp_path
     assert (tmp_path / "set.zip").read_bytes() == CONTENT
 
 
-def test_get__says_what_it_takes_and_with_extraction_asks_for_both(site, tmp_path, monkeypatch, capsys):
+def test_get__says_what_it_takes_before_it_starts(site, tmp_path, monkeypatch, capsys):
     usage = shutil.disk_usage(tmp_path)._replace(free=2_000_000)
     monkeypatch.setattr(download.shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(DataError, match=r"Downloading set and extracting it takes 2 MB and the disk has 2 MB free"):
-        download.get("set", tmp_path, extract=True)
-    assert site.ranges == []
-    assert "set: 0 MB to download, and about 2 MB to extract; 2 MB are free" in capsys.readouterr().err
     download.get("set", tmp_path)
+    assert "set: 0 MB to download; 2 MB are free" in capsys.readouterr().err
     assert (tmp_path / "set.zip").read_bytes() == CONTENT
 
 
@@ -290,9 +287,8 @@ def test_get__names_the_data_sets_that_can_be_downloaded(tmp_path):
         download.get("imagenet", tmp_path)
 
 
-def test_archives__have_a_folder_digests_and_an_address_with_a_certificate():
-    assert set(archives.FOLDERS) == set(archives.ARCHIVES)
+def test_archives__have_digests_and_an_address_with_a_certificate():
     for archive in [archive for entries in archives.ARCHIVES.values() for archive in entries]:
         assert len(bytes.fromhex(archive.md5)) == 16 and len(bytes.fromhex(archive.sha256)) == 32
-        assert archive.file.endswith(".zip") and archive.extracted > archive.bytes
+        assert archive.file.endswith(".zip")
         assert archive.urls[-1].startswith("https://") and archive.urls[-1].endswith(archive.file)

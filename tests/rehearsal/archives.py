@@ -99,7 +99,6 @@ def manifest(path: Path, site: Path, address: str, dead: str) -> Path:
                 "bytes": archive.stat().st_size,
                 "md5": hashlib.md5(archive.read_bytes()).hexdigest(),
                 "sha256": hashlib.sha256(archive.read_bytes()).hexdigest(),
-                "extracted": 3 * archive.stat().st_size,
             }
             for archive in archives
         ]

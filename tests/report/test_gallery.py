@@ -90,14 +90,11 @@ def test_confusions__are_counted_most_frequent_first():
     labels = np.array([0, 0, 0, 1, 1, 1, 2])
     predicted = np.array([1, 1, 0, 0, 1, 1, 2])
     found = gallery.Neighbours(np.arange(7), labels, np.zeros((7, 1), int), predicted, np.zeros(7))
-    first, second = gallery.confusions(found, labels)
+    first, second = gallery.confusions(found)
     assert first == gallery.Confusion(label=0, taken_for=1, count=2, of=3, row=0)
     assert second == gallery.Confusion(label=1, taken_for=0, count=1, of=3, row=3)
 
 
 def test_confusions__are_none_where_all_is_right():
     labels = np.array([0, 1])
-    assert (
-        gallery.confusions(gallery.Neighbours(np.arange(2), labels, np.zeros((2, 1), int), labels, np.ones(2)), labels)
-        == []
-    )
+    assert gallery.confusions(gallery.Neighbours(np.arange(2), labels, np.zeros((2, 1), int), labels, np.ones(2))) == []
