@@ -81,3 +81,16 @@ def test_readme__the_students_on_real_images_are_those_whose_results_are_beside_
     assert f"with {first.teacher_score:.3f} [{first.teacher_low:.3f}, {first.teacher_high:.3f}]" in text
     assert f"{first.epochs} epochs" in text and "not distinguishable from it" in text
     assert list(found.method) == ["resnet", "mobilenet"]
+
+
+def test_readme__what_views_are_worth_is_the_result_beside_the_study():
+    found = pd.read_csv(studies_folder() / "views.csv").fillna({"variant": "", "verdict": ""})
+    text = told()
+    lines = text.split("| trained on |", 1)[1].split("\n\n", 1)[0].splitlines()[2:]
+    scores = [line.strip("|").split("|")[1].strip() for line in lines]
+    assert scores == [f"{row.student:.3f} [{row.low:.3f}, {row.high:.3f}]" for row in found.itertuples()]
+    verdicts = found.set_index("variant").verdict
+    assert set(verdicts[["crops", "views_4"]]) == {"not distinguishable"}
+    assert set(verdicts[["views_1", "views_16"]]) == {"undecided after correction"}
+    said = "crops and 4 views are not distinguishable from them, 1 and 16 views undecided after correction"
+    assert said in " ".join(text.split())
