@@ -196,8 +196,8 @@ def read(folder: Path) -> pd.DataFrame:
         raise FileNotFoundError(f"{path}: no results yet. Run 'kdlib run' and 'kdlib report' on the study file.")
     frame = pd.read_csv(path)
     for name in WORDS & set(frame):
-        frame[name] = frame[name].fillna("").astype(str)
-    return frame
+        frame[name] = frame[name].astype(object).fillna("").astype(str)
+    return frame.copy()  # in one piece: pandas warns of a hundred, and a warning would stand on the page
 
 
 def references(frame: pd.DataFrame) -> list[str]:

@@ -1,7 +1,9 @@
 """Rows of a study: what becomes of each experiment, what a row says, what stops a results."""
 
 import json
+import warnings
 
+import pandas as pd
 import pytest
 
 from kdlib.config import RunConfig
@@ -233,3 +235,14 @@ def test_check__names_every_run_in_which_the_same_wire_was_tripped():
 def test_check__sound_failed_and_absent_experiments_pass():
     results.check([{"run": "a", "tripped": ""}, {"run": "b", "outcome": "error"}, {"run": "c", "outcome": "absent"}])
     results.check([])
+
+
+def test_read__gives_no_warning_that_would_stand_on_a_page(tmp_path):
+    """A wide table whose 'reference' has no entry, and a column that is added to a part of it."""
+    wide = {f"{kind} {place}": value for place in range(150) for kind, value in (("a", 1), ("b", 0.5))}
+    pd.DataFrame([{"outcome": "ok", "variant": "", "reference": None} | wide] * 2).to_csv(tmp_path / "results.csv")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = results.read(tmp_path)
+        found = found[found.outcome == "ok"].assign(share=1.0)
+    assert list(found.reference) == list(found.variant) == ["", ""]
