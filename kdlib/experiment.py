@@ -79,7 +79,6 @@ class Experiment:
     def open(
         cls,
         config: RunConfig,
-        splits: tuple[str, ...] | None = None,
         *,
         student: type[students.Student] | None = None,
         losses: Sequence[str | Callable] = (),
@@ -92,7 +91,7 @@ class Experiment:
         """
         config = _with_own(config, student, losses, teacher)
         torch.set_num_threads(config.threads)
-        data = sources.load_data(config, splits)
+        data = sources.load_data(config)
         opened = sources.open_splits(config, data)
         if opened["fit"].labels is None and not opened["fit"].has_text:
             raise ValueError(

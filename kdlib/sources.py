@@ -25,10 +25,10 @@ def split_names(config: RunConfig, labelled: bool) -> tuple[str, ...]:
     return ("fit", "dev", "test") if labelled or config.cooldown else ("fit", "test")
 
 
-def load_data(config: RunConfig, splits: tuple[str, ...] | None = None) -> dict[str, datasets.Dataset]:
+def load_data(config: RunConfig) -> dict[str, datasets.Dataset]:
     """The splits that an experiment reads, without an image in two of them. 'extra' is only trained on."""
     first = datasets.load(config.dataset, config.data_root, "fit")
-    wanted = splits or split_names(config, first.labels is not None)
+    wanted = split_names(config, first.labels is not None)
     loaded = {
         name: first if name == "fit" else datasets.load(config.dataset, config.data_root, name) for name in wanted
     }
