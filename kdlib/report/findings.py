@@ -97,13 +97,14 @@ def kept(last: pd.DataFrame, verdicts: pd.DataFrame) -> str:
     if lines.empty:
         return ""
     parts = []
-    for verdict, words in ((OPEN, "not distinguishable from their teacher"), (BETTER, "better than their teacher")):
-        said = f" are {words}"
+    for verdict, words in ((OPEN, "not distinguishable from"), (BETTER, "better than")):
+        told = False  # once for both kinds
         for kind, part in _by_kind(lines):
             own = part[part.verdict == verdict]
             if len(own):
-                parts.append(f"{len(own)} of {len(part)} {kind}{said}: {_sized(own)}")
-                said = ""  # once for both kinds
+                said = f" is {words} its teacher" if len(own) == 1 else f" are {words} their teacher"
+                parts.append(f"{len(own)} of {len(part)} {kind}{'' if told else said}: {_sized(own)}")
+                told = True
     if parts:
         return f"{'; '.join(parts)}."
     best = lines.loc[lines.share.idxmax()] if lines.share.notna().any() else lines.iloc[0]

@@ -18,7 +18,7 @@ def test_findings__are_none_where_nothing_has_finished(made_study):
 def test_findings__are_at_most_five_and_speak_of_the_most_epochs(study):
     found = study({"epochs": 5, "student": 0.2}, {"epochs": 10, "student": 0.9})
     assert len(said(found)) <= 5 and set(at_the_end(found.rows).epochs) == {10}
-    assert "1 of 1 heads on the teacher's features are not distinguishable" in said(found)["Like the teacher"]
+    assert "1 of 1 heads on the teacher's features is not distinguishable" in said(found)["Like the teacher"]
 
 
 def test_teachers__have_their_scores_and_say_that_they_are_stand_ins(study):
@@ -48,7 +48,7 @@ def test_teachers__at_chance_are_said_to_be_before_any_verdict(study):
 def test_kept__students_like_their_teacher_are_named_with_their_deployed_size(study):
     text = said(study({"student": 0.9, "deployed_mb": 7.5}, {"method": "cbam", "student": 0.3}))["Like the teacher"]
     assert text == (
-        "1 of 2 heads on the teacher's features are not distinguishable from their teacher: CLIP projection (7.5 MB "
+        "1 of 2 heads on the teacher's features is not distinguishable from its teacher: CLIP projection (7.5 MB "
         "deployed)."
     )
 
@@ -61,8 +61,7 @@ def test_kept__where_none_is_the_closest_one_is_named(study):
 def test_kept__those_above_their_teacher_are_said_to_be(study):
     text = said(study({"student": 0.9, "teacher_score": 0.5}))["Like the teacher"]
     assert (
-        text
-        == "1 of 1 heads on the teacher's features are better than their teacher: CLIP projection (5.0 MB deployed)."
+        text == "1 of 1 heads on the teacher's features is better than its teacher: CLIP projection (5.0 MB deployed)."
     )
 
 
@@ -123,8 +122,7 @@ def test_findings__a_student_that_stands_alone_is_one_of_the_students(study):
         {"method": "resnet", "variant": "standalone", "epochs": 10, "student": 0.8, "deployed_mb": 2.0},
     ))  # fmt: skip
     assert found["Like the teacher"] == (
-        "1 of 2 networks on pixels are not distinguishable from their teacher: CLIP resnet, standalone (2.0 MB "
-        "deployed)."
+        "1 of 2 networks on pixels is not distinguishable from its teacher: CLIP resnet, standalone (2.0 MB deployed)."
     )
 
 
