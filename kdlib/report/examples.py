@@ -50,7 +50,7 @@ def examples(experiment: Experiment, record: dict) -> None:
 
 def _retrieved(experiment: Experiment, run: Finished, arrays: dict[str, np.ndarray]) -> None:
     on = experiment.exam.on
-    embedded = {side: torch.from_numpy(arrays[f"{on}/{side}"]) for side in ("image", "text")}
+    images, captions = (torch.from_numpy(arrays[f"{on}/{side}"]) for side in ("image", "text"))
     owner, rows = arrays[f"{on}/owner"], experiment.splits[on].store.rows
     texts = [text for row in rows for text in experiment.data[on].captions[row]]
     ranks = {way: [run.queries(who, f"{way}_rank") for who in ("student", "teacher")] for way in ("t2i", "i2t")}
@@ -60,7 +60,8 @@ def _retrieved(experiment: Experiment, run: Finished, arrays: dict[str, np.ndarr
              for place, (row, good) in enumerate(zip(answer.found, answer.right, strict=True), start=1)],
             f"“{texts[answer.query]}”: {_ranks(answer)}",
         )
-        for answer in gallery.captions(embedded, owner, *ranks["t2i"])
+        for answer in gallery.answers(captions, images, lambda text, image: owner[text] == image, *ranks["t2i"],
+                                      gallery.CAPTIONS)
     ]  # fmt: skip
     display.pictures(
         lines,
@@ -73,7 +74,9 @@ def _retrieved(experiment: Experiment, run: Finished, arrays: dict[str, np.ndarr
             pictures.captioned(_image(experiment, answer.query), _ranks(answer)),
             pictures.listed([texts[row] for row in answer.found], answer.right),
         )
-        for answer in gallery.images(embedded, owner, *ranks["i2t"])
+        for answer in gallery.answers(
+            images, captions, lambda image, text: owner[text] == image, *ranks["i2t"], gallery.IMAGES
+        )
     ]
     said = f"The images at {_percent(gallery.IMAGES)} % of the rank of their best caption, with the nearest captions"
     display.pictures(lines, said)

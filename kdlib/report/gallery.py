@@ -3,7 +3,7 @@
 It takes arrays and returns rows; no image is read here.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,42 +55,26 @@ def at_quantiles(values: np.ndarray, quantiles: Sequence[float]) -> list[int]:
     return list(dict.fromkeys(int(order[place]) for place in places))
 
 
-def captions(
-    embedded: dict[str, Tensor],
-    owner: np.ndarray,
+def answers(
+    queries: Tensor,
+    candidates: Tensor,
+    right: Callable[[int, int], bool],
     student: np.ndarray,
     teacher: np.ndarray,
+    quantiles: Sequence[float],
     count: int = 5,
-    quantiles: Sequence[float] = CAPTIONS,
 ) -> list[Answer]:
-    """Captions at ``quantiles`` of the student's rank of the right image, each with its ``count`` nearest images.
+    """Queries at ``quantiles`` of the student's rank of a right candidate, each with its ``count`` nearest candidates.
 
-    ``embedded``: 'image' (N, D) and 'text' (M, D) of the student; ``owner`` (M,) the image of each caption;
-    ``student`` and ``teacher`` (M,): rank of the right image, from 1.
+    ``queries`` (N, D) and ``candidates`` (M, D) of the student; ``right(query, candidate)`` of their rows; ``student``
+    and ``teacher`` (N,): rank of the best right candidate, from 1.
     """
-    images, answers = unit_rows(embedded["image"]), []
-    for row in at_quantiles(student, quantiles):
-        found, _ = nearest(unit_rows(embedded["text"][row][None])[0], images, count)
-        right = [image == owner[row] for image in found]
-        answers.append(Answer(row, found, right, float(student[row]), float(teacher[row])))
-    return answers
-
-
-def images(
-    embedded: dict[str, Tensor],
-    owner: np.ndarray,
-    student: np.ndarray,
-    teacher: np.ndarray,
-    count: int = 5,
-    quantiles: Sequence[float] = IMAGES,
-) -> list[Answer]:
-    """The other way: images at ``quantiles`` of the rank (N,) of their best caption, with their nearest captions."""
-    texts, answers = unit_rows(embedded["text"]), []
-    for row in at_quantiles(student, quantiles):
-        found, _ = nearest(unit_rows(embedded["image"][row][None])[0], texts, count)
-        right = [owner[text] == row for text in found]
-        answers.append(Answer(row, found, right, float(student[row]), float(teacher[row])))
-    return answers
+    rows, found = unit_rows(candidates), []
+    for query in at_quantiles(student, quantiles):
+        near, _ = nearest(unit_rows(queries[query][None])[0], rows, count)
+        marks = [right(query, one) for one in near]
+        found.append(Answer(query, near, marks, float(student[query]), float(teacher[query])))
+    return found
 
 
 # ---------------------------------------------------------------- classes

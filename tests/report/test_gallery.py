@@ -7,7 +7,6 @@ from kdlib.report import gallery
 
 # Five images at right angles; caption j belongs to image owner[j].
 IMAGES = torch.eye(5)
-OWNER = np.array([0, 1, 2, 3, 4])
 
 
 @pytest.mark.parametrize(("rank", "said"), [(1, "hit"), (1.5, "near miss"), (10, "near miss"), (11, "failure")])
@@ -26,8 +25,8 @@ def test_at_quantiles__keeps_the_order_of_ties_and_gives_no_row_twice():
 
 def test_captions__come_with_the_nearest_images_and_the_right_one_marked():
     texts = torch.tensor([[1, 0.5, 0.2, 0.1, 0], [0.9, 0.5, 0.2, 0.1, 0]])  # the second is image 1's: rank 2
-    embedded, owner = {"image": IMAGES, "text": texts}, np.array([0, 1])
-    hit, missed = gallery.captions(embedded, owner, np.array([1, 2]), np.array([3, 1]), count=3, quantiles=(0, 1))
+    ranks = np.array([1, 2]), np.array([3, 1])
+    hit, missed = gallery.answers(texts, IMAGES, lambda text, image: text == image, *ranks, (0, 1), count=3)
     assert (hit.query, hit.found, hit.right, hit.outcome) == (0, [0, 1, 2], [True, False, False], "hit")
     assert (missed.query, missed.found, missed.right) == (1, [0, 1, 2], [False, True, False])
     assert (missed.student_rank, missed.teacher_rank, missed.outcome) == (2, 1, "near miss")
@@ -35,14 +34,13 @@ def test_captions__come_with_the_nearest_images_and_the_right_one_marked():
 
 def test_images__come_with_the_nearest_captions_and_all_of_their_own_marked():
     texts = torch.tensor([[1, 0.1, 0, 0, 0], [1, 0.2, 0, 0, 0], [1, 0.3, 0, 0, 0]])
-    embedded = {"image": IMAGES[:2], "text": texts}
-    (answer,) = gallery.images(embedded, np.array([0, 1, 0]), np.array([1.0, 1]), np.array([2.0, 1]), 3, (0,))
+    ranks = np.array([1.0, 1]), np.array([2.0, 1])
+    (answer,) = gallery.answers(IMAGES[:2], texts, lambda image, text: (0, 1, 0)[text] == image, *ranks, (0,), 3)
     assert (answer.query, answer.found, answer.right) == (0, [0, 1, 2], [True, False, True])
 
 
 def test_captions__of_a_small_gallery_are_as_many_as_there_are():
-    embedded = {"image": IMAGES[:2], "text": IMAGES[:2]}
-    answers = gallery.captions(embedded, OWNER[:2], np.ones(2), np.ones(2), quantiles=(0,))
+    answers = gallery.answers(IMAGES[:2], IMAGES[:2], lambda text, image: text == image, np.ones(2), np.ones(2), (0,))
     assert [answer.found for answer in answers] == [[0, 1]]
 
 
