@@ -14,7 +14,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-data_app = typer.Typer(help="Download the data sets, or check what is there, in their official layouts.", no_args_is_help=True)
+data_app = typer.Typer(
+    help="Download the data sets, or check what is there, in their official layouts.", no_args_is_help=True
+)
 app.add_typer(data_app, name="data")
 
 StudyFile = Annotated[Path, typer.Argument(help="a study file, as notebooks/studies/mini.yaml", show_default=False)]

@@ -4,7 +4,10 @@ import pandas as pd
 import pytest
 
 from kdlib.evaluate.uncertainty import BETTER, OPEN, OVERRULED, WORSE
+from kdlib.files import project_root
 from kdlib.report import learning, methods
+from kdlib.report.style import teacher_name
+from kdlib.study.file import studies_folder
 
 
 def tried(objective: str, lr: float, dev: float, student: float, epochs: int = 10, **more) -> dict:
@@ -137,3 +140,25 @@ def test_pages__of_a_study_without_cooldowns_say_so(study, shown):
     assert "No student has a score on dev" in " ".join(shown)
     learning.images_seen(found)
     learning.converged(found)
+
+
+def test_readme__its_table_and_sentences_of_methods_are_the_results_beside_the_study():
+    found = pd.read_csv(studies_folder() / "methods.csv").fillna({"verdict": ""})
+    told = (project_root() / "README.md").read_text().split("## Which method for which teacher")[1].split("\n## ")[0]
+    lines = [line.strip("| ").split(" | ") for line in told.splitlines() if line.startswith("| ")]
+    marks = {OPEN: " ≈", OVERRULED: " ?", WORSE: " >", BETTER: ""}
+    teachers = list(dict.fromkeys(found.teacher))
+    scores = [f"{part.teacher_score.iloc[0]:.3f}" for _, part in found.groupby("teacher", sort=False)]
+    heads = [f"{teacher_name(name)}, {score}" for name, score in zip(teachers, scores, strict=True)]
+    assert lines[0] == ["losses", *heads] and len(lines) == 1 + found.losses.nunique()
+    cells = {
+        (line[0].strip("`"), teacher): text
+        for line in lines[1:]
+        for teacher, text in zip(teachers, line[1:], strict=True)
+    }
+    for row in found.itertuples():
+        score = f"{row.score:.3f} [{row.low:.3f}, {row.high:.3f}]"
+        assert cells[row.losses, row.teacher] == (score + marks[row.verdict] if row.verdict else f"**{score}**")
+    names = {"share": "share of the teacher", "verdict": "verdict on the first"}
+    for teacher, part in found.rename(columns=names).groupby("teacher", sort=False):
+        assert f"- {teacher_name(teacher)}: {methods.answer(part)}" in " ".join(told.split()).replace(" - ", "\n- ")
