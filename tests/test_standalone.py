@@ -79,7 +79,7 @@ def test_readme__the_students_on_real_images_are_those_whose_results_are_beside_
     first = found.iloc[0]
     text = " ".join(told().split())
     assert f"with {first.teacher_score:.3f} [{first.teacher_low:.3f}, {first.teacher_high:.3f}]" in text
-    assert f"{first.epochs} epochs" in text and "not distinguishable from it" in text
+    assert f"{first.epochs} epochs" in text and "against it is: not distinguishable." in text
     assert list(found.method) == ["resnet", "mobilenet"]
 
 

@@ -105,7 +105,7 @@ def _speed(setting: Setting, split: Split, config: RunConfig) -> float:
 
 
 def _precision(setting: Setting, split: Split, method: str) -> Row:
-    """Whether a network with grouped convolutions is faster in float32, as sample.yaml trains it."""
+    """Whether a network with grouped convolutions is faster in float32, as sample_standalone.yaml trains it."""
     single, half = (_speed(setting, split, _config(setting, method, name)) for name in ("float32", "bfloat16"))
     return Row(
         f"an epoch of {method} (full size) at {SIZE} pixels in float32",

@@ -11,23 +11,20 @@ from kdlib.report.one_study import Study
 from kdlib.report.scores import seeds_of, summary_of
 
 SHARE = 0.9  # of the teacher's score: how many images a method needs for it
-SAID = {  # verdicts on the first method, before the names of the others
-    BETTER: "it is better than",
-    WORSE: "it is worse than",
-    OPEN: "not distinguishable from",
-    OVERRULED: "undecided, after correction, against",
-}
+VERDICTS = (BETTER, WORSE, OPEN, OVERRULED)  # in the order in which a sentence has them
+WORDS = {BETTER: "better than", WORSE: "worse than", OPEN: f"{OPEN} from", OVERRULED: f"{OVERRULED} against"}
 
 
 def tuned(part: pd.DataFrame) -> pd.DataFrame:
-    """The rows of one teacher at each method's best learning rate, by the score on dev after the most epochs.
+    """The rows of one teacher in each method's best trial, by the score on dev after the most epochs.
 
-    A method is a network and its losses. All its numbers of epochs and seeds at that rate are kept.
+    A method is a network and its losses; a trial is a variant of the study. All numbers of epochs and seeds of the best
+    trial are kept.
     """
     last = part[part.epochs == part.epochs.max()]
-    best = last.groupby(["method", "objective", "lr_peak"]).dev.mean().reset_index()
+    best = last.groupby(["method", "objective", "variant"], sort=False).dev.mean().reset_index()
     best = best.sort_values("dev", ascending=False, kind="stable").drop_duplicates(["method", "objective"])
-    return part.merge(best[["method", "objective", "lr_peak"]], on=["method", "objective", "lr_peak"])
+    return part.merge(best[["method", "objective", "variant"]], on=["method", "objective", "variant"])
 
 
 def images_until(part: pd.DataFrame, share: float = SHARE) -> str:
@@ -56,7 +53,7 @@ def comparison(part: pd.DataFrame) -> pd.DataFrame:
             {
                 "network": key[0],
                 "losses": key[1],
-                "trials": part[(part.method == key[0]) & (part.objective == key[1])].lr_peak.nunique(),
+                "trials": part[(part.method == key[0]) & (part.objective == key[1])].variant.nunique(),
                 "learning rate": group.lr_peak.iloc[0],
                 "dev": group.dev.mean(),
                 "score": score.text(3),
@@ -70,13 +67,11 @@ def comparison(part: pd.DataFrame) -> pd.DataFrame:
 
 
 def answer(table: pd.DataFrame) -> str:
-    """'Which method for my teacher?' in one sentence: what the verdicts on the first of a comparison say, each once."""
-    first = table.iloc[0]
-    share = f"{first['share of the teacher']:.0%} of the teacher's score"
-    sentence = f"{first.losses} is best on dev and has {share} on test"
-    for verdict, group in table.iloc[1:].groupby("verdict on the first", sort=False):
-        sentence += f"; {SAID[verdict]} {', '.join(group.losses)}"
-    return sentence + "."
+    """Which method for a teacher, in words: the method that is best on dev, and its verdicts against the others."""
+    first, others = table.iloc[0], table.iloc[1:].groupby("verdict on the first").losses.apply(", ".join)
+    share = f"{100 * first['share of the teacher']:.0f} % of the teacher's score"
+    told = "; ".join(f"{WORDS[verdict]} {others[verdict]}" for verdict in VERDICTS if verdict in others)
+    return f"{first.losses} is best on dev and has {share} on test" + (f". On test it is {told}." if told else ".")
 
 
 def _of_teachers(rows: pd.DataFrame):
@@ -88,7 +83,7 @@ def _of_teachers(rows: pd.DataFrame):
 
 
 def chosen(study: Study) -> Study:
-    """The study without the trials at learning rates that were not chosen; a method's variant is its losses."""
+    """The study without the trials that dev did not choose; a method's variant is then named by its losses."""
     parts = [part for _, part in _of_teachers(study.rows)]
     others = study.rows.drop(index=[row for part in parts for row in part.index])
     kept = [tuned(part).assign(variant=lambda rows: rows.objective) for part in parts]
@@ -96,17 +91,17 @@ def chosen(study: Study) -> Study:
 
 
 def answers(study: Study) -> None:
-    """The first lines of the page: for each teacher, which method, in one sentence."""
+    """The first lines of the page: which method, for each teacher."""
     said = [(_where(*which), answer(comparison(part))) for which, part in _of_teachers(study.rows)]
     listing.failures(study.rows)
     if said:
         display.sentences([("Teachers", teachers(at_the_end(study.rows))), *said])
     else:
-        display.notice("No student has a score on dev, by which methods are tuned: that takes a cooldown.")
+        display.notice("No student has a score on dev, so no method can be chosen. Set 'cooldown' in the study file.")
 
 
 def methods(study: Study) -> None:
-    """A table a teacher."""
+    """One table per teacher."""
     for (teacher, dataset), part in _of_teachers(study.rows):
         found = comparison(part)
         name = style.score_name(part.headline.iloc[0])
@@ -117,14 +112,24 @@ def methods(study: Study) -> None:
 
 
 def trials(study: Study) -> None:
-    """Every trial: the score on dev of each learning rate, by which one was chosen."""
+    """The score on dev of each trial, by which one was chosen: a column per learning rate.
+
+    Where two trials of a method have one learning rate, a column per variant.
+    """
     for (teacher, dataset), part in _of_teachers(study.rows):
         last = part[part.epochs == part.epochs.max()]
         last = last.assign(student=last.method + ", " + last.objective)
-        found = last.pivot_table("dev", "student", "lr_peak", sort=False).sort_index(axis="columns").reset_index()
+        alike = last.groupby(["student", "lr_peak"]).variant.nunique().max() > 1
+        trial = "variant" if alike else "lr_peak"
+        found = last.pivot_table("dev", "student", trial, sort=False).sort_index(axis="columns").reset_index()
         found.columns = map(str, found.columns)
         file = f"trials-{teacher}-{dataset}".replace(":", ".")
-        display.table(found, f"{_where(teacher, dataset)}: score on dev, by learning rate", False, name=file)
+        display.table(
+            found,
+            f"{_where(teacher, dataset)}: score on dev, by {'variant' if alike else 'learning rate'}",
+            False,
+            name=file,
+        )
 
 
 def _where(teacher: str, dataset: str) -> str:

@@ -197,7 +197,7 @@ def read(folder: Path) -> pd.DataFrame:
     frame = pd.read_csv(path)
     for name in WORDS & set(frame):
         frame[name] = frame[name].astype(object).fillna("").astype(str)
-    return frame.copy()  # in one piece: pandas warns of a hundred, and a warning would stand on the page
+    return frame.copy()  # one block a type: of more than 100 blocks pandas warns, and the page would show it
 
 
 def references(frame: pd.DataFrame) -> list[str]:

@@ -42,6 +42,17 @@ def test_tuned__is_chosen_on_dev_and_never_on_test(rows):
     assert set(kept[kept.objective == "anchor_kl"].epochs) == {5, 10}
 
 
+def test_tuned__trials_that_differ_in_something_else_are_not_mixed(made_study):
+    """Two variants with one learning rate: the mean of their scores is that of no training."""
+    of = part(made_study(
+        tried("anchor_kl", 1e-3, dev=0.5, student=0.3, variant="crops"),
+        tried("anchor_kl", 1e-3, dev=0.7, student=0.8, variant="whole"),
+    ))  # fmt: skip
+    assert list(methods.tuned(of).variant) == ["whole"]
+    (line,) = methods.comparison(of).to_dict("records")
+    assert line["trials"] == 2 and line["score"].startswith("0.800 [")
+
+
 def test_comparison__holds_the_best_on_dev_against_each_other_method(rows):
     table = methods.comparison(part(rows)).set_index("losses")
     assert list(table.index) == ["anchor_kl", "dist", "relational"]  # a method without a teacher is none
@@ -59,14 +70,14 @@ def test_images__until_a_share_of_the_teacher(rows):
     assert methods.images_until(best[best.epochs == 5]) == "more than 5,000"
 
 
-def test_answer__says_each_verdict_in_one_sentence():
+def test_answer__says_each_verdict_once():
     table = pd.DataFrame({"losses": ["both", "dist", "relational", "anchor_kl", "logit_matching", "contrastive"]})
     table["share of the teacher"] = 0.94
     table["verdict on the first"] = ["", OPEN, BETTER, OVERRULED, WORSE, BETTER]
     assert methods.answer(table) == (
-        "both is best on dev and has 94% of the teacher's score on test; not distinguishable from dist; "
-        "it is better than relational, contrastive; undecided, after correction, against anchor_kl; "
-        "it is worse than logit_matching."
+        "both is best on dev and has 94 % of the teacher's score on test. On test it is better than relational, "
+        "contrastive; worse than logit_matching; not distinguishable from dist; undecided after correction against "
+        "anchor_kl."
     )
     assert methods.answer(table.head(1)).endswith("on test.")
 
@@ -76,7 +87,7 @@ def test_answers__are_the_verdicts_of_the_tables(study, shown, rows):
                   tried("dist", 1e-3, dev=0.65, student=0.85, luck=1))  # fmt: skip
     methods.answers(found)
     said = " ".join(shown)
-    assert "not distinguishable from dist; it is better than relational." in said
+    assert "On test it is better than relational; not distinguishable from dist." in said
     assert "Like the teacher" not in said  # the findings of a study are of methods that nobody tuned here
 
 
@@ -137,7 +148,7 @@ def test_pages__of_a_study_without_cooldowns_say_so(study, shown):
     methods.answers(found)
     methods.methods(found)
     methods.trials(found)
-    assert "No student has a score on dev" in " ".join(shown)
+    assert "No student has a score on dev, so no method can be chosen" in " ".join(shown)
     learning.images_seen(found)
     learning.converged(found)
 
@@ -161,4 +172,4 @@ def test_readme__its_table_and_sentences_of_methods_are_the_results_beside_the_s
         assert cells[row.losses, row.teacher] == (score + marks[row.verdict] if row.verdict else f"**{score}**")
     names = {"share": "share of the teacher", "verdict": "verdict on the first"}
     for teacher, part in found.rename(columns=names).groupby("teacher", sort=False):
-        assert f"- {teacher_name(teacher)}: {methods.answer(part)}" in " ".join(told.split()).replace(" - ", "\n- ")
+        assert f"- {teacher_name(teacher)}: {methods.answer(part)}" in " ".join(told.split())
