@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from kdlib import sources, study
+from kdlib.data.splits import take
 from kdlib.notebook import worker
 from kdlib.study import forecast, probe, sizes
 from kdlib.study.file import ExperimentSpec
@@ -50,6 +51,13 @@ def test_few__are_spread_over_the_split_with_all_that_belongs_to_them(small_run)
     assert some.labels.tolist() == [whole.labels[place] for place in places]
     assert some.fingerprint != whole.fingerprint
     assert len(probe.few(whole, 10**6)) == len(whole)
+
+
+def test_probe__a_little_of_the_data_may_lack_classes(small_run, tmp_path, monkeypatch):
+    """As of Tiny ImageNet: the linear probe refuses a class that fit has not."""
+    monkeypatch.setattr(probe, "few", lambda data, images: take(data, range(5 if data.split == "fit" else 10)))
+    found = probe.probe({"projection": small_run("dino")}, dict.fromkeys(("fit", "dev", "test"), (36, 0)), tmp_path)
+    assert "problem" not in found["methods"]["projection"] and found["score"] > 0
 
 
 def test_numbered__every_class_is_one_that_fit_has_and_those_of_fit_stay_apart(small_run):
