@@ -39,7 +39,7 @@ RECIPES = {
     "dino": {"images": 24_000, "epochs": 8, "layers": 5, "lr": 7e-4},
     "beit": {"images": 24_000, "epochs": 8, "layers": 5, "lr": 7e-4},
     "clip": {"images": 24_000, "epochs": 10, "layers": 4, "text_layers": 2, "lr": 1e-3},
-    "blip": {"images": 24_000, "epochs": 20, "layers": 4, "text_layers": 2, "lr": 1e-3},
+    "blip": {"images": 24_000, "epochs": 10, "layers": 4, "text_layers": 2, "lr": 1e-3},
 }
 
 
@@ -141,8 +141,17 @@ def build(family: str, recipe: dict, words=None) -> nn.Module:
         "hidden_dropout_prob": 0.0,
         "is_decoder": True,
     }
+    # BlipVisionConfig's 1e-10 is for loading only, and 0.02 for a width of 768. The loss after two epochs is 4.1 from
+    # 0.02 and 3.2 from here.
+    start = {"initializer_range": WIDTH**-0.5}
     return BlipForImageTextRetrieval(
-        BlipConfig(text_config=text, vision_config=vision, image_text_hidden_size=WIDTH, projection_dim=WIDTH)
+        BlipConfig(
+            text_config=text | start,
+            vision_config=vision | start,
+            image_text_hidden_size=WIDTH,
+            projection_dim=WIDTH,
+            **start,
+        )
     )
 
 
