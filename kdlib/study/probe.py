@@ -21,7 +21,7 @@ import torch
 from kdlib import data as datasets
 from kdlib import sources, study
 from kdlib.config import RunConfig
-from kdlib.data import shapes
+from kdlib.data import extra, shapes
 from kdlib.data.splits import take
 from kdlib.evaluate import controls
 from kdlib.evaluate.cost import student_cost
@@ -134,15 +134,22 @@ def main() -> None:
     """The probe of a teacher, told as a job file. What it builds goes with the job's folder."""
     job = take_job()
     methods = {method: RunConfig(**given) for method, given in job["methods"].items()}
-    drawn = str(shapes.ensure()) if any(config.data_root == "shapes" for config in methods.values()) else ""
-    methods = {method: config.model_copy(update={"data_root": drawn} if config.data_root == "shapes" else {})
-               for method, config in methods.items()}  # fmt: skip
+    methods = {method: config.model_copy(update=at_hand(config)) for method, config in methods.items()}
     os.environ["KDLIB_RUNS"] = job["folder"]
     try:
         report = {"outcome": "ok"} | probe(methods, job["counts"], Path(job["folder"]))
     except Exception as problem:  # told to the plan, which says what it cannot predict
         report = {"outcome": "error", "error": f"{type(problem).__name__}: {problem}"}
     Path(job["answer"]).write_text(json.dumps(report))
+
+
+def at_hand(config: RunConfig) -> dict[str, str]:
+    """Where the probe has its drawn images from: the study's, which are there, and as many extra ones as it reads."""
+    given = {"data_root": str(shapes.ensure())} if config.data_root == "shapes" else {}
+    if config.extra_images.startswith(extra.DRAWN):
+        number = config.extra_images.removeprefix(extra.DRAWN)
+        given["extra_images"] = f"{extra.DRAWN}{min(int(number), CHUNK)}"
+    return given
 
 
 def probe(methods: dict[str, RunConfig], counts: dict[str, list[int]], folder: Path) -> dict:
@@ -211,7 +218,8 @@ def exam(stores: dict[str, Split], counts: dict[str, list[int]], config: RunConf
     Of more than LARGEST it is a part of them, and the seconds grow by the power GROWTH.
     """
     part = min(1.0, LARGEST / max(images for images, _ in counts.values()))
-    splits = {name: many(split, round(part * counts[name][0])) for name, split in stores.items()}
+    scored = {name: split for name, split in stores.items() if name in counts}  # extra images never are
+    splits = {name: many(split, round(part * counts[name][0])) for name, split in scored.items()}
     made = Exam(splits, config.score_on)
     embedded = {
         name: {side: values[:, : config.width] for side, values in sides.items()}
@@ -262,8 +270,11 @@ def numbered(data: dict[str, datasets.Dataset]) -> dict[str, datasets.Dataset]:
     An image of another class gets one of these. No score of a probe is read, only its seconds.
     """
     known = np.unique(data["fit"].labels)
-    labels = {name: np.searchsorted(known, split.labels) % len(known) for name, split in data.items()}
-    return {name: dataclasses.replace(split, labels=labels[name], _fingerprint=[]) for name, split in data.items()}
+    labelled = {name: split for name, split in data.items() if split.labels is not None}  # extra images may have none
+    labels = {name: np.searchsorted(known, split.labels) % len(known) for name, split in labelled.items()}
+    return data | {
+        name: dataclasses.replace(split, labels=labels[name], _fingerprint=[]) for name, split in labelled.items()
+    }
 
 
 def calls(cost: dict) -> float:

@@ -7,6 +7,7 @@ from itertools import count
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from kdlib import sources, study
 from kdlib.data.splits import take
@@ -41,6 +42,28 @@ def test_probe__a_teacher_and_its_methods_give_what_the_plan_adds_up(small_run, 
         assert all(math.isfinite(method[kind]) for kind in METHOD)
         assert all(method[kind] > 0 for kind in METHOD - {"once", "pixel"})
     assert found["methods"]["projection"]["pixel"] == 0 < found["methods"]["resnet"]["pixel"]
+
+
+@pytest.mark.parametrize("teacher", ["clip", "dino"])
+@pytest.mark.parametrize("kind", ["drawn", "folder"])
+def test_probe__extra_images_are_trained_on_and_not_scored(small_run, tmp_path, teacher, kind):
+    """Those of a folder have no labels or captions."""
+    given = "drawn:40"
+    if kind == "folder":
+        (tmp_path / "more").mkdir()
+        for number in range(6):
+            Image.new("RGB", (64, 64), (number * 40, 90, 30)).save(tmp_path / "more" / f"{number}.png")
+        given = str(tmp_path / "more")
+    config = small_run(teacher, method="resnet", objective="feature_regression+anchor_kl", extra_images=given)
+    found = probe.probe({"resnet": config}, {"fit": (36, 0), "dev": (20, 0), "test": (20, 0)}, tmp_path)
+    assert found["score"] > 0 and found["methods"]["resnet"]["epoch"] > 0
+
+
+def test_at_hand__no_more_extra_images_are_drawn_than_the_probe_reads(small_run):
+    few, many, none = (small_run("dino", extra_images=given) for given in ("drawn:40", "drawn:20000", ""))
+    assert probe.at_hand(few)["extra_images"] == "drawn:40"
+    assert probe.at_hand(many)["extra_images"] == f"drawn:{probe.CHUNK}"
+    assert "extra_images" not in probe.at_hand(none)
 
 
 def test_few__are_spread_over_the_split_with_all_that_belongs_to_them(small_run):
