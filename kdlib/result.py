@@ -62,6 +62,12 @@ def result_of(experiment: Any, evaluation: dict, history: list[dict]) -> dict:
     }
 
 
+def train_images(result: dict) -> int:
+    """Images of an epoch of a result: fit and the extra ones, as far as the limit allows."""
+    there = sum(result["data"][name]["images"] for name in ("fit", "extra") if name in result["data"])
+    return min(result["config"]["train_limit"] or there, there)
+
+
 def _files(experiment: Any, controls_name: str) -> dict[str, dict]:
     """Size and digest of the arrays that belong to the result, by their path from the run's folder."""
     run, epochs = experiment.run, experiment.config.epochs

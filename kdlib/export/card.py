@@ -5,7 +5,9 @@ import json
 from kdlib.config import RunConfig
 from kdlib.evaluate.exposure import LEVELS
 from kdlib.finished import Finished
+from kdlib.result import train_images
 from kdlib.teachers import STANDIN, TEACHERS
+from kdlib.trainer import cooldown_epochs
 
 # What the published checkpoints and data sets ask for, as their pages said in November 2026.
 LICENCES = {
@@ -39,6 +41,8 @@ def card(run: Finished, record: dict) -> str:
     config, result = run.config, run.result
     teacher, text = result["teacher"], "text.onnx" in record["files"]
     source = teacher["source"] or TEACHERS[config.teacher].DEFAULT
+    cooling = cooldown_epochs(config)
+    trained = f"{config.epochs} epochs" + (f" and a cooldown of {cooling}" if cooling else "")
     header = {
         "library_name": "kdlib",
         "license": "other",
@@ -59,7 +63,7 @@ def card(run: Finished, record: dict) -> str:
         "---",
         f"# {config.method}, distilled from {config.teacher} ({source}) on {config.dataset}",
         "",
-        f"{config.epochs} epochs, {' + '.join(result['objective'])}, seed {config.seed}; scored on {config.score_on} "
+        f"{trained}, {' + '.join(result['objective'])}, seed {config.seed}; scored on {config.score_on} "
         f"({result['data'][config.score_on]['images']} images). 95 % intervals are over those images.",
         "",
         "## Scores",
@@ -81,7 +85,7 @@ def card(run: Finished, record: dict) -> str:
         "## Where it comes from",
         "",
         f"- Teacher: {source}, revision {teacher['revision']}. Licence: {LICENCES.get(source, UNKNOWN)}.",
-        f"- Data: {_data(config)}. Training images: {result['data']['fit']['images']}.",
+        f"- Data: {_data(config)}. Images of an epoch: {train_images(result)}.",
         f"- What teacher or student had seen of the scored images ({' < '.join(LEVELS)}): "
         f"**{result['exposure']['level']}**, {result['exposure']['why']}.",
         f"- Made by kdlib {result['versions']['kdlib']}, commit {result['versions']['commit'] or 'unknown'}, "

@@ -4,10 +4,11 @@ import pandas as pd
 
 from kdlib.report import display, study_figures
 from kdlib.report.one_study import Study
-from kdlib.report.scores import of_the_paper, paper
+from kdlib.report.scores import line_name, of_the_paper, paper
 from kdlib.report.spent import COLUMNS, spent
 from kdlib.study import forecast
 
+FILES = {"teacher": "teacher", "onnx": "float32", "onnx_int8": "int8"}
 WHY_SIZES_DIFFER = (
     "Pixel students of vision-language teachers also train a text head that the paper's sizes leave out; 'image "
     "side' is what compares with its column. Its COCO ResNet (43.39) has a further 256 x 256 layer, and its Tiny "
@@ -22,6 +23,7 @@ def costs(study: Study) -> None:
     with display.fold("What does a student cost? Sizes, training time, latency"):
         time(study)
         sizes(study)
+        exported(study)
 
 
 def time(study: Study) -> None:
@@ -84,6 +86,48 @@ def sizes(study: Study) -> None:
                  "text_per_second": "texts/s"}  # fmt: skip
         frame = last[list(names)].mean().dropna().rename(columns=names).reset_index()
         display.table(frame, "From text to embedding", False, 2, "text_times")
+
+
+def exported(study: Study) -> None:
+    """MB, operations and milliseconds of exported files and of their teachers, exported by the same code."""
+    lines = []
+    for row in study.good.to_dict("records"):
+        for file, words in FILES.items():
+            for side in ("image", "text"):
+                part = f"exported_{file}_{side}"
+                if pd.notna(row.get(f"{part}_mb")):
+                    lines.append(_exported_line(row, part, f"exported_teacher_{side}", words, side))
+    if lines:
+        display.table(
+            pd.DataFrame(lines).drop_duplicates(),
+            "Exported files in ONNX Runtime: ms are the median [tenth and ninetieth percentile]",
+            False,
+            2,
+            "exported",
+        )
+
+
+def _exported_line(row: dict, part: str, teacher: str, words: str, side: str) -> dict:
+    """A file's line: the student and what it costs, beside its teacher's file of the same side."""
+
+    def ms(threads: str, batch: str) -> str:
+        low, middle, high = (row[f"{part}_{threads}_{batch}_{name}_ms"] for name in ("p10", "p50", "p90"))
+        return f"{middle:.3g} [{low:.3g}, {high:.3g}]"
+
+    clock = "one_thread_batch_1_p50_ms"
+    return {
+        "teacher": row["teacher"],
+        "student": f"{line_name(row['method'], row['variant'], row['epochs'])}, seed {row['seed']}",
+        "file": words,
+        "side": side,
+        "MB": row[f"{part}_mb"],
+        "million multiply-accumulates": row[f"{part}_macs"] / 1e6,
+        "1 input, 1 thread, ms": ms("one_thread", "batch_1"),
+        "as fast as the teacher": row[f"{teacher}_{clock}"] / row[f"{part}_{clock}"],
+        "32 inputs, 1 thread, ms": ms("one_thread", "batch_32"),
+        "1 input, all threads, ms": ms("all_threads", "batch_1"),
+        "32 inputs, all threads, ms": ms("all_threads", "batch_32"),
+    }
 
 
 def bill(study: Study) -> None:

@@ -58,7 +58,7 @@ def setup(experiment: Experiment) -> None:
         more = ", ..." if len(copies) > COPIES else ""
         notice(f"{len(copies)} images are also in another split and left training: {', '.join(copies[:COPIES])}{more}.")
     pretrained = config.pretrained and students.class_of(config.method).reads == "pixels"
-    seen = exposure(sources.source(config), config.dataset, config.data_root, pretrained)
+    seen = exposure(sources.source(config), config.dataset, config.data_root, pretrained, config.extra_images)
     badge = f'<span class="badge {seen["level"]}">exposure: {seen["level"]}</span>'
     markup(f"<p>{badge} What teacher and student saw of the test images before: {html.escape(seen['why'])}.</p>")
     machine, made = hardware(choose(config.device)), versions()

@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from kdlib.data.dataset import DataError
@@ -11,6 +10,7 @@ from kdlib.evaluate import reference
 from kdlib.files import RunDir, read_json, runs_root, write_atomic
 from kdlib.keys import SCHEMA
 from kdlib.report.style import teacher_name
+from kdlib.result import train_images
 from kdlib.study.file import ExperimentSpec
 from kdlib.study.status import ALL, Inspector
 from kdlib.teachers import TeacherError
@@ -125,7 +125,7 @@ def flatten(result: dict) -> dict:
         "width": result["config"]["width"],
         "objective": "+".join(result["objective"]),
         "images": result["data"][result["config"]["score_on"]]["images"],
-        "train_images": min(result["config"]["train_limit"] or np.inf, result["data"]["fit"]["images"]),
+        "train_images": train_images(result),
         "final_loss": result["history"][-1]["loss"],
         "images_seen": result["history"][-1].get("images_seen"),
         "lr_peak": result["config"]["lr_peak"],
@@ -140,7 +140,10 @@ def flatten(result: dict) -> dict:
 
 
 def exported(run: RunDir, epochs: int, result: dict) -> dict:
-    """Headline score, interval and MB of the student's exported files; {} if this result was not exported."""
+    """Headline score, interval, MB, operations and milliseconds of the exported files; {} if there are none.
+
+    The teacher, exported by the same code, has no score here: ``teacher`` is that.
+    """
     record = read_json(run.exported_path(epochs)) or {}
     if record.get("experiment") != result["keys"]["experiment"]:
         return {}
@@ -149,6 +152,13 @@ def exported(run: RunDir, epochs: int, result: dict) -> dict:
         if who != "student":
             low, high = found["intervals"][name]
             row |= {who: found["scores"][name], f"{who}_low": low, f"{who}_high": high, f"{who}_mb": found["mb"]}
+    for who, sides in record["cost"].items():
+        for side, cost in sides.items():
+            part = f"exported_{who}_{side}"
+            row |= {f"{part}_mb": cost["bytes"] / 2**20, f"{part}_macs": cost["macs"]}
+            for threads in ("one_thread", "all_threads"):
+                for batch, times in cost[threads].items():
+                    row |= {f"{part}_{threads}_{batch}_{name}": times[name] for name in ("p10_ms", "p50_ms", "p90_ms")}
     return row
 
 

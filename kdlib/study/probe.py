@@ -197,11 +197,12 @@ def train(config: RunConfig, data: dict, folder: Path) -> dict:
             break
     whole, spent = time.perf_counter() - began, [record["seconds"] for record in history]
     epoch = statistics.median(spent[1:] or spent)
+    trained = sum(len(splits[name]) for name in ("fit", "extra") if name in splits)
     student, split, pixels = experiment.trained.student, splits[config.score_on], splits["fit"].pixels
     embed(student, split, config.device, limit=CHUNK // 8)
     cost = student_cost(student, split, data[config.score_on].images[0], config.device, CALLS)
     return {
-        "epoch": epoch / len(splits["fit"]),
+        "epoch": epoch / trained,
         "once": spent[0] - epoch,
         "checkpoint": (whole - sum(spent)) / len(spent),
         "image": timed(lambda: embed(student, split, config.device)) / len(split),

@@ -17,6 +17,40 @@ def test_costs__sizes_and_times_are_figures_and_tables(study, shown):
     assert (found.folder / "figures" / "sizes.tex").exists() and "What does a student cost?" in "\n".join(shown)
 
 
+def exported(sides, **milliseconds) -> dict:
+    """The columns of a teacher, a float32 and an int8 file; a file's median at batch 1 and one thread is given."""
+    found = {}
+    for file, middle in milliseconds.items():
+        for side in sides:
+            part = f"exported_{file}_{side}"
+            found |= {f"{part}_mb": 1.5, f"{part}_macs": 2e6}
+            for key in (f"{threads}_thread{s}_batch_{batch}" for threads, s in (("one", ""), ("all", "s"))
+                        for batch in (1, 32)):  # fmt: skip
+                found |= {f"{part}_{key}_p10_ms": middle / 2, f"{part}_{key}_p50_ms": middle,
+                          f"{part}_{key}_p90_ms": 2 * middle}  # fmt: skip
+    return found
+
+
+def test_exported__files_stand_beside_their_teachers_file_of_the_same_side(study, shown, table_of_file):
+    files = exported(("image", "text"), teacher=8.0, onnx=2.0) | exported(("image",), onnx_int8=0.5)
+    found = study({"method": "resnet", **files}, {"method": "densenet"})
+    cost_page.exported(found)
+    lines = table_of_file(found, "exported").set_index(["file", "side"])
+    assert lines["as fast as the teacher"].to_dict() == {
+        ("teacher", "image"): 1, ("teacher", "text"): 1, ("float32", "image"): 4, ("float32", "text"): 4,
+        ("int8", "image"): 16,
+    }  # fmt: skip
+    assert set(lines.student) == {"resnet, 5 epochs, seed 0"}
+    assert lines.loc[("float32", "image"), "1 input, 1 thread, ms"] == "2 [1, 4]"
+    assert set(lines["million multiply-accumulates"]) == {2}
+
+
+def test_exported__without_files_there_is_no_table(study, shown):
+    before = len(shown)
+    cost_page.exported(study({"method": "resnet"}))
+    assert len(shown) == before
+
+
 def test_bill__has_a_line_a_teacher_and_their_sum(study, shown, table_of_file):
     found = study({}, {"teacher": "dino"})
     cost_page.bill(found)

@@ -129,6 +129,12 @@ def test_flatten__training_images_are_those_of_the_limit_where_there_is_one():
         assert results.flatten(limited)["train_images"] == images
 
 
+def test_flatten__extra_images_are_training_images():
+    whole = record()
+    more = whole | {"data": whole["data"] | {"extra": whole["data"]["fit"] | {"images": 30}}}
+    assert results.flatten(more)["train_images"] == 40
+
+
 def test_collect__every_experiment_has_a_row_whatever_became_of_it(carried):
     write_json(run_dir(carried[0].config).result_path(5), seal(record()))
     ended(carried[1], "error", {"experiment": "c"}, "ValueError: no")

@@ -46,7 +46,7 @@ def test_probe__a_teacher_and_its_methods_give_what_the_plan_adds_up(small_run, 
 
 @pytest.mark.parametrize("teacher", ["clip", "dino"])
 @pytest.mark.parametrize("kind", ["drawn", "folder"])
-def test_probe__extra_images_are_trained_on_and_not_scored(small_run, tmp_path, teacher, kind):
+def test_probe__extra_images_are_trained_on_and_not_scored(small_run, tmp_path, teacher, kind, monkeypatch):
     """Those of a folder have no labels or captions."""
     given = "drawn:40"
     if kind == "folder":
@@ -55,8 +55,17 @@ def test_probe__extra_images_are_trained_on_and_not_scored(small_run, tmp_path, 
             Image.new("RGB", (64, 64), (number * 40, 90, 30)).save(tmp_path / "more" / f"{number}.png")
         given = str(tmp_path / "more")
     config = small_run(teacher, method="resnet", objective="feature_regression+anchor_kl", extra_images=given)
+    real, seen = probe.Experiment.train, {}
+
+    def train(experiment):
+        """A minute an epoch, whatever it took."""
+        seen.update(images=sum(len(experiment.splits[name]) for name in ("fit", "extra")))
+        return [record | {"seconds": 60.0} for record in real(experiment)]
+
+    monkeypatch.setattr(probe.Experiment, "train", train)
     found = probe.probe({"resnet": config}, {"fit": (36, 0), "dev": (20, 0), "test": (20, 0)}, tmp_path)
-    assert found["score"] > 0 and found["methods"]["resnet"]["epoch"] > 0
+    assert found["score"] > 0
+    assert found["methods"]["resnet"]["epoch"] == 60 / seen["images"]
 
 
 def test_at_hand__no_more_extra_images_are_drawn_than_the_probe_reads(small_run):
