@@ -15,7 +15,7 @@ from kdlib.config import RunConfig
 from kdlib.experiment import BATCH_ROWS, run_dir
 from kdlib.files import read_json, runs_root, write_json
 from kdlib.machine import CALL_SECONDS, FEWEST_CALLS, WARM_UP_CALLS, WARM_UP_SECONDS
-from kdlib.sources import load_data, reads, teacher_store_is_built
+from kdlib.sources import load_data, teacher_store_is_built
 from kdlib.study.file import ExperimentSpec, StudyConfig
 from kdlib.study.sizes import Source, sources_of
 from kdlib.study.status import Inspector
@@ -83,6 +83,7 @@ def predict(specs: list[ExperimentSpec], sources: dict, probes: dict[str, dict],
         if method and not problem and "problem" not in probe:
             cooling = cooldown_epochs(spec.config)
             seconds = _seconds(spec.config, source, probe, method, fixed, fresh + cooling, _first(spec, paid))
+            seconds += _decoded(spec.config, source, paid) * method["pixel"]
             known["bytes"] = (fresh + bool(cooling)) * method["bytes"]
         experiments[spec.name] = known | {"seconds": seconds, "problem": problem}
         if "load" in probe and name not in prepare:
@@ -113,11 +114,17 @@ def _first(spec: ExperimentSpec, paid: set) -> set[str]:
         "chain": spec.chain,
         "controls": (*spec.sources, config.data_root, config.score_on, config.width),
     }
-    if reads(config.method) == "pixels":
-        shared["pixels"] = (config.dataset, config.data_root, config.image_size)
     found = {kind for kind, key in shared.items() if (kind, *key) not in paid}
     paid |= {(kind, *key) for kind, key in shared.items()}
     return found
+
+
+def _decoded(config: RunConfig, source: Source, paid: set) -> int:
+    """Images whose pixels this experiment stores, as the first of those that read them."""
+    stores = source.pixels(config)
+    fresh = set(stores) - paid
+    paid |= fresh
+    return sum(stores[store] for store in fresh)
 
 
 def _seconds(config: RunConfig, source: Source, probe: dict, method: dict, fixed: dict, epochs: int, first) -> float:
@@ -130,8 +137,7 @@ def _seconds(config: RunConfig, source: Source, probe: dict, method: dict, fixed
     singly = min(BATCH_ROWS, scored) * (method["alone"] + 2 * method["image"])
     total = fixed["fixed"] + method["once"] + epochs * (rows * method["epoch"] + method["checkpoint"]) + exam + singly
     total += exam + _timing(config, method["call"]) if "chain" in first else 0
-    total += probe["controls"] if "controls" in first else 0
-    return total + (source.images * method["pixel"] if "pixels" in first else 0)
+    return total + (probe["controls"] if "controls" in first else 0)
 
 
 def _timing(config: RunConfig, call: float) -> float:
@@ -187,13 +193,11 @@ def _store_lines(specs: list[ExperimentSpec], sources: dict, prediction: dict | 
             minutes = f" {job['seconds'] / 60 * images / source.passes:>7.1f} min" if job else ""
             total += size
             lines.append(f"  {name:<22} {run.dataset:<13} {split:<5} {images:>7} images {size / 1e9:>8.2f} GB{minutes}")
-    for run in {(one.config.dataset, one.config.image_size): one.config
-                for one in specs if reads(one.config.method) == "pixels"}.values():  # fmt: skip
-        images = next(source.images for source in sources.values() if source.spec.config.dataset == run.dataset)
-        size = 3 * images * run.image_size**2
+    pixels = {store: images for spec in specs for store, images in sources[spec.sources].pixels(spec.config).items()}
+    for (dataset, _, part, side, _), images in pixels.items():
+        size = 3 * images * side**2
         total += size
-        name = f"pixels at {run.image_size}"
-        lines.append(f"  {name:<22} {run.dataset:<13} all   {images:>7} images {size / 1e9:>8.2f} GB")
+        lines.append(f"  {f'pixels at {side}':<22} {dataset:<13} {part:<5} {images:>7} images {size / 1e9:>8.2f} GB")
     return lines, total + sum(job["bytes"] for job in prediction["experiments"].values()) if prediction else total
 
 

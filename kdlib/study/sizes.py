@@ -62,6 +62,22 @@ class Source:
         """Images of all splits."""
         return sum(images for images, _ in self.counts.values())
 
+    def pixels(self, config: RunConfig) -> dict[tuple[str, str, str, int, str], int]:
+        """(data set, its root, part, side, extra images) -> images whose pixels are stored for a student of them.
+
+        Views are cut from larger pixels of the training images; the others are read whole too.
+        """
+        if reads(config.method) != "pixels":
+            return {}
+        extra, views, data = self.extra[config.extra_images][0], views_of(config), (config.dataset, config.data_root)
+        found = {
+            (*data, "all", config.image_size, ""): self.images,
+            (*data, "extra", config.image_size, config.extra_images): extra,
+        }
+        if views and (side := views.source_size(config.image_size)) > config.image_size:
+            found[*data, "views", side, config.extra_images] = self.counts.get("fit", (0, 0))[0] + extra
+        return {store: images for store, images in found.items() if images}
+
 
 def sources_of(specs: list[ExperimentSpec]) -> dict[tuple, Source]:
     """By ``spec.sources``: sizes, and what is missing of teacher and data."""

@@ -82,11 +82,15 @@ def test_predict__views_and_extra_images_go_through_the_teacher_and_into_trainin
     assert job["seconds"] == pytest.approx((4 + 1) * 3.0 + passes * 0.1 + 20 * 0.5)
     plain, more = (one["seconds"] for one in prediction["experiments"].values())
     shared = 12.0 + 56 * 0.001  # the first of them pays
-    assert more - (plain - shared) == pytest.approx(5 * 60 * 0.01)
+    decoded = 60 + (36 + 60)  # the extra images, and larger pixels of all that are trained on, which views are cut from
+    assert more - (plain - shared) == pytest.approx(5 * 60 * 0.01 + decoded * 0.001)
     (source,) = sizes.sources_of(study.experiments(config)).values()
     stores = {name: (images, size) for name, images, size in source.stores}
     assert stores["views"] == (192, 192 * 128 * 2) and stores["extra"][0] == 60
-    assert "views" in forecast.plan(config) and not list(forecast.runs_root().glob("data/drawn*"))
+    told = " ".join(forecast.plan(config).split())
+    assert "pixels at 48 coco all 56 images" in told and "pixels at 48 coco extra 60 images" in told
+    assert "pixels at 54 coco views 96 images" in told  # 48 / sqrt(0.8)
+    assert not list(forecast.runs_root().glob("data/drawn*"))
 
 
 def test_predict__features_are_loaded_for_each_split_and_once_more_to_be_timed(made):
