@@ -218,7 +218,7 @@ def export(
 
     Examples:
 
-      kdlib export mini dino resnet 10 --int8
+      kdlib export mini dino resnet+standalone --int8
 
       kdlib export runs/mini/dino_tinyimagenet/resnet/seed0 --to my_student
     """

@@ -1,8 +1,11 @@
 """A student taken away: what is written, what it is held against, and what is refused."""
 
 import json
+import re
+import shlex
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -10,31 +13,13 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from kdlib import finished, students
+from kdlib import cli, finished, students, study
 from kdlib.export import ExportError, Standalone, check, choose, export, folder, graph, record
 from kdlib.export.quantise import WEIGHTED, quantise
-from kdlib.files import read_json, runs_root
+from kdlib.files import project_root, read_json, runs_root
 from kdlib.students import StudentSpec
 
 FILES = {"model.safetensors", "config.json", "preprocessor_config.json", "image.onnx", "README.md", "parity.json"}
-
-
-@pytest.fixture(scope="module")
-def exported(finished_runs, tmp_path_factory):
-    """A copy of the finished runs, and in it the exported student of DINO's ResNet with its twins."""
-    runs = tmp_path_factory.mktemp("exported") / "runs"
-    shutil.copytree(finished_runs, runs)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("KDLIB_RUNS", str(runs))
-        export(choose(["dino", "resnet", "2"]), runs / "taken" / "away", int8=True)
-    return runs
-
-
-@pytest.fixture
-def taken(exported, own_runs_and_reports, monkeypatch) -> Path:
-    """The folder of the exported student."""
-    monkeypatch.setenv("KDLIB_RUNS", str(exported))
-    return exported / "taken" / "away"
 
 
 @pytest.fixture
@@ -277,6 +262,17 @@ def test_choose__says_what_is_meant_or_what_to_do(run, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="holds no finished run"):
         choose([str(tmp_path / "empty")])
+
+
+def test_choose__the_commands_that_readme_and_help_name_mean_one_run_each():
+    told = (project_root() / "README.md").read_text() + cli.export.__doc__
+    commands = [shlex.split(found)[2:] for found in re.findall(r"kdlib export (?:mini|standalone) [^`\n]*", told)]
+    assert {words[0] for words in commands} == {"mini", "standalone"}
+    for words in commands:
+        specs = study.experiments(study.load(study.studies_folder() / f"{words[0]}.yaml"))
+        names = {spec.chain: folder._name(SimpleNamespace(config=spec.config)) for spec in specs}
+        meant = [name for name in names.values() if all(word in name for word in words if not word.startswith("--"))]
+        assert len(meant) == 1, (words, meant)
 
 
 def test_from_pretrained__says_what_is_wrong_with_a_folder(taken, tmp_path):

@@ -15,7 +15,11 @@ from kdlib.teachers import check, fetch
 def standing(*given):
     found = check.standing(*given)
     return found.__dict__ | {"ready": found.ready}
-calls = {"fetch": fetch.fetch, "find": teachers.find, "standing": standing}
+def embed(source, revision, image):
+    from PIL import Image
+    from kdlib.export import Standalone
+    return Standalone.from_pretrained(source, revision).encode_images([Image.open(image)]).tolist()
+calls = {"embed": embed, "fetch": fetch.fetch, "find": teachers.find, "standing": standing}
 calls |= {"describe": teachers.describe, "resolve": teachers.resolve, "load": lambda *a: teachers.load(*a).revision}
 for line in sys.stdin:
     name, *given = json.loads(line)
