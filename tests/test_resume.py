@@ -111,15 +111,25 @@ VIEWED = ALONE | {"views": 3, "colour": 0.2, "extra_images": "drawn:40"}
 
 
 @pytest.mark.parametrize(
-    ("teacher", "own"), [("dino", {}), ("clip", {"method": "mobilenet", "text_side": "bag", "flip": False})]
+    ("teacher", "killed", "own"),
+    [
+        ("dino", 4, {}),
+        ("clip", 4, {"method": "mobilenet", "text_side": "bag", "flip": False}),
+        (
+            "blip",
+            6,
+            {"text_side": "transformer", "flip": False, "cooldown": 0.5},
+        ),  # in the second epoch of the cooldown
+    ],
 )
-def test_resume__views_and_extra_images_in_two_are_those_at_once(small_run, teacher, own):
+def test_resume__views_and_extra_images_in_two_are_those_at_once(small_run, teacher, killed, own):
     given = VIEWED | own
     at_once = train(small_run(teacher, epochs=4, study="at_once", **given))
     in_new_process(small_run(teacher, epochs=2, study="in_two", **given))
-    killed_in(4, small_run(teacher, epochs=4, study="in_two", **given))
+    killed_in(killed, small_run(teacher, epochs=4, study="in_two", **given))
     in_two = train(small_run(teacher, epochs=4, study="in_two", **given))
     assert weights(at_once, 4) == weights(in_two, 4)
+    assert "cooldown" not in own or leaf(at_once, 4) == leaf(in_two, 4)
 
 
 @pytest.mark.parametrize("epoch", [3, 4])
