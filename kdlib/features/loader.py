@@ -271,7 +271,10 @@ class TrainLoader:
         return map(make, range(len(self)))
 
     def _anchors(self, epoch: int, step: int) -> dict[str, Tensor]:
-        """The teacher's features of training images and of their captions, drawn with replacement."""
+        """The teacher's features of training images, and of the split's captions, drawn with replacement.
+
+        A limit on the images is none on the captions: no anchor is paired with an image.
+        """
         drawn, anchors, store = generator(self.seed, "anchors", epoch, step), {}, self.split.store
         rows = self.rows[torch.randint(len(self.rows), (self.anchors,), generator=drawn).numpy()]
         anchors["image_anchors"] = self.reader._features("image_pooled", store, rows)
