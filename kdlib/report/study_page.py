@@ -9,7 +9,7 @@ import html
 import pandas as pd
 
 from kdlib.evaluate.uncertainty import BETTER, OPEN, OVERRULED, WORSE
-from kdlib.report import display, listing, provenance, study_figures
+from kdlib.report import display, learning, listing, provenance, study_figures
 from kdlib.report.findings import at_the_end
 from kdlib.report.one_study import Study, claimed
 from kdlib.report.paper import SAME
@@ -104,7 +104,7 @@ def _counted(study: Study) -> str:
 
 
 def more_training(study: Study) -> None:
-    """The headline score at every number of epochs, where there are several."""
+    """Where there are several numbers of epochs: scores, images seen, and which cooled-down student has converged."""
     points = study_figures.training_points(study.rows)
     budgets = sorted(points.epochs.unique())
     if len(budgets) < 2:
@@ -126,6 +126,9 @@ def more_training(study: Study) -> None:
             headline = score_name(study.good[study.good.dataset == dataset].headline.iloc[0])
             caption = f"{dataset_name(dataset)}: {headline} after every number of epochs, and of all controls"
             display.table(score_table(study.rows, dataset), caption, name=f"{dataset}-headline")
+        learning.images_seen(study)
+        if not learning.convergences(study.rows).empty:
+            learning.converged(study)
 
 
 def other_scores(study: Study) -> None:

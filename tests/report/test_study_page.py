@@ -30,11 +30,26 @@ def test_as_in_the_paper__an_identity_is_said_once(study, shown):
 
 
 def test_more_training__has_the_headline_at_every_number_of_epochs(study, shown, table_of_file):
-    found = study(*({"method": method, "epochs": epochs} for method in METHODS for epochs in (5, 10)))
+    found = study(*({"method": method, "epochs": epochs, "images_seen": 100 * epochs}
+                    for method in METHODS for epochs in (5, 10)))  # fmt: skip
     study_page.more_training(found)
     table = table_of_file(found, "coco-headline", index_col=0)
     assert table.index.tolist() == ["clip, untrained", "clip, 5 epochs", "clip, 10 epochs"]
     assert "Scores after 5 and 10 epochs" in text_of(shown)
+    assert not (found.folder / "figures" / "convergence.csv").exists()
+
+
+def test_more_training__says_which_student_that_was_cooled_down_has_converged(study, shown, table_of_file):
+    cooled = {"method": "resnet", "variant": "standalone", "student": 0.6, "dev": 0.7}
+    experiments = {"epochs": 5, **cooled}, {"epochs": 10, **cooled}, {"epochs": 10}
+    found = study(*({"images_seen": 1000} | one for one in experiments))
+    study_page.more_training(found)
+    (line,) = table_of_file(found, "convergence").to_dict("records")
+    assert line["student"] == "resnet, standalone" and line["what twice the epochs bring on dev"].startswith(
+        "converged"
+    )
+    points = table_of_file(found, "images-seen")
+    assert set(zip(points.method, points.epochs, strict=True)) == {("resnet", 5), ("resnet", 10), ("projection", 10)}
 
 
 def test_other_scores__only_those_that_were_taken(study, shown):
