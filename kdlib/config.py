@@ -43,7 +43,9 @@ class RunConfig(BaseModel):
     width: int = Field(64, ge=2, description="width of the student's embedding")
     bottleneck: int = Field(32, ge=1, description="inner width of the bottleneck student")
     heads: int = Field(8, ge=1, description="attention heads of the attention student and of the text transformer")
-    convnet: Literal["full", "narrow"] = Field("narrow", description="full is ResNet-18, DenseNet-121, ViT-Tiny")
+    convnet: Literal["full", "narrow"] = Field(
+        "narrow", description="full is ResNet-18, DenseNet-121, MobileNetV3 small, ViT-Tiny"
+    )
     pretrained: bool = Field(False, description="start full networks from torchvision's ImageNet weights, not the ViT")
     image_size: int = Field(48, ge=16, description="side in pixels of the images that these networks read")
     text_side: Literal["teacher", "bag", "transformer"] = Field(
