@@ -9,6 +9,7 @@ from kdlib.evaluate.convergence import convergence
 from kdlib.report import display, style
 from kdlib.report.one_study import Study
 from kdlib.report.scores import line_name, seeds_of, summary_of
+from kdlib.report.study_figures import images_axis
 from kdlib.report.style import GREY, colour, dataset_name, teacher_name
 
 STYLES = ("-", "--", ":", "-.")
@@ -38,7 +39,8 @@ def images_seen_drawn(points: pd.DataFrame, narrow: bool) -> Figure:
                 **looks[method, variant],
             )  # fmt: skip
         lines["teacher"] = axes.axhline(1, color=GREY, ls="--", lw=1)
-        axes.set(xscale="log", xlabel="training images seen (log)", ylabel="of the teacher's score", ylim=(0, None))
+        axes.set(ylabel="of the teacher's score", ylim=(0, None))
+        images_axis(axes, part.images_seen)
         axes.set_title(f"{teacher_name(teacher)} on {dataset_name(dataset)}")
     style.legend(drawn, lines, narrow, 3)
     return drawn

@@ -174,7 +174,6 @@ def _sizes_panel(axes, part: pd.DataFrame, teachers: list[str], methods: list[st
 
 
 def _training_panel(axes, part: pd.DataFrame, teachers: list[str], methods: list[str]) -> None:
-    seen = sorted(part.images_seen.round().unique())
     for (teacher, method), line in part.groupby(["teacher", "method"], sort=False):
         fill = FILLS[teachers.index(teacher) % len(FILLS)]
         line = line.sort_values("images_seen")
@@ -182,10 +181,17 @@ def _training_panel(axes, part: pd.DataFrame, teachers: list[str], methods: list
                   lw=1.1, ms=6, mew=1.3)  # fmt: skip
     axes.axhline(1, color=GREY, ls="--", lw=1)
     top = part.share.max() if part.share.notna().any() else 1.0
-    axes.set(xscale="log", xlabel="images seen (log)", ylim=(0, max(1.05, min(ROOM * top, 2.0))))
+    axes.set(ylim=(0, max(1.05, min(ROOM * top, 2.0))))
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.set(ylabel="of the teacher's score")
     axes.set_title(f"{dataset_name(part.dataset.iloc[0])}: more training")
+    images_axis(axes, part.images_seen)
+
+
+def images_axis(axes, images: pd.Series) -> None:
+    """A logarithmic axis of images seen, with their own numbers where they are few."""
+    axes.set(xscale="log", xlabel="images seen (log)")
+    seen = sorted(images.round().unique())
     if 1 < len(seen) <= 4:
         axes.set_xlim(seen[0] / 1.3, seen[-1] * 1.3)
         axes.xaxis.set_major_locator(FixedLocator(apart(seen)))
