@@ -63,7 +63,7 @@ def result_of(experiment: Any, evaluation: dict, history: list[dict]) -> dict:
 
 
 def train_images(result: dict) -> int:
-    """Images of an epoch of a result: fit and the extra ones, as far as the limit allows."""
+    """Training images of a result: fit and the extra ones, as far as the limit allows."""
     there = sum(result["data"][name]["images"] for name in ("fit", "extra") if name in result["data"])
     return min(result["config"]["train_limit"] or there, there)
 

@@ -83,7 +83,13 @@ def made_study():
         "train_images": 100,
         "store_seconds": 10.0,
     }
-    sources = {"teacher_source": "stand-in", "data_root": "shapes", "convnet": "narrow", "objective": "logit_matching"}
+    sources = {
+        "teacher_source": "stand-in",
+        "untrained_teacher": False,
+        "data_root": "shapes",
+        "convnet": "narrow",
+        "objective": "logit_matching",
+    }
     defaults = names | keys | shares | chance | costs | sources
     studies = count()
 

@@ -115,11 +115,8 @@ VIEWED = ALONE | {"views": 3, "colour": 0.2, "extra_images": "drawn:40"}
     [
         ("dino", 4, {}),
         ("clip", 4, {"method": "mobilenet", "text_side": "bag", "flip": False}),
-        (
-            "blip",
-            6,
-            {"text_side": "transformer", "flip": False, "cooldown": 0.5},
-        ),  # in the second epoch of the cooldown
+        # In the second epoch of the cooldown.
+        ("blip", 6, {"text_side": "transformer", "flip": False, "cooldown": 0.5}),
     ],
 )
 def test_resume__views_and_extra_images_in_two_are_those_at_once(small_run, teacher, killed, own):

@@ -66,6 +66,9 @@ def test_readme__its_verdicts_are_those_of_the_study():
     text = " ".join(told().split())
     assert "CLIP's student is worse than its teacher, and the other three are not distinguishable" in text
     assert "the students of all four teachers are better by verdict" in text
+    seen = rows[rows.epochs.isin((10, 120))].groupby(["dataset", "variant"]).images_seen.first()
+    fewer = [seen[name, "no_teacher_own_labels"] / seen[name, ""] for name in ("coco", "tinyimagenet")]
+    assert "{:.0%} as many on COCO, {:.0%} on Tiny ImageNet".format(*fewer).replace("%", " %") in text
     shuffled = rows[(rows.variant == "") & (rows.epochs == 10)].groupby("teacher").words_shuffled.mean()
     assert f"CLIP's student has {shuffled['clip']:.3f} and BLIP's {shuffled['blip']:.3f}" in text
 

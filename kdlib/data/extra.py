@@ -12,7 +12,7 @@ from kdlib.data.splits import take
 from kdlib.data.tree import Tree
 from kdlib.files import digest, runs_root
 
-DRAWN = "drawn:"
+DRAWN, MOST = "drawn:", 100_000
 SEED = 2  # the embedded study's data have seed 0, the images that its stand-ins were trained on seed 1
 SUFFIXES = (".jpeg", ".jpg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 CAPTIONS = "captions.json"  # beside the images: {"folder/name.jpg": ["a caption", ...], ...}
@@ -30,7 +30,7 @@ def load(given: str, first: Dataset) -> Dataset:
 
 def _drawn(given: str, first: Dataset) -> Dataset:
     number = given.removeprefix(DRAWN)
-    if not number.isdecimal() or not 2 <= int(number) <= 100_000:
+    if not number.isdecimal() or not 2 <= int(number) <= MOST:
         raise DataError(f"extra_images is '{given}'; write 'drawn:20000' for 20,000 drawn images, up to 100,000.")
     spec = spec_of(int(number), first.captions is not None)
     read = coco.load if first.captions is not None else tinyimagenet.load

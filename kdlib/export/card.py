@@ -85,7 +85,7 @@ def card(run: Finished, record: dict) -> str:
         "## Where it comes from",
         "",
         f"- Teacher: {source}, revision {teacher['revision']}. Licence: {LICENCES.get(source, UNKNOWN)}.",
-        f"- Data: {_data(config)}. Images of an epoch: {train_images(result)}.",
+        f"- Data: {_data(config)}. Training images: {train_images(result)}.",
         f"- What teacher or student had seen of the scored images ({' < '.join(LEVELS)}): "
         f"**{result['exposure']['level']}**, {result['exposure']['why']}.",
         f"- Made by kdlib {result['versions']['kdlib']}, commit {result['versions']['commit'] or 'unknown'}, "

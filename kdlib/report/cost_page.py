@@ -3,12 +3,13 @@
 import pandas as pd
 
 from kdlib.report import display, study_figures
+from kdlib.report.findings import EXPORTED
 from kdlib.report.one_study import Study
 from kdlib.report.scores import line_name, of_the_paper, paper
 from kdlib.report.spent import COLUMNS, spent
 from kdlib.study import forecast
 
-FILES = {"teacher": "teacher", "onnx": "float32", "onnx_int8": "int8"}
+FILES = {"teacher": "float32"} | EXPORTED
 WHY_SIZES_DIFFER = (
     "Pixel students of vision-language teachers also train a text head that the paper's sizes leave out; 'image "
     "side' is what compares with its column. Its COCO ResNet (43.39) has a further 256 x 256 layer, and its Tiny "
@@ -99,7 +100,7 @@ def exported(study: Study) -> None:
                     lines.append(_exported_line(row, part, f"exported_teacher_{side}", words, side))
     if lines:
         display.table(
-            pd.DataFrame(lines).drop_duplicates(),
+            pd.DataFrame(lines).drop_duplicates(["teacher", "student", "file", "side"]),
             "Exported files in ONNX Runtime: ms are the median [tenth and ninetieth percentile]",
             False,
             2,
@@ -108,22 +109,23 @@ def exported(study: Study) -> None:
 
 
 def _exported_line(row: dict, part: str, teacher: str, words: str, side: str) -> dict:
-    """A file's line: the student and what it costs, beside its teacher's file of the same side."""
+    """A file's line: whose it is and what it costs, beside the teacher's file of the same side."""
 
     def ms(threads: str, batch: str) -> str:
         low, middle, high = (row[f"{part}_{threads}_{batch}_{name}_ms"] for name in ("p10", "p50", "p90"))
         return f"{middle:.3g} [{low:.3g}, {high:.3g}]"
 
     clock = "one_thread_batch_1_p50_ms"
+    student = f"{line_name(row['method'], row['variant'], row['epochs'])}, seed {row['seed']}"
     return {
         "teacher": row["teacher"],
-        "student": f"{line_name(row['method'], row['variant'], row['epochs'])}, seed {row['seed']}",
+        "student": "the teacher itself" if part == teacher else student,
         "file": words,
         "side": side,
         "MB": row[f"{part}_mb"],
         "million multiply-accumulates": row[f"{part}_macs"] / 1e6,
         "1 input, 1 thread, ms": ms("one_thread", "batch_1"),
-        "as fast as the teacher": row[f"{teacher}_{clock}"] / row[f"{part}_{clock}"],
+        "times as fast as the teacher": row[f"{teacher}_{clock}"] / row[f"{part}_{clock}"],
         "32 inputs, 1 thread, ms": ms("one_thread", "batch_32"),
         "1 input, all threads, ms": ms("all_threads", "batch_1"),
         "32 inputs, all threads, ms": ms("all_threads", "batch_32"),

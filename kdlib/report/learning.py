@@ -17,7 +17,8 @@ STYLES = ("-", "--", ":", "-.")
 
 def images_seen_points(rows: pd.DataFrame) -> pd.DataFrame:
     """A row a student and number of epochs: images seen, and the score with its interval as shares of the teacher's."""
-    good = rows[(rows.outcome == "ok") & rows.images_seen.notna()]
+    good = rows[(rows.outcome == "ok") & rows.images_seen.notna() & (rows.teacher_score > 0)]
+    good = good[~good.untrained_teacher.astype(bool)]  # a share of a teacher at chance says nothing
     key = ["teacher", "dataset", "method", "variant", "epochs"]
     lines = []
     for values, group in good.groupby(key, sort=False):
@@ -59,12 +60,12 @@ def _looks(points: pd.DataFrame) -> dict[tuple[str, str], dict]:
     return looks
 
 
-def images_seen(study: Study) -> None:
-    """The figure of every student of a study, and its numbers."""
+def images_seen(study: Study, name: str = "images-seen") -> None:
+    """The figure of every student of a study, and its numbers, in files of this name."""
     points = images_seen_points(study.rows)
     if len(points):
         caption = "Score as a share of the teacher's against the training images seen, a panel a teacher"
-        display.figure(lambda narrow: images_seen_drawn(points, narrow), caption, caption, "images-seen", points)
+        display.figure(lambda narrow: images_seen_drawn(points, narrow), caption, caption, name, points)
 
 
 def convergences(rows: pd.DataFrame) -> pd.DataFrame:
@@ -87,11 +88,11 @@ def convergences(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-def converged(study: Study) -> None:
-    """Whether each student has converged, in a table."""
+def converged(study: Study, name: str = "convergence") -> None:
+    """Whether each student has converged, in a table with files of this name."""
     found = convergences(study.rows)
     if found.empty:
         display.words("No student was cooled down at E and at 2E epochs, so that none can be said to have converged.")
         return
     caption = "The cooled-down student at 2E epochs against that at E, paired on dev: [95 % interval]"
-    display.table(found, caption, False, name="convergence", kind="prose")
+    display.table(found, caption, False, name=name, kind="prose")

@@ -142,16 +142,16 @@ def flatten(result: dict) -> dict:
 def exported(run: RunDir, epochs: int, result: dict) -> dict:
     """Headline score, interval, MB, operations and milliseconds of the exported files; {} if there are none.
 
-    The teacher, exported by the same code, has no score here: ``teacher`` is that.
+    The teacher's files, exported by the same code, are measured and not scored.
     """
     record = read_json(run.exported_path(epochs)) or {}
     if record.get("experiment") != result["keys"]["experiment"]:
         return {}
-    row, name = {}, record["headline"]
+    row, headline = {}, record["headline"]
     for who, found in record["rows"].items():
         if who != "student":
-            low, high = found["intervals"][name]
-            row |= {who: found["scores"][name], f"{who}_low": low, f"{who}_high": high, f"{who}_mb": found["mb"]}
+            low, high = found["intervals"][headline]
+            row |= {who: found["scores"][headline], f"{who}_low": low, f"{who}_high": high, f"{who}_mb": found["mb"]}
     for who, sides in record["cost"].items():
         for side, cost in sides.items():
             part = f"exported_{who}_{side}"

@@ -127,8 +127,7 @@ def more_training(study: Study) -> None:
             caption = f"{dataset_name(dataset)}: {headline} after every number of epochs, and of all controls"
             display.table(score_table(study.rows, dataset), caption, name=f"{dataset}-headline")
         learning.images_seen(study)
-        if not learning.convergences(study.rows).empty:
-            learning.converged(study)
+        learning.converged(study)
 
 
 def other_scores(study: Study) -> None:

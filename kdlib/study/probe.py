@@ -133,8 +133,7 @@ def working_seconds(notebook: Path) -> float:
 def main() -> None:
     """The probe of a teacher, told as a job file. What it builds goes with the job's folder."""
     job = take_job()
-    methods = {method: RunConfig(**given) for method, given in job["methods"].items()}
-    methods = {method: config.model_copy(update=at_hand(config)) for method, config in methods.items()}
+    methods = {method: at_hand(RunConfig(**given)) for method, given in job["methods"].items()}
     os.environ["KDLIB_RUNS"] = job["folder"]
     try:
         report = {"outcome": "ok"} | probe(methods, job["counts"], Path(job["folder"]))
@@ -143,13 +142,13 @@ def main() -> None:
     Path(job["answer"]).write_text(json.dumps(report))
 
 
-def at_hand(config: RunConfig) -> dict[str, str]:
-    """Where the probe has its drawn images from: the study's, which are there, and as many extra ones as it reads."""
+def at_hand(config: RunConfig) -> RunConfig:
+    """The configuration with the study's drawn images, which are there, and no more extra ones than the probe reads."""
     given = {"data_root": str(shapes.ensure())} if config.data_root == "shapes" else {}
-    if config.extra_images.startswith(extra.DRAWN):
-        number = config.extra_images.removeprefix(extra.DRAWN)
-        given["extra_images"] = f"{extra.DRAWN}{min(int(number), CHUNK)}"
-    return given
+    number = config.extra_images.removeprefix(extra.DRAWN)
+    if number.isdecimal() and CHUNK < int(number) <= extra.MOST:
+        given["extra_images"] = f"{extra.DRAWN}{CHUNK}"
+    return config.model_copy(update=given)
 
 
 def probe(methods: dict[str, RunConfig], counts: dict[str, list[int]], folder: Path) -> dict:

@@ -65,7 +65,7 @@ class Source:
     def pixels(self, config: RunConfig) -> dict[tuple[str, str, str, int, str], int]:
         """(data set, its root, part, side, extra images) -> images whose pixels are stored for a student of them.
 
-        Views are cut from larger pixels of the training images; the others are read whole too.
+        Views are cut from larger pixels of the training images, which are stored beside those of all images.
         """
         if reads(config.method) != "pixels":
             return {}

@@ -34,13 +34,11 @@ def test_exposure__is_the_worse_of_teacher_and_initial_weights(source, dataset, 
     [("drawn:20000", "none", "20000 images drawn"), ("/more/photos", "unknown", "/more/photos")],
 )
 def test_exposure__extra_images_count_and_are_named(extra, level, told):
-    """What is known of drawn ones is that none is scored; of a folder's, that no file is."""
+    """No drawn one is scored; of a folder's it is known only that no file is one of the scored ones."""
     found = exposure(STANDIN, "coco", "shapes", extra_images=extra)
     assert found["level"] == level and told in found["why"]
-    assert (
-        exposure("microsoft/beit-base-patch16-224-pt22k-ft22k", "tinyimagenet", "/data", extra_images=extra)["level"]
-        == "labels"
-    )
+    beit = "microsoft/beit-base-patch16-224-pt22k-ft22k"
+    assert exposure(beit, "tinyimagenet", "/data", extra_images=extra)["level"] == "labels"
 
 
 def test_exposure__of_a_local_checkpoint_is_unknown(tmp_path):

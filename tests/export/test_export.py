@@ -137,7 +137,7 @@ def test_card__is_made_from_the_result(taken, run):
     assert 'library_name: "kdlib"' in header and "license:" in header
     low, high = run.interval()
     assert f"| {run.score():.3f} [{low:.3f}, {high:.3f}] |" in card
-    assert f"Images of an epoch: {run.result['data']['fit']['images']}." in card
+    assert f"Training images: {run.result['data']['fit']['images']}." in card
     for words in ("onnx_int8", "(32, 32)", "DINO".lower(), run.result["exposure"]["why"], "Licence"):
         assert words in card
 

@@ -112,6 +112,13 @@ def test_images_seen__are_shares_of_the_teacher(rows):
     assert drawn.axes[0].get_xscale() == "log"
 
 
+def test_images_seen__has_no_share_of_a_teacher_at_chance(made_study):
+    untrained = tried("anchor_kl", 1e-3, dev=0.1, student=0.1, untrained_teacher=True, method="cbam")
+    nothing = tried("anchor_kl", 1e-3, dev=0.1, student=0.1, teacher_score=0.0, teacher="beit")
+    points = learning.images_seen_points(made_study(untrained, nothing, tried("anchor_kl", 1e-3, dev=0.5, student=0.5)))
+    assert list(zip(points.teacher, points.method, strict=True)) == [("dino", "resnet")]
+
+
 def test_images_seen__lines_of_one_network_differ_in_colour_and_those_of_several_have_their_networks():
     one = learning._looks(pd.DataFrame({"method": "resnet", "variant": [str(number) for number in range(12)]}))
     assert len({(look["color"], look["ls"]) for look in one.values()}) == 12

@@ -69,10 +69,10 @@ def test_probe__extra_images_are_trained_on_and_not_scored(small_run, tmp_path, 
 
 
 def test_at_hand__no_more_extra_images_are_drawn_than_the_probe_reads(small_run):
-    few, many, none = (small_run("dino", extra_images=given) for given in ("drawn:40", "drawn:20000", ""))
-    assert probe.at_hand(few)["extra_images"] == "drawn:40"
-    assert probe.at_hand(many)["extra_images"] == f"drawn:{probe.CHUNK}"
-    assert "extra_images" not in probe.at_hand(none)
+    """What a run would refuse is left, for the probe to refuse it."""
+    for given in ("", "drawn:40", "drawn:many", "drawn:200000", "/more/photos"):
+        assert probe.at_hand(small_run("dino", extra_images=given)).extra_images == given
+    assert probe.at_hand(small_run("dino", extra_images="drawn:20000")).extra_images == f"drawn:{probe.CHUNK}"
 
 
 def test_few__are_spread_over_the_split_with_all_that_belongs_to_them(small_run):
