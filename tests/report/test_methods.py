@@ -180,3 +180,7 @@ def test_readme__its_table_and_sentences_of_methods_are_the_results_beside_the_s
     names = {"share": "share of the teacher", "verdict": "verdict on the first"}
     for teacher, part in found.rename(columns=names).groupby("teacher", sort=False):
         assert f"- {teacher_name(teacher)}: {methods.answer(part)}" in " ".join(told.split())
+    highest = (found.learning_rate == found.learning_rate.max()).sum()
+    assert f"For {highest} of {len(found)} the best rate is the highest" in " ".join(told.split())
+    tried = found[[name for name in found if name.startswith("dev_")]]
+    assert tried.shape[1] == 3 and (tried.max(axis=1) == found.dev).all()
