@@ -61,10 +61,11 @@ def run(
 
     config = study.load(study_file, data_root, seeds)
     if plan:
-        from kdlib.study import engine, probe
+        from kdlib.study import engine
         from kdlib.study.forecast import plan as make_plan
+        from kdlib.study.measure import measure
 
-        print(make_plan(config, probe.measure, workers or engine.default_workers()))
+        print(make_plan(config, measure, workers or engine.default_workers()))
         return
     from kdlib.report.rows import read, references
     from kdlib.study import grid

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from kdlib import checkpoints, sources
+from kdlib.config import RunConfig
 from kdlib.data import splits as splitting
 from kdlib.evaluate import reference
 from kdlib.evaluate.cost import minutes_from_nothing, sizes, student_cost, times
@@ -24,7 +25,6 @@ def result_of(experiment: Any, evaluation: dict, history: list[dict]) -> dict:
     """
     config, student = experiment.config, experiment.trained.student
     facts = experiment.splits["fit"].store.manifest["facts"]
-    pretrained = config.pretrained and student.reads == "pixels"
     cost, backbone = _cost(experiment), sources.backbone_cost(config)
     checkpoint = experiment.checkpoint
     trained_on = [experiment.splits[name] for name in ("fit", "extra") if name in experiment.splits]
@@ -49,7 +49,7 @@ def result_of(experiment: Any, evaluation: dict, history: list[dict]) -> dict:
             "store_bytes": sum(store.bytes for store in of_teacher),
             "mb": sum(side["mb"] for side in backbone.values() if isinstance(side, dict)),
         },
-        "exposure": exposure(sources.source(config), config.dataset, config.data_root, pretrained, config.extra_images),
+        "exposure": exposure_of(config),
         "reference": _reference(experiment, evaluation["scores"]["teacher"], facts["source"]),
         "data": {name: _describe(experiment, name) for name in experiment.splits},
         "stores": {name: split.store.path.name for name, split in experiment.splits.items()},
@@ -60,6 +60,12 @@ def result_of(experiment: Any, evaluation: dict, history: list[dict]) -> dict:
         "files": _files(experiment, evaluation["controls"]),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
+
+
+def exposure_of(config: RunConfig) -> dict[str, str]:
+    """How much of the scored data set the teacher, the student's initial weights and the extra images hold."""
+    pretrained = config.pretrained and sources.reads(config.method) == "pixels"
+    return exposure(sources.source(config), config.dataset, config.data_root, pretrained, config.extra_images)
 
 
 def train_images(result: dict) -> int:

@@ -15,7 +15,7 @@ from kdlib.files import runs_root
 from kdlib.notebook.worker import run_job
 from kdlib.study import grid as grids
 from kdlib.study.file import StudyConfig
-from kdlib.study.probe import working_seconds
+from kdlib.study.measure import working_seconds
 from kdlib.study.status import Inspector
 
 ROUNDS = 3

@@ -273,7 +273,7 @@ class TrainLoader:
     def _anchors(self, epoch: int, step: int) -> dict[str, Tensor]:
         """The teacher's features of training images, and of the split's captions, drawn with replacement.
 
-        ``limit`` holds for the images alone: no anchor is paired with an image, so all captions of the split serve.
+        ``limit`` holds for the images alone: no anchor is paired with an image, so captions of all images may be drawn.
         """
         drawn, anchors, store = generator(self.seed, "anchors", epoch, step), {}, self.split.store
         rows = self.rows[torch.randint(len(self.rows), (self.anchors,), generator=drawn).numpy()]

@@ -3,10 +3,10 @@
 import pandas as pd
 
 from kdlib.report import display, study_figures
-from kdlib.report.findings import EXPORTED
 from kdlib.report.one_study import Study
 from kdlib.report.scores import line_name, of_the_paper, paper
 from kdlib.report.spent import COLUMNS, spent
+from kdlib.report.style import EXPORTED
 from kdlib.study import forecast
 
 FILES = {"teacher": "float32"} | EXPORTED

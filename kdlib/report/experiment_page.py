@@ -11,7 +11,6 @@ from kdlib import sources, students
 from kdlib.config import RunConfig
 from kdlib.distiller import Distiller
 from kdlib.evaluate.cost import backbones
-from kdlib.evaluate.exposure import exposure
 from kdlib.experiment import Experiment
 from kdlib.features.loader import Reader
 from kdlib.machine import choose, hardware, versions
@@ -23,6 +22,7 @@ from kdlib.report.experiment_result import result, score_by_epochs
 from kdlib.report.layers_and_losses import losses, module
 from kdlib.report.scores import line_name
 from kdlib.report.style import dataset_name, teacher_name
+from kdlib.result import exposure_of
 
 __all__ = [
     "attention", "changes", "cost", "curves", "examples", "losses", "module", "reproduce", "result", "samples",
@@ -57,8 +57,7 @@ def setup(experiment: Experiment) -> None:
     if copies:
         more = ", ..." if len(copies) > COPIES else ""
         notice(f"{len(copies)} images are also in another split and left training: {', '.join(copies[:COPIES])}{more}.")
-    pretrained = config.pretrained and students.class_of(config.method).reads == "pixels"
-    seen = exposure(sources.source(config), config.dataset, config.data_root, pretrained, config.extra_images)
+    seen = exposure_of(config)
     badge = f'<span class="badge {seen["level"]}">exposure: {seen["level"]}</span>'
     markup(f"<p>{badge} What teacher and student saw of the test images before: {html.escape(seen['why'])}.</p>")
     machine, made = hardware(choose(config.device)), versions()

@@ -9,12 +9,11 @@ import pandas as pd
 from kdlib.evaluate.uncertainty import BETTER, OPEN, WORSE
 from kdlib.report.cautions import at_chance
 from kdlib.report.scores import line_name
-from kdlib.report.style import dataset_name, short_name, teacher_name
+from kdlib.report.style import EXPORTED, dataset_name, short_name, teacher_name
 from kdlib.report.verdicts import NO_TEACHER, stands_alone
 from kdlib.sources import reads
 
 LISTED = 3  # students that a sentence names
-EXPORTED = {"onnx": "float32", "onnx_int8": "int8"}
 
 
 def findings(rows: pd.DataFrame, verdicts: pd.DataFrame) -> list[tuple[str, str]]:

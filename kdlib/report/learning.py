@@ -94,5 +94,5 @@ def converged(study: Study, name: str = "convergence") -> None:
     if found.empty:
         display.words("No student was cooled down at E and at 2E epochs, so that none can be said to have converged.")
         return
-    caption = "The cooled-down student at 2E epochs against that at E, paired on dev: [95 % interval]"
+    caption = "The student after 2E epochs and a cooldown against the same after E epochs and a cooldown, paired on dev"
     display.table(found, caption, False, name=name, kind="prose")

@@ -5,9 +5,9 @@ import pandas as pd
 
 from kdlib.evaluate.uncertainty import OPEN
 from kdlib.report.display import Strong
-from kdlib.report.findings import EXPORTED, as_methods, at_the_end, teacher_mb
+from kdlib.report.findings import as_methods, at_the_end, teacher_mb
 from kdlib.report.scores import line_name, methods_of, number
-from kdlib.report.style import dataset_name, short_name, teacher_name
+from kdlib.report.style import EXPORTED, dataset_name, short_name, teacher_name
 from kdlib.report.verdicts import NO_TEACHER
 
 SCORE, UNTRAINED, ALONE, SIZE = "score", "untrained", "no teacher", "MB"

@@ -11,9 +11,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, LogLocator, NullLocator, PercentFormatter
 
 from kdlib.report import style
-from kdlib.report.findings import EXPORTED, as_methods, at_the_end, teacher_mb
+from kdlib.report.findings import as_methods, at_the_end, teacher_mb
 from kdlib.report.scores import methods_of, summary_of
-from kdlib.report.style import GREY, INK, colour, dataset_name, marker, short_name, teacher_name
+from kdlib.report.style import EXPORTED, GREY, INK, colour, dataset_name, marker, short_name, teacher_name
 from kdlib.report.verdicts import NO_TEACHER
 
 ROOM = 1.12  # above the highest score

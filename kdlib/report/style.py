@@ -24,6 +24,7 @@ INK, GREY, PALE = "#1f2328", "#6e7781", "#dfe3e8"
 NAMES = {"mean_recall": "mean recall of R@1, R@5, R@10 both ways", "knn@20_top1": "k-NN top-1 (k = 20)"}
 SHORT = {"mean_recall": "mean recall", "knn@20_top1": "k-NN top-1"}
 TEACHERS = {"clip": "CLIP", "blip": "BLIP", "dino": "DINO", "beit": "BEiT"}
+EXPORTED = {"onnx": "float32", "onnx_int8": "int8"}
 DATASETS = {"coco": "COCO", "tinyimagenet": "Tiny ImageNet"}
 PHONE = 3.7  # inches that a phone shows without shrinking
 # Class names come in any script: the first font that has a letter draws it.

@@ -1,6 +1,6 @@
 """What a study would do on this machine: its experiments, its stores, what is missing, and how long it would take.
 
-The seconds are those of :mod:`~kdlib.study.probe`, added up here as the study's grid would spend them.
+The seconds are those of :mod:`~kdlib.study.measure`, added up here as the study's grid would spend them.
 """
 
 import shutil
@@ -28,7 +28,7 @@ Measure = Callable[[list[ExperimentSpec], dict, int], dict[str, dict]]
 def plan(config: StudyConfig, measure: Measure | None = None, workers: int = 1) -> str:
     """A text for the terminal. Downloads nothing, and computes nothing that is kept.
 
-    ``measure``: :func:`kdlib.study.probe.measure`. With it the plan says how long ``workers`` take, and keeps that in
+    ``measure``: :func:`kdlib.study.measure.measure`. With it the plan says how long ``workers`` take, and keeps that in
     runs/<study>/plan.json for :func:`goodness`.
     """
     specs = study.experiments(config)

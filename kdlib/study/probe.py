@@ -1,25 +1,22 @@
-"""How fast a study is on this machine: a little of each of its teachers and methods, and one notebook a data set.
+"""The probe of a teacher, in a process of its own: ``python -m kdlib.study.probe JOB.json``.
 
-``python -m kdlib.study.probe JOB.json`` is the probe of one teacher: the first images of its splits through it, the
-first epochs of each method on them, and an exam. All of it is the code that the experiments run.
+The first images of its splits through it, the first epochs of each method on them, and an exam. All of it is the code
+that the experiments run.
 """
 
 import dataclasses
 import json
 import os
 import statistics
-import tempfile
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from kdlib import data as datasets
-from kdlib import sources, study
+from kdlib import sources
 from kdlib.config import RunConfig
 from kdlib.data import extra, shapes
 from kdlib.data.splits import take
@@ -30,13 +27,10 @@ from kdlib.evaluate.exam import Exam
 from kdlib.experiment import Experiment
 from kdlib.features.encoders import CHUNK
 from kdlib.features.loader import Split
-from kdlib.files import RunDir, runs_root
+from kdlib.files import RunDir
 from kdlib.machine import choose, now
-from kdlib.notebook.worker import accept_jobs, end_all, run_job, take_job
-from kdlib.study.file import ExperimentSpec
-from kdlib.teachers import STANDIN, TeacherError, standin
+from kdlib.notebook.worker import take_job
 
-TINY = shapes.ShapesSpec(0, 8, 2, 144, 12)  # for the notebook: as many test images as a page shows
 # Images of a split up to which an exam is whole. Beyond, between a ranking of n images, which grows by n, and the
 # similarities of all pairs, which grow by n^2.
 LARGEST, GROWTH = 1800, 1.5
@@ -45,95 +39,10 @@ CALLS, NOISE = 5, 0.3
 SLOW = 0.1  # seconds an image; a slower teacher, as a full-size one on a CPU, is probed on a quarter of the images
 
 
-def measure(specs: list[ExperimentSpec], counts: dict, workers: int) -> dict[str, dict]:
-    """Name of a probe -> seconds, or its "problem"; ``counts``: sources -> split -> (images, captions).
-
-    The probes: one of each teacher (:func:`probe`), and the notebook of each data set, ``fixed`` seconds of which are
-    neither training nor scoring. Also "all", the seconds that this took.
-    """
-    accept_jobs()
-    started = time.perf_counter()
-    runs_root().mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="probe-", dir=runs_root()) as scratch:
-        drawn = str(shapes.ensure(TINY, Path(scratch) / "drawn"))
-        jobs: dict[str, tuple] = {}
-        for sources_, spec in {spec.sources: spec for spec in reversed(specs)}.items():
-            configs = [one.config for one in specs if one.sources == sources_]
-            methods = {config.method: config.model_dump() for config in reversed(configs)}
-            given = {"methods": methods, "counts": counts[sources_]}
-            jobs[str(sources_)] = _run, spec.config, "kdlib.study.probe", scratch, given
-        for spec in {spec.config.dataset: spec for spec in reversed(specs)}.values():
-            jobs[spec.config.dataset] = _notebook, spec, scratch, drawn
-        with ThreadPoolExecutor(workers) as pool:
-            try:
-                found = dict(zip(jobs, pool.map(lambda job: job[0](*job[1:]), jobs.values()), strict=True))
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                end_all()
-                raise
-    return found | {"all": {"seconds": time.perf_counter() - started}}
-
-
-def _run(config: RunConfig, module: str, scratch: str, job: dict) -> dict:
-    """What a job of a process of its own found."""
-    folder = tempfile.mkdtemp(dir=scratch)
-    given = {"folder": folder, "log": f"{folder}/log", "threads": config.threads, "memory_bytes": 0}
-    report = run_job(job | given | {"module": module})
-    if report["outcome"] != "ok":
-        return {"problem": f"{config.teacher} on {config.dataset}: {report.get('error') or report['outcome']}"}
-    return report
-
-
-def _notebook(spec: ExperimentSpec, scratch: str, drawn: str) -> dict:
-    """Seconds of an experiment's notebook on a few drawn images that are neither training nor scoring."""
-    try:
-        standin(spec.config.teacher)
-        name = spec.notebook
-    except TeacherError:  # any other notebook starts and shows as long
-        name = "dino_tinyimagenet"
-    teacher, _, dataset = name.partition("_")
-    config = RunConfig(
-        study="probe", teacher=teacher, dataset=dataset, checkpoint=STANDIN, data_root=drawn, batch_size=32, epochs=1,
-        device=spec.config.device, threads=spec.config.threads, timed_calls=CALLS,
-    )  # fmt: skip
-    folder = Path(tempfile.mkdtemp(dir=scratch))
-    job = {
-        "notebook": str(study.notebooks_folder() / f"{name}.ipynb"),
-        "parameters": ExperimentSpec(notebook="", config=config).parameters | {"study": folder.name},
-        "output": str(folder / "done.ipynb"),
-        "failed_output": str(folder / "failed.ipynb"),
-        "report": str(folder / "page.html"),
-    }
-    prepared = _run(
-        config,
-        "kdlib.study.prepare",
-        scratch,
-        {"config": config.model_dump(), "configs": [config.model_dump()], "tokens": False},
-    )
-    report = prepared if "problem" in prepared else _run(config, "kdlib.notebook.execute", scratch, job)
-    if "problem" in report:
-        return report
-    return {"fixed": report["seconds"] - working_seconds(folder / "done.ipynb"), "start": prepared["seconds"]}
-
-
-def working_seconds(notebook: Path) -> float:
-    """Seconds that an executed notebook spent in training and scoring, by papermill's clock."""
-    spent = 0.0
-    for cell in json.loads(notebook.read_text())["cells"]:
-        source, clock = "".join(cell["source"]), cell["metadata"].get("papermill", {})
-        if "experiment.train(" in source or "experiment.evaluate()" in source:
-            first, last = (datetime.fromisoformat(clock[name]) for name in ("start_time", "end_time"))
-            spent += (last - first).total_seconds()
-    return spent
-
-
-# ---------------------------------------------------------------- in a process of its own
-
-
 def main() -> None:
     """The probe of a teacher, told as a job file. What it builds goes with the job's folder."""
     job = take_job()
-    methods = {method: at_hand(RunConfig(**given)) for method, given in job["methods"].items()}
+    methods = {method: reduced(RunConfig(**given)) for method, given in job["methods"].items()}
     os.environ["KDLIB_RUNS"] = job["folder"]
     try:
         report = {"outcome": "ok"} | probe(methods, job["counts"], Path(job["folder"]))
@@ -142,8 +51,8 @@ def main() -> None:
     Path(job["answer"]).write_text(json.dumps(report))
 
 
-def at_hand(config: RunConfig) -> RunConfig:
-    """The configuration with the study's drawn images, which are there, and no more extra ones than the probe reads."""
+def reduced(config: RunConfig) -> RunConfig:
+    """The configuration on the study's drawn images, with at most as many extra drawn images as the probe reads."""
     given = {"data_root": str(shapes.ensure())} if config.data_root == "shapes" else {}
     number = config.extra_images.removeprefix(extra.DRAWN)
     if number.isdecimal() and CHUNK < int(number) <= extra.MOST:

@@ -63,7 +63,7 @@ class Source:
         return sum(images for images, _ in self.counts.values())
 
     def pixels(self, config: RunConfig) -> dict[tuple[str, str, str, int, str], int]:
-        """(data set, its root, part, side, extra images) -> images whose pixels are stored for a student of them.
+        """(data set, its root, part, side, extra images) -> images whose pixels are stored, if the student reads them.
 
         Views are cut from larger pixels of the training images, which are stored beside those of all images.
         """

@@ -1,19 +1,14 @@
 """The probe, on a machine that need not be fast: every number that the plan adds up is there and is a time."""
 
-import json
 import math
-import time
-from itertools import count
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from kdlib import sources, study
+from kdlib import sources
 from kdlib.data.splits import take
-from kdlib.notebook import worker
-from kdlib.study import forecast, probe, sizes
-from kdlib.study.file import ExperimentSpec
+from kdlib.study import probe
 
 TEACHER = {"load", "image", "call", "score", "controls", "methods"}
 METHOD = {"epoch", "once", "checkpoint", "image", "alone", "call", "pixel", "bytes"}
@@ -68,11 +63,11 @@ def test_probe__extra_images_are_trained_on_and_not_scored(small_run, tmp_path, 
     assert found["methods"]["resnet"]["epoch"] == 60 / seen["images"]
 
 
-def test_at_hand__no_more_extra_images_are_drawn_than_the_probe_reads(small_run):
+def test_reduced__no_more_extra_images_are_drawn_than_the_probe_reads(small_run):
     """What a run would refuse is left, for the probe to refuse it."""
     for given in ("", "drawn:40", "drawn:many", "drawn:200000", "/more/photos"):
-        assert probe.at_hand(small_run("dino", extra_images=given)).extra_images == given
-    assert probe.at_hand(small_run("dino", extra_images="drawn:20000")).extra_images == f"drawn:{probe.CHUNK}"
+        assert probe.reduced(small_run("dino", extra_images=given)).extra_images == given
+    assert probe.reduced(small_run("dino", extra_images="drawn:20000")).extra_images == f"drawn:{probe.CHUNK}"
 
 
 def test_few__are_spread_over_the_split_with_all_that_belongs_to_them(small_run):
@@ -116,56 +111,3 @@ def test_many__repeats_a_split_without_making_two_images_alike(split_of, teacher
         assert large.has_prompts and len(large.relevant) == len(large)
     else:
         assert large.labels.tolist() == split.labels.tolist() * 5
-
-
-def test_working_seconds__are_those_of_training_and_scoring(tmp_path):
-    def cell(source: str, seconds: int) -> dict:
-        clock = {"start_time": "2026-01-01T00:00:00", "end_time": f"2026-01-01T00:00:{seconds:02d}"}
-        return {"source": [source], "metadata": {"papermill": clock}}
-
-    cells = [cell("history = experiment.train(distiller)", 7), cell("show.setup(experiment)", 20),
-             cell("result = experiment.finish(experiment.evaluate(), history)", 4)]  # fmt: skip
-    (tmp_path / "done.ipynb").write_text(json.dumps({"cells": cells}))
-    assert probe.working_seconds(tmp_path / "done.ipynb") == 11
-
-
-def test_working_seconds__finds_both_in_the_notebooks():
-    for name in ("dino_tinyimagenet", "clip_coco"):
-        text = (study.notebooks_folder() / f"{name}.ipynb").read_text()
-        assert "experiment.train(" in text and "experiment.evaluate()" in text
-
-
-def test_measure__the_whole_of_it(small_run):
-    """Notebook, processes and all; nothing is left in the folder of runs."""
-    spec = ExperimentSpec(notebook="dino_tinyimagenet", config=small_run("dino"))
-    found = sizes.sources_of([spec])
-    rates = probe.measure([spec], {key: source.counts for key, source in found.items()}, 2)
-    assert not [name for name, rate in rates.items() if "problem" in rate], rates
-    assert 0 < rates["tinyimagenet"]["fixed"] < rates["all"]["seconds"]
-    predicted = forecast.predict([spec], found, rates, 1)
-    assert predicted["experiments"][spec.name]["seconds"] > rates["tinyimagenet"]["fixed"]
-    assert not list(forecast.runs_root().glob("probe-*"))
-
-
-def test_measure__an_interruption_leaves_nothing_behind(small_run, monkeypatch, tmp_path):
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    (tmp_path / "sleeper.py").write_text("import time\n\ntime.sleep(600)\n")
-    running, turns = [], count()
-
-    def run(*given):
-        """The first probe is interrupted while the second one's job runs."""
-        if next(turns):
-            return worker.run_job({"module": "sleeper", "threads": 1, "memory_bytes": 0, "log": str(tmp_path / "log")})
-        while not worker._running:
-            time.sleep(0.05)
-        running.extend(worker._running)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(probe, "_run", run)
-    monkeypatch.setattr(probe, "_notebook", run)
-    spec = ExperimentSpec(notebook="dino_tinyimagenet", config=small_run("dino"))
-    with pytest.raises(KeyboardInterrupt):
-        probe.measure([spec], {spec.sources: {}}, workers=2)
-    assert running and all(process.poll() is not None for process in running)
-    assert not list(forecast.runs_root().glob("probe-*"))
