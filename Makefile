@@ -4,21 +4,18 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?=
 SEEDS ?=
-DATA ?=
+BENCH ?=
 LAB ?=
 # An image that is uploaded to the explorer comes in one message; the server's own limit is 10 MB.
 ROOM := {"websocket_max_message_size": 67108864}
 
-.PHONY: study test faults bench rehearsal lint lab explore help
+.PHONY: study test bench lab lint help
 
 help:
-	@echo "make study   install if needed, run the embedded study, build its report"
+	@echo "make study   install if needed, run the demo study, make its report (WORKERS=2, SEEDS=3)"
 	@echo "make test    install if needed, run the tests"
-	@echo "make faults  kill it, cut its power, feed it bad input, and print what was lost (an hour)"
-	@echo "make bench   measure how fast it is here, as ratios (DATA=folder with real images)"
-	@echo "make rehearsal   the paper's study from an empty cache, with all downloads on a loopback address"
 	@echo "make lab     open the notebooks in JupyterLab"
-	@echo "make explore open the explorer of finished runs as a page"
+	@echo "make bench   measure how fast it is here, as ratios; nothing else should run meanwhile (an hour)"
 	@echo "make lint    check style"
 
 # The stamp is newer than pyproject.toml once everything it names is installed.
@@ -34,15 +31,9 @@ study: $(VENV)/installed
 test: $(VENV)/installed
 	$(BIN)/python -m pytest -n auto --dist loadfile
 
-faults: $(VENV)/installed
-	$(BIN)/python tests/faults $(FAULTS)
-
+# BENCH: further options of tests/bench.
 bench: $(VENV)/installed
-	$(BIN)/kdlib bench --whole-grid $(if $(DATA),--data-root $(DATA))
-
-# From an empty cache to the report, with the hub and the sites on loopback addresses: 40 minutes, 15 GB of disk.
-rehearsal: $(VENV)/installed
-	PYTHONPATH=tests $(BIN)/python -m rehearsal
+	$(BIN)/python tests/bench $(BENCH)
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
@@ -52,8 +43,3 @@ lint: $(VENV)/installed
 lab: $(VENV)/installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" JUPYTER_PREFER_ENV_PATH=1 \
 		$(BIN)/jupyter lab $(LAB) --ServerApp.tornado_settings='$(ROOM)' notebooks
-
-# notebooks/jupyter: a template without the fonts that voila's own asks another host for. notebooks/voila.json: uploads of up to 64 MB, a policy by which the browser fetches nothing from other hosts, and an
-# end for the kernels of pages that were closed.
-explore: $(VENV)/installed
-	JUPYTER_PATH=$(CURDIR)/notebooks/jupyter $(BIN)/voila notebooks/explore.ipynb --Voila.config_file_paths=notebooks

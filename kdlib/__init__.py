@@ -1,11 +1,29 @@
 """Visual model distillation, as one flow of data.
 
-dataset -> teacher -> feature store -> student -> loss -> trainer -> evaluation -> result -> table -> report
+dataset -> teacher -> features -> loader -> student -> loss -> trainer -> evaluation -> result -> table -> notebook
 
-Shapes, everywhere in this package:
-
-B batch, N tokens of an image, L tokens of a text, D student width, T teacher width,
-C captions of an image, K classes. A temperature is ``tau``. Losses take the student first.
+Shapes, everywhere in this package: B batch, N image tokens, L text tokens, D student width, T teacher width,
+C captions of an image, K classes. A temperature is ``tau``. The student comes first.
 """
 
 __version__ = "0.1.0"
+
+_NAMES = {
+    "RunConfig": "config",
+    "Experiment": "experiment",
+    "runs": "tables",
+    "results": "tables",
+    "compare": "comparisons",
+    "retention": "comparisons",
+}
+
+
+def __getattr__(name: str):
+    # Imported when they are asked for, so that reading a table does not wait for torch.
+    import importlib
+
+    if name in _NAMES:
+        return getattr(importlib.import_module(f"kdlib.{_NAMES[name]}"), name)
+    if name == "show":
+        return importlib.import_module("kdlib.show")
+    raise AttributeError(f"kdlib has no {name}; it has {', '.join([*_NAMES, 'show'])}.")

@@ -1,4 +1,4 @@
-"""``python -m kdlib`` is ``kdlib``."""
+"""``python -m kdlib``."""
 
 from kdlib.cli import main
 

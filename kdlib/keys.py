@@ -1,276 +1,194 @@
-"""What a result depends on: digests of code, configuration, data and teacher, so that it knows when it is out of date.
-
-Code enters by its content: the syntax tree without docstrings, comments and the module paths of kdlib's imports. So an
-edited comment or a moved file makes no result out of date.
-"""
+"""What a number depends on, as digests: the package's code, a user's own, and what a notebook edited by hand."""
 
 import ast
+import copy
+import dataclasses
+import dis
 import hashlib
-import importlib.util
 import inspect
 import json
-import linecache
-import symtable
 import sys
-from collections.abc import Iterator
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from kdlib.config import RunConfig
-from kdlib.files import digest
-from kdlib.registry import Registry
+import numpy as np
+import torch
+from safetensors.torch import save
+from torch import nn
 
-SCHEMA = 4  # of the result record; raised when a field changes its meaning
+from kdlib.config import RunConfig
+from kdlib.utils import digest, find
 
 PACKAGE = Path(__file__).parent
-# Stage -> the code below kdlib/ that can change its numbers, beyond that of the stages before it: files, or functions
-# and classes of a file after a colon. {teacher} and {method} are those of the experiment; one of a user's own has no
-# file here, and enters by own_code.
-STAGES = {
-    "pixels": (
-        "data/dataset.py",
-        "data/coco.py",
-        "data/tinyimagenet.py",
-        "features/encoders.py",
-        "features/build.py:encoded",
-        "features/build.py:_decode",
-    ),
-    "features": (
-        "features/vocabulary.py:token_ids",
-        "teachers/teacher.py",
-        "teachers/loading.py",
-        "teachers/{teacher}.py",
-        "machine.py:autocast",
-    ),
-    "audit": ("teachers/audit.py",),
-    "views": ("features/views.py",),
-    "training": (
-        "seeding.py",
-        "features/loader.py",
-        "features/stacked.py",
-        "features/vocabulary.py:Vocabulary",
-        "sources.py:training_split",
-        "students/student.py",
-        "students/pixels.py",
-        "students/text.py",
-        "students/transformer.py",
-        "students/{method}.py",
-        "losses.py",
-        "projectors.py",
-        "distiller.py",
-        "trainer.py",
-    ),
-    "evaluation": (
-        "evaluate/controls.py",
-        "evaluate/embed.py",
-        "evaluate/exam.py",
-        "evaluate/fidelity.py",
-        "evaluate/knn.py",
-        "evaluate/linear.py",
-        "evaluate/metrics.py",
-        "evaluate/retrieval.py",
-        "evaluate/uncertainty.py",
-        "evaluate/zeroshot.py",
-        "sources.py:open_split",
-        "experiment.py:Experiment.score",
-        "experiment.py:Experiment.controls",
-        "experiment.py:Experiment.evaluate",
-    ),
-    "cost": ("evaluate/cost.py", "machine.py:call_times", "machine.py:latency", "machine.py:multiply_accumulates"),
+ROOMS = {  # of a folder the files in it, not those of its subfolders
+    "features": ("data/base.py", "teachers", "features.py"),
+    "training": ("students", "losses.py", "distiller.py", "trainer.py", "loader.py"),
+    "evaluation": ("evaluate",),
+    "cost": ("evaluate/cost.py", "machine.py"),
 }
-
-
-def digest_of(stage: str, **names: str) -> str:
-    """SHA-256 (24 hex digits) of the code of one stage; ``names``: the teacher's or the method's.
-
-    By content alone: a file that is moved, with its line in STAGES, has the digest that it had.
-    """
-    places = [place.format(**{"teacher": "", "method": ""} | names) for place in STAGES[stage]]
-    contents = sorted(content for place in places if (content := _content(PACKAGE, place)))
-    return hashlib.sha256("\n".join(contents).encode()).hexdigest()[:24]
+DESCRIBE = ("cost.py", "known.py")  # change no score
+LIBRARIES = {"kdlib", "torch", "torchvision", "transformers", "numpy", *sys.stdlib_module_names}
 
 
 @cache
-def _content(package: Path, place: str) -> str:
-    """The code at 'file.py' or 'file.py:name'; '' where there is no such file. Raises KeyError for an unknown name."""
-    file, _, name = place.partition(":")
-    path = package / file
-    if not path.is_file():
-        return ""
-    tree = ast.parse(path.read_text())
-    for part in filter(None, name.split(".")):
-        found = [node for node in tree.body if getattr(node, "name", None) == part]
-        if not found:
-            raise KeyError(f"{file} has no '{name}', which STAGES in kdlib/keys.py names.")
-        tree = found[0]
-    return essence(tree)
+def code_digest(room: str, package: Path = PACKAGE) -> str:
+    """SHA-256 of the code of one room, without comments, docstrings and messages."""
+    places = [package / place for place in ROOMS[room]]
+    inside = [file for place in places for file in place.glob("*.py") if file.name not in DESCRIBE]
+    files = [place for place in places if place.suffix] + inside
+    return digest(sorted(essence(file.read_text(encoding="utf-8")) for file in files))
 
 
-def essence(tree: ast.AST) -> str:
-    """A syntax tree as text, without positions, comments, docstrings and the module paths of kdlib's imports."""
+def essence(source: str) -> str:
+    """The syntax tree of a source without positions, comments, docstrings and the texts of ``raise``."""
+    tree = ast.parse(source)
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "kdlib":
-            node.module = "kdlib"
-        body = getattr(node, "body", None)
-        if not isinstance(body, list) or not body or not isinstance(body[0], ast.Expr):
-            continue
-        if isinstance(getattr(body[0], "value", None), ast.Constant) and isinstance(body[0].value.value, str):
-            node.body = body[1:] or [ast.Pass()]
+        documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        if documented and ast.get_docstring(node, clean=False) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
+        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
+            texts = [one for one in node.exc.args if isinstance(one, ast.JoinedStr)]
+            texts += [one for one in node.exc.args if isinstance(getattr(one, "value", None), str)]
+            node.exc.args = [one for one in node.exc.args if one not in texts]
     return ast.dump(tree)
 
 
-# ---------------------------------------------------------------- code of a user's own
+def train_key(config: RunConfig, features_key: str, extra: Any = None, changes: dict | None = None) -> str:
+    """The key of a training; ``extra``: digests of a user's own code, ``changes``: :func:`changes`."""
+    own = {"extra": extra, "changes": changes or {}}
+    return digest({"config": config.training(), "features": features_key, "code": code_digest("training")} | own)
 
 
-def own_code(noun: str, name: str) -> dict[str, str]:
-    """The digest of a user's own student, loss or teacher as ``{"own": ...}``; nothing for one of the package.
+def evaluation_key(config: RunConfig, fingerprints: dict[str, str], features_keys: Any) -> str:
+    """The key of what scores every encoder: code, images and captions, split, and the width of the controls."""
+    on = {"data": fingerprints, "features": features_keys, "on": config.score_on, "width": config.width}
+    return digest(on | {"code": code_digest("evaluation")})
 
-    ``noun``: that of its registry, as 'student'. ``name``: 'package.module:attribute' or a registered name. Raises
-    KeyError for a name that is not registered.
+
+# ---------------------------------------------------------------- a user's own code
+
+
+def own_code(thing: Any) -> str:
+    """The digest of a user's own class, function or module, also as 'package.module:attribute'; '' for all others.
+
+    Of what is written in a file it is that of the file; of what is written in a notebook, that of its instructions and
+    of all functions, classes and constants of the notebook that it uses.
     """
-    registry, entry = Registry.known.get(noun), name
-    if registry and (name in registry or ":" not in name):
-        entry = registry[name]
-    if not isinstance(entry, str):
-        found = code_of(entry)
-    else:
-        module = entry.partition(":")[0] if ":" in entry else "kdlib"
-        found = "" if module.split(".")[0] == "kdlib" else _of_file(module)
-    return {"own": found} if found else {}
+    _plain(find({}, thing, "code") if isinstance(thing, str) and ":" in thing else thing, found := {})
+    return digest([*found.values()]) if found else ""
 
 
-LIBRARIES = ("kdlib", "torch", "torchvision", "transformers", "builtins")  # code of the first is followed by STAGES
+def _text(value: Any, found: dict | None = None) -> str:
+    """A value as text that is equal for equal values in every process; own code that it holds goes to ``found``."""
+    codes: dict = {} if found is None else found
+    text = json.dumps(value, default=partial(_plain, found=codes), sort_keys=True, skipkeys=True)
+    return f"{text} {digest([*codes.values()])[:8]}" if found is None and codes else text
 
 
-def code_of(thing: Any) -> str:
-    """The digest of a class, function or module: of its file, or in a notebook of its source; '' for a library's."""
-    module = thing.__name__ if inspect.ismodule(thing) else getattr(thing, "__module__", None) or "builtins"
-    if module.split(".")[0] in LIBRARIES:
-        return ""
-    return digest(dict(notebook_code(thing))) if module == "__main__" else _of_file(module)
+def _plain(value: Any, found: dict) -> Any:
+    """What JSON does not know, in terms of what it knows; of code the name, while its content goes to ``found``."""
+    if isinstance(value, torch.Tensor):
+        return hashlib.sha256(save({"": value.detach().cpu().contiguous()})).hexdigest()[:16]
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    if isinstance(value, set | frozenset):
+        return sorted(value, key=str)
+    if isinstance(value, RunConfig):
+        return value.training()
+    if dataclasses.is_dataclass(value) and not inspect.isclass(value):
+        return vars(value)
+    value = inspect.unwrap(getattr(value, "__func__", None) or getattr(value, "fget", None) or value)
+    thing = value if inspect.isclass(value) or inspect.isfunction(value) or inspect.ismodule(value) else type(value)
+    module = thing.__name__ if inspect.ismodule(thing) else thing.__module__
+    if module == "__main__" and id(thing) not in found:
+        found[id(thing)] = ""  # ends a recursion
+        found[id(thing)] = _text(_content(thing), found)
+    file = getattr(sys.modules.get(module), "__file__", None) or ""
+    if module != "__main__" and module.split(".")[0] not in LIBRARIES and file.endswith(".py"):
+        found[module] = essence(Path(file).read_text(encoding="utf-8"))
+    return getattr(value, "__qualname__", None) or getattr(value, "__name__", None) or type(value).__qualname__
 
 
-def _of_file(module: str) -> str:
-    loaded = getattr(sys.modules.get(module), "__file__", None)
-    return digest(essence(ast.parse(Path(loaded or importlib.util.find_spec(module).origin).read_text())))
+def _content(thing: Any) -> list:
+    """A class of a notebook: bases and members; a function: instructions, defaults, variables from outside."""
+    if inspect.isclass(thing):
+        members = vars(thing).items()
+        return [thing.__bases__, {name: one for name, one in members if name[:2] != "__" or inspect.isroutine(one)}]
+    steps = _steps(thing.__code__, names := set())
+    enclosing = zip(thing.__code__.co_freevars, thing.__closure__ or (), strict=True)
+    variables = thing.__globals__ | {name: cell.cell_contents for name, cell in enclosing}
+    used = {name: variables[name] for name in names & variables.keys()}
+    return [steps, thing.__defaults__, thing.__kwdefaults__, used]
 
 
-def notebook_code(thing: Any, seen: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
-    """(name, content) of a class or function written in a notebook, and of everything in the notebook that it uses.
+def _steps(code: Any, names: set[str]) -> list:
+    """The instructions of a piece of code: no comment or docstring; ``names`` gets those that it takes from outside."""
+    steps = []
+    for step in dis.get_instructions(code):
+        if step.opname in ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_DEREF"):
+            names.add(step.argval)
+        steps.append([step.opname, _steps(step.argval, names) if inspect.iscode(step.argval) else step.argval])
+    return steps
 
-    The content of a helper or base class is its code, that of a constant its value. Raises ValueError where the source
-    cannot be read.
+
+# ---------------------------------------------------------------- edits of a distiller in a notebook
+
+
+def changes(fresh: nn.Module, given: nn.Module) -> dict[str, list]:
+    """{place: [before, now]} of what a notebook edited in a distiller before its training; {} for nothing.
+
+    Layers, hooks, settings, losses, initial weights, what is frozen, and replaced functions of the package.
     """
-    name, node, variables = thing.__qualname__, *_definition(thing)
-    yield name, essence(ast.parse(ast.unparse(node)))
-    used = {symbol for table in _scopes(symtable.symtable(ast.unparse(node), name, "exec")) for symbol in table}
-    for other in sorted(used & set(variables) - {name, *seen}):
-        value = variables[other]
-        defined = inspect.isclass(value) or inspect.isfunction(inspect.unwrap(value))
-        if defined and value.__module__ == "__main__":
-            yield from notebook_code(value, (*seen, name))
-        elif _is_plain(value):
-            yield other, value
+    before, now = description(fresh), description(given)
+    places = sorted({*before, *now}, key=lambda place: (place.count("."), place))
+    found = {place: [before.get(place), now.get(place)] for place in places if before.get(place) != now.get(place)}
+    return found | {place: ["the package's", text] for place, text in _replaced().items()}
 
 
-def _definition(thing: Any) -> tuple[ast.AST, dict]:
-    """The syntax tree of a definition, as the interpreter kept it, and the variables that it sees."""
-    functions = vars(thing).values() if inspect.isclass(thing) else [inspect.unwrap(thing)]
-    for function in filter(inspect.isfunction, functions):
-        line, file = function.__code__.co_firstlineno, function.__code__.co_filename
-        for node in ast.walk(_tree(file)):
-            if getattr(node, "name", None) == thing.__name__ and _first_line(node) <= line <= node.end_lineno:
-                return node, function.__globals__
-    raise ValueError(
-        f"The source of '{thing.__name__}' cannot be read, so that an edit of it would go unnoticed. Define it in a "
-        "notebook's cell of its own, without a %%magic, or in a file."
-    )
+def in_words(changes: dict[str, list]) -> list[str]:
+    """A line for each of the :func:`changes`; what came or went with a layer is left out."""
+    both = {place: pair for place, pair in changes.items() if None not in pair} or changes
+    return [f"{place}: {before} → {now}" for place, (before, now) in both.items()]
 
 
-def _tree(file: str) -> ast.AST:
-    try:
-        return ast.parse("".join(linecache.getlines(file)))
-    except SyntaxError:  # no Python, or a cell with a %%magic
-        return ast.Module([], [])
+def description(distiller: nn.Module) -> dict[str, str]:
+    """{place: what is there}, as text."""
+    found = {}
+    for name, module in distiller.named_modules():
+        hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values(), *module._backward_hooks.values()]
+        layer = f"{_text(type(module))}({module.extra_repr()})".replace('"', "")
+        found[name or "distiller"] = f"{layer} with {_text(hooks)}" if hooks else layer
+        for setting, value in vars(module).items():
+            if setting != "training" and not setting.startswith("_"):
+                entries = value.training() if isinstance(value, RunConfig) else {"": value}
+                found |= {f"{name}.{setting}.{one}".strip("."): _text(entry) for one, entry in entries.items()}
+    for name, parameter in distiller.named_parameters():
+        found[name] = "trained" if parameter.requires_grad else "frozen"
+    return found | {f"initial weights of {name}": _text(value) for name, value in distiller.state_dict().items()}
 
 
-def _first_line(node: ast.AST) -> int:
-    return min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+def _replaced() -> dict[str, str]:
+    """Functions and classes of the training that a notebook replaced by its own, and their code."""
+    found, training = {}, tuple(f"kdlib.{place.removesuffix('.py')}" for place in ROOMS["training"])
+    for module in [module for name, module in sys.modules.items() if name.startswith(training)]:
+        for owner in (module, *filter(inspect.isclass, vars(module).values())):
+            for attribute, value in vars(owner).items():
+                value = getattr(value, "__func__", None) or getattr(value, "fget", None) or value
+                if (inspect.isfunction(value) or inspect.isclass(value)) and value.__module__ == "__main__":
+                    found[f"{owner.__name__}.{attribute}"] = _text(value)
+    return found
 
 
-def _scopes(table: symtable.SymbolTable) -> Iterator[list[str]]:
-    """Names that a piece of code takes from outside, scope by scope."""
-    top = table.get_type() == "module"
-    yield [one.get_name() for one in table.get_symbols() if one.is_referenced() and (top or one.is_global())]
-    for child in table.get_children():
-        yield from _scopes(child)
+def as_it_began(distiller: nn.Module) -> nn.Module:
+    """The distiller before training: the one that :func:`mark` kept, or a copy if nothing was kept or it was edited."""
+    began, then = distiller.__dict__.get("_origin", (None, None))
+    if began is None or then != description(distiller):
+        began = copy.deepcopy(distiller)
+        began.__dict__.pop("_origin", None)
+    return began
 
 
-def _is_plain(value: Any) -> bool:
-    try:
-        json.dumps(value, allow_nan=False)
-    except (TypeError, ValueError):
-        return False
-    return True
-
-
-# ---------------------------------------------------------------- the keys of an experiment
-
-
-def experiment_keys(config: RunConfig, data: dict, teacher: dict) -> dict[str, str]:
-    """``features``, ``train``, ``exam`` and ``experiment``: SHA-256 over what each stage's numbers depend on.
-
-    ``train`` depends on no data but fit and the extra images. ``exam`` covers the data and code that score every
-    encoder of this teacher. Experiments with equal ``images`` are scored on the same images: their scores are paired.
-    """
-    prints = {name: dataset.fingerprint for name, dataset in data.items()}
-    common = {
-        "teacher": teacher,
-        "dtype": config.feature_dtype,
-        "precision": config.teacher_precision,
-        "token_grid": config.token_grid,
-        "bad": config.on_bad_image,
-        "untrained": [config.allow_untrained, config.untrained_heads],
-        "code": [digest_of("pixels"), digest_of("features", teacher=config.teacher)],
-    } | own_code("teacher", config.teacher)
-    stored = digest(common | {"data": prints["fit"]})
-    losses = (
-        config.objective.split("+") if config.objective else Registry.known.get("objective", {}).get(config.method, ())
-    )
-    training = {
-        "config": config.training(),
-        "code": digest_of("training", method=config.method),
-        "losses": {name: own_code("loss", name) for name in losses if name != "no_teacher"},
-    } | own_code("student", config.method)
-    if config.views or config.crop < 1 or config.flip or config.colour:
-        training["views"] = digest_of("views")
-    if "extra" in prints:
-        training["extra"] = prints.pop("extra")
-    trained = digest({"features": stored} | training)
-    exam = {"data": prints, "on": config.score_on, "width": config.width, "probe": config.linear_probe}
-    examined = digest(common | exam | {"code": digest_of("evaluation")})
-    return {
-        "features": stored,
-        "train": trained,
-        "exam": examined,
-        "images": digest([prints[config.score_on], config.on_bad_image]),
-        "experiment": _experiment_key(trained, config, examined),
-    }
-
-
-def edited_keys(keys: dict[str, str], config: RunConfig, changes: dict) -> dict[str, str]:
-    """The keys of an experiment whose distiller was edited by hand; ``changes``: :func:`kdlib.edits.changes`.
-
-    ``configured`` is the key of the training that the configuration asks for.
-    """
-    trained = digest({"train": keys["train"], "edited": changes})
-    own = {"train": trained, "experiment": _experiment_key(trained, config, keys["exam"])}
-    return keys | own | {"configured": keys["train"]}
-
-
-def _experiment_key(train: str, config: RunConfig, exam: str) -> str:
-    whole = {"train": train, "epochs": config.epochs, "exam": exam}
-    if config.cooldown:  # a leaf of the same training
-        whole["cooldown"] = config.cooldown
-    return digest(whole)
+def mark(distiller: nn.Module, began: nn.Module) -> None:
+    """Keep what ``distiller`` was trained from, so that training it again does not count as an edit."""
+    distiller.__dict__["_origin"] = (began, description(distiller))

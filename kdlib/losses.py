@@ -1,12 +1,17 @@
-"""The losses: pure functions of tensors, the student's first. ``distiller.LOSSES`` computes them from a batch.
+"""The losses: pure functions of tensors, the student's first, and beside each the adapter that feeds it a batch.
 
 They have no parameters and no gradient to the teacher. Each returns a scalar, the mean over the batch, in nats unless
-its docstring says otherwise, and computes in float32 whatever the type of its inputs.
+its docstring says otherwise, in float32 whatever its inputs. An adapter is given the distiller, its outputs (see
+Distiller.forward) and the batch, and returns weighted terms by name.
 """
+
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+ANCHOR_TAU = 0.07  # temperature of the KL over anchors
 
 
 def similarity_logits(first: Tensor, second: Tensor, scale: Tensor | float) -> Tensor:
@@ -21,35 +26,41 @@ def similarity_logits(first: Tensor, second: Tensor, scale: Tensor | float) -> T
 def logit_matching(student: Tensor, teacher: Tensor, *, tau: float, leave_out_diagonal: bool = False) -> Tensor:
     """tau^2 * KL(softmax(teacher / tau) || softmax(student / tau)) over rows and columns of (B, B) logits.
 
-    Rows and columns count half each. ``leave_out_diagonal`` is for image x image logits, where each image's
-    similarity with itself is 1 for every encoder, and would take nearly all the probability. Zero when the logits
-    are equal. Hinton et al., arXiv:1503.02531 (temperature); Tung and Mori, arXiv:1907.09682 (similarities within
-    the batch). Raises ValueError for one image without the diagonal.
+    Rows and columns count half each. ``leave_out_diagonal`` is for image x image logits, where each image's similarity
+    with itself is 1 for every encoder, and would take nearly all the probability. Hinton et al., arXiv:1503.02531
+    (temperature); Tung and Mori, arXiv:1907.09682 (similarities within the batch).
     """
+    if leave_out_diagonal and len(student) < 2:
+        raise ValueError("Similarities without the diagonal need at least 2 images in the batch.")
     student, teacher = student.float() / tau, teacher.detach().float() / tau
-    if leave_out_diagonal:
-        size = len(student)
-        if size < 2:
-            raise ValueError("Similarities without the diagonal need at least 2 images in the batch.")
-        off = ~torch.eye(size, dtype=torch.bool, device=student.device)
-        rows = _kl(student[off].view(size, -1), teacher[off].view(size, -1))
-        columns = _kl(student.T[off].view(size, -1), teacher.T[off].view(size, -1))
-    else:
-        rows, columns = _kl(student, teacher), _kl(student.T, teacher.T)
+    rows, columns = (_kl_divergence(*way) for way in _both_ways(student, teacher, leave_out_diagonal))
     return tau**2 * (rows + columns) / 2
 
 
-def _kl(student: Tensor, teacher: Tensor) -> Tensor:
+def _both_ways(student: Tensor, teacher: Tensor, leave_out_diagonal: bool) -> Iterator[tuple[Tensor, Tensor]]:
+    """Two (B, B) matrices, then the two transposed; (B, B - 1) where the diagonal is left out."""
+    size = len(student)
+    off = ~torch.eye(size, dtype=torch.bool, device=student.device)
+    for _ in range(2):
+        yield (student[off].view(size, -1), teacher[off].view(size, -1)) if leave_out_diagonal else (student, teacher)
+        student, teacher = student.T, teacher.T
+
+
+def _kl_divergence(student: Tensor, teacher: Tensor) -> Tensor:
     return F.kl_div(student.log_softmax(-1), teacher.log_softmax(-1), reduction="batchmean", log_target=True)
+
+
+def _logit_matching(distiller, outputs: dict[str, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    given = {"tau": distiller.config.tau, "leave_out_diagonal": distiller.leaves_out_diagonal}
+    return {"logit_matching": logit_matching(outputs["logits"], outputs["teacher_logits"], **given)}
 
 
 def attention_transfer(student: Tensor, teacher: Tensor) -> Tensor:
     """Squared distance of L2-normalised attention maps, (B, N) each; dimensionless, between 0 and 2.
 
-    A student's map of another length is resampled to the teacher's grid; both must then be square. Padding must be 0
-    in both. Zagoruyko and Komodakis, arXiv:1612.03928, eq. 2, in the squared form of the authors' code, and with a
-    transformer's attention instead of squared activations. They average over the N places; this function sums, so that
-    their weight beta = 1000 is a weight of 1000 / N here: 5.1 for 14 x 14 places.
+    A student's map of another length is resampled to the teacher's grid. Padding must be 0 in both. Zagoruyko and
+    Komodakis, arXiv:1612.03928, eq. 2, in the squared form of the authors' code, with a transformer's attention instead
+    of squared activations. They average over the N places, this sums: their weight of 1000 is 5.1 for 14 x 14 places.
     """
     student, teacher = student.float(), teacher.detach().float()
     if student.shape[-1] != teacher.shape[-1]:
@@ -62,16 +73,21 @@ def resample(maps: Tensor, places: int) -> Tensor:
     side, target = round(maps.shape[-1] ** 0.5), round(places**0.5)
     if side**2 != maps.shape[-1] or target**2 != places:
         raise ValueError(f"Only square maps can be resampled, not {maps.shape[-1]} places to {places}.")
-    grid = maps.view(len(maps), 1, side, side)
-    return F.interpolate(grid, size=(target, target), mode="bilinear", align_corners=False).flatten(1)
+    return F.interpolate(maps.view(len(maps), 1, side, side), size=(target, target), mode="bilinear").flatten(1)
+
+
+def _attention_transfer(distiller, outputs, batch) -> dict[str, Tensor]:
+    maps = [name for name in ("image_attention", "text_attention") if name in outputs]
+    weight = distiller.config.attention_weight
+    return {f"{name}_transfer": weight * attention_transfer(outputs[name], batch[name]) for name in maps}
 
 
 def contrastive(student: Tensor, positives: Tensor) -> Tensor:
     """Symmetric cross-entropy of (B, B) logits against the pairs that belong together.
 
-    ``positives`` (B, B) boolean, True for every caption of the same image; a row's target is uniform over
-    its positives, so that a second caption of an image is no false negative. The least value is the entropy of
-    the target, log(positives of a row). Radford et al., arXiv:2103.00020, section 2.3.
+    ``positives`` (B, B) boolean, True for every caption of the same image; a row's target is uniform over its
+    positives, so that a second caption of an image is no false negative. The least value is the target's entropy, the
+    mean of log(positives of a row). Radford et al., arXiv:2103.00020, section 2.3.
     """
     student, target = student.float(), positives.float()
     rows = target / target.sum(dim=1, keepdim=True)
@@ -79,35 +95,81 @@ def contrastive(student: Tensor, positives: Tensor) -> Tensor:
     return (F.cross_entropy(student, rows) + F.cross_entropy(student.T, columns)) / 2
 
 
+def _contrastive(distiller, outputs, batch) -> dict[str, Tensor]:
+    positives = batch["row"][:, None] == batch["row"]
+    return {"contrastive": distiller.config.contrastive_weight * contrastive(outputs["logits"], positives)}
+
+
+def _kl(distiller, outputs, batch) -> dict[str, Tensor]:
+    kl = logit_matching(outputs["logits"], outputs["teacher_logits"], tau=distiller.config.tau)
+    return {"kl": distiller.config.kl_weight * kl}
+
+
+def _labels(distiller, outputs, batch) -> dict[str, Tensor]:
+    scores = similarity_logits(outputs["image"], distiller.classifier.weight, distiller.scale)  # (B, K)
+    return {"labels": F.cross_entropy(scores, batch["label"])}
+
+
 def feature_regression(student: Tensor, teacher: Tensor) -> Tensor:
     """2 - 2 cos(student, teacher), (B, T) each; dimensionless, between 0 and 4.
 
-    This is the squared distance of the vectors at length 1. ``student``: the student's embeddings after a projector.
-    ``teacher``: features minus the mean feature of fit, since what all features share says nothing about an image.
-    SimReg, Navaneet et al., BMVC 2021.
+    The squared distance of the vectors at length 1. ``student``: embeddings after a projector. ``teacher``: features
+    minus their mean, since what all features share says nothing about an image. SimReg, Navaneet et al., BMVC 2021.
     """
     return 2 - 2 * F.cosine_similarity(student.float(), teacher.detach().float(), dim=-1).mean()
+
+
+def _feature_regression(distiller, outputs, batch) -> dict[str, Tensor]:
+    def term(side: str) -> Tensor:
+        return feature_regression(outputs[f"{side}_projected"], distiller.centred(side, batch[side]))
+
+    return _each_side(outputs, "regression", term)
+
+
+def _each_side(outputs: dict[str, Tensor], name: str, term: Callable[[str], Tensor]) -> dict[str, Tensor]:
+    return {f"{side}_{name}": term(side) for side in ("image", "text") if side in outputs}
 
 
 def anchor_kl(student: Tensor, teacher: Tensor, anchors: Tensor, *, tau: float) -> Tensor:
     """KL(softmax(teacher A' / tau) || softmax(student A' / tau)), all vectors at length 1; mean over the batch.
 
-    ``student`` and ``teacher`` (B, T); ``anchors`` (A, T): the teacher's features of other images (or texts), minus
-    the same mean. The student is compared with the teacher by its similarities to many images, not only to those of the
-    batch. SEED, Fang et al., arXiv:2101.04731; CompRess, arXiv:2010.14713. SEED keeps a queue of recent features; here
-    the anchors are drawn from the feature store.
+    ``student`` and ``teacher`` (B, T); ``anchors`` (A, T): the teacher's features of other images (or texts), minus the
+    same mean. It compares similarities to many images, not only to those of the batch. SEED, Fang et al.,
+    arXiv:2101.04731, with a queue of recent features instead; CompRess, arXiv:2010.14713.
     """
     target = similarity_logits(teacher.detach(), anchors.detach(), 1 / tau)
-    return _kl(similarity_logits(student, anchors.detach(), 1 / tau), target)
+    return _kl_divergence(similarity_logits(student, anchors.detach(), 1 / tau), target)
+
+
+def _anchor_kl(distiller, outputs, batch) -> dict[str, Tensor]:
+    def term(side: str) -> Tensor:
+        teacher, anchors = (distiller.centred(side, batch[name]) for name in (side, f"{side}_anchors"))
+        kl = anchor_kl(outputs[f"{side}_projected"], teacher, anchors, tau=ANCHOR_TAU)
+        return distiller.config.anchor_weight * kl
+
+    return _each_side(outputs, "anchor_kl", term)
+
+
+def _teacher_contrastive(distiller, outputs, batch) -> dict[str, Tensor]:
+    """Contrastive loss of each of the student's sides against the teacher's other side; without texts, its images.
+
+    Yang et al., arXiv:2307.12732 (there: interactive contrastive learning); Tian et al., arXiv:1910.10699.
+    """
+
+    def term(side: str) -> Tensor:
+        other = {"image": "text", "text": "image"}[side] if distiller.student.inputs.text else side
+        teacher = distiller.centred(other, batch[other]).detach()
+        scores = similarity_logits(outputs[f"{side}_projected"], teacher, distiller.scale)
+        return distiller.config.contrastive_weight * contrastive(scores, batch["row"][:, None] == batch["row"])
+
+    return _each_side(outputs, "teacher_contrastive", term)
 
 
 def relational(student: Tensor, teacher: Tensor, *, distance_weight: float = 1.0, angle_weight: float = 2.0) -> Tensor:
     """Matches distances of pairs and angles of triplets to the teacher's, (B, D) and (B, T); dimensionless.
 
-    Distance term: Huber loss of ||x_i - x_j|| / their mean, over pairs. Angle term: Huber loss of
-    cos(x_i - x_j, x_k - x_j), over triplets of different images. A rotation, a shift and a change of scale leave both
-    as they are. RKD, Park et al., arXiv:1904.05068, eqs. 5 to 9, with its weights for embeddings. Raises ValueError for
-    fewer than 3 images.
+    Huber loss of ||x_i - x_j|| / their mean, over pairs, and of cos(x_i - x_j, x_k - x_j), over triplets of different
+    images. Rotation, shift and scale change neither. RKD, Park et al., arXiv:1904.05068, eqs. 5 to 9.
     """
     if len(student) < 3:
         raise ValueError("Angles need at least 3 images in the batch.")
@@ -126,25 +188,24 @@ def _relations(vectors: Tensor) -> tuple[Tensor, Tensor]:
     return distance / distance.mean().clamp_min(1e-12), angles[:, off[1:, 1:]]
 
 
+def _relational(distiller, outputs, batch) -> dict[str, Tensor]:
+    return _each_side(outputs, "relational", lambda side: relational(outputs[side], F.normalize(batch[side], dim=-1)))
+
+
 def dist(student: Tensor, teacher: Tensor, *, tau: float, leave_out_diagonal: bool = False) -> Tensor:
     """tau^2 * (1 - Pearson correlation of softmax(student / tau) and softmax(teacher / tau)), rows plus columns.
 
-    ``student`` and ``teacher``: (B, B) similarity logits. Between 0 and 4 tau^2, dimensionless; zero when the student's
+    ``student`` and ``teacher``: (B, B) similarity logits. Between 0 and 4 tau^2, dimensionless; zero when a row's
     probabilities are an increasing linear function of the teacher's. DIST, Huang et al., arXiv:2205.10536; the images
-    (or texts) of the batch take the place of its classes. Raises ValueError for fewer than 3 images without the
-    diagonal.
+    (or texts) of the batch take the place of its classes.
     """
-    size = len(student)
-    ours, theirs = student.float() / tau, teacher.detach().float() / tau
-    if not leave_out_diagonal:
-        ours, theirs = ours.softmax(-1), theirs.softmax(-1)
-        return tau**2 * (2 - _pearson(ours, theirs) - _pearson(ours.T, theirs.T))
-    if size < 3:
+    if leave_out_diagonal and len(student) < 3:
         raise ValueError("Correlations without the diagonal need at least 3 images in the batch.")
-    off = ~torch.eye(size, dtype=torch.bool, device=student.device)
-    ours, theirs = (logits.masked_fill(~off, -torch.inf).softmax(-1) for logits in (ours, theirs))
-    ways = ((ours, theirs), (ours.T, theirs.T))
-    rows, columns = (_pearson(*(matrix[off].view(size, size - 1) for matrix in way)) for way in ways)
+    ours, theirs = student.float() / tau, teacher.detach().float() / tau
+    if leave_out_diagonal:
+        diagonal = torch.eye(len(student), dtype=torch.bool, device=student.device)
+        ours, theirs = ours.masked_fill(diagonal, -torch.inf), theirs.masked_fill(diagonal, -torch.inf)
+    rows, columns = (_pearson(*way) for way in _both_ways(ours.softmax(-1), theirs.softmax(-1), leave_out_diagonal))
     return tau**2 * (2 - rows - columns)
 
 
@@ -154,12 +215,33 @@ def _pearson(first: Tensor, second: Tensor) -> Tensor:
     return F.cosine_similarity(first, second, dim=-1).mean()
 
 
+def _dist(distiller, outputs, batch) -> dict[str, Tensor]:
+    given = {"tau": distiller.config.tau, "leave_out_diagonal": distiller.leaves_out_diagonal}
+    return {"dist": dist(outputs["logits"], outputs["teacher_logits"], **given)}
+
+
 def orthogonal_projection(student: Tensor, teacher: Tensor) -> Tensor:
     """Mean squared difference of the student and the layer-normalised teacher, (B, T) each; dimensionless.
 
     ``student``: embeddings of length sqrt(T) after an orthogonal projector. It keeps their cosines, so that the student
-    itself has to learn the geometry. The layer norm has no affine part. VkD, Miles et al., CVPR 2024,
-    arXiv:2403.06213.
+    itself has to learn the geometry. The layer norm has no affine part. VkD, Miles et al., arXiv:2403.06213.
     """
     target = F.layer_norm(teacher.detach().float(), teacher.shape[-1:])
     return (student.float() - target).square().mean()
+
+
+def _orthogonal_projection(distiller, outputs, batch) -> dict[str, Tensor]:
+    def term(side: str) -> Tensor:
+        length = batch[side].shape[-1] ** 0.5  # of a layer-normed feature
+        return orthogonal_projection(length * distiller.orthogonal(outputs[side]), batch[side])
+
+    return _each_side(outputs, "orthogonal", term)
+
+
+# Name of a loss in an objective -> its adapter, or a user's own function (outputs, batch) -> scalar.
+LOSSES: dict[str, Callable] = {
+    "logit_matching": _logit_matching, "attention_transfer": _attention_transfer, "contrastive": _contrastive,
+    "kl": _kl, "combined": lambda *given: _contrastive(*given) | _kl(*given), "labels": _labels,
+    "feature_regression": _feature_regression, "anchor_kl": _anchor_kl, "teacher_contrastive": _teacher_contrastive,
+    "relational": _relational, "dist": _dist, "orthogonal_projection": _orthogonal_projection,
+}  # fmt: skip

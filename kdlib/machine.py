@@ -1,20 +1,23 @@
-"""The machine that numbers are made on: its devices and clocks, and the versions of what runs there."""
+"""The machine that numbers are made on: devices, clocks, memory, and the versions of what runs there."""
 
+import contextlib
+import ctypes
 import os
 import platform
 import subprocess
 import time
 from collections.abc import Callable
-from functools import cache
 from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
+import psutil
 import torch
 
 import kdlib
-from kdlib.files import project_root
+from kdlib.utils import project_root
 
-WARM_UP_CALLS, WARM_UP_SECONDS = 30, 5.0
+WARM_UP_CALLS, WARM_UP_SECONDS = 30, 5.0  # whichever ends first
 FEWEST_CALLS, CALL_SECONDS = 5, 60.0  # of BLIP on a CPU a call with 32 images takes half a minute
 
 
@@ -33,10 +36,7 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 
 
 def to_device(batch: dict[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
-    """The tensors of a batch on ``device``; to a GPU from pinned memory, so that the copy overlaps with its work.
-
-    A tensor that is on the device already is not copied: kdlib.features.ahead copies training batches in advance.
-    """
+    """The tensors of a batch on ``device``; to a GPU from pinned memory, so that the copy overlaps with its work."""
     if device.type == "cuda":
         batch = {name: value if value.is_cuda else value.pin_memory() for name, value in batch.items()}
     return {name: value.to(device, non_blocking=True) for name, value in batch.items()}
@@ -51,11 +51,21 @@ def now(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def call_times(call: Callable, device: torch.device, calls: int) -> list[float]:
-    """Milliseconds of each of ``calls`` calls, after 30 that warm up (or as many as are timed, where fewer).
+def keep_memory() -> bool:
+    """Let glibc keep freed blocks for the next step, instead of giving them back and clearing them anew: call it first.
 
-    Slow calls are timed less often: the warm-up ends after 5 s, the timing after a minute and at least 5 calls.
+    Blocks above 256 MB are given back (a step's are smaller: 205 MB for 64 images of 224 pixels), and so is what an
+    earlier stage left, since kept blocks of ever other sizes would fill the memory. Without glibc nothing: false.
     """
+    with contextlib.suppress(OSError, AttributeError):
+        libc = ctypes.CDLL("libc.so.6")
+        libc.malloc_trim(0)
+        return bool(libc.mallopt(-3, 2**28) and libc.mallopt(-1, 2**31 - 1))  # M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
+    return False
+
+
+def call_times(call: Callable, device: torch.device, calls: int) -> list[float]:
+    """Milliseconds of each of ``calls`` calls, after 30 that warm up; slow ones are timed for a minute, at least 5."""
     began = now(device)
     for _ in range(min(WARM_UP_CALLS, calls)):
         call()
@@ -70,10 +80,7 @@ def call_times(call: Callable, device: torch.device, calls: int) -> list[float]:
 
 
 def latency(*parts: list[float]) -> dict[str, float]:
-    """Median, 10th and 90th percentile, in milliseconds, of the total time of parts that run one after the other.
-
-    ``parts``: :func:`call_times` of each, measured apart. The percentiles are over all combinations of their calls.
-    """
+    """Percentiles of the time, in ms, of parts that run one after the other, over all combinations of their calls."""
     total = np.zeros(1)
     for times in parts:
         total = np.add.outer(total, times).ravel()
@@ -82,10 +89,7 @@ def latency(*parts: list[float]) -> dict[str, float]:
 
 
 def multiply_accumulates(call: Callable) -> int:
-    """Multiply-accumulates of one call, by torch's counter: half its floating point operations.
-
-    Matrix products, convolutions and attention count; norms, activations and pooling do not.
-    """
+    """Those of one call, by torch's counter: matrix products, convolutions and attention, nothing else."""
     from torch.utils.flop_counter import FlopCounterMode
 
     fused = torch.backends.mha.get_fastpath_enabled()
@@ -98,16 +102,46 @@ def multiply_accumulates(call: Callable) -> int:
     return counter.get_total_flops() // 2
 
 
+def _text(path: str | Path) -> str:
+    with contextlib.suppress(OSError):
+        return Path(path).read_text(encoding="utf-8", errors="replace")
+    return ""
+
+
+def _limits(name: str) -> list[list[str]]:
+    """The words of a file of this process's control groups and of those above them, of version 1 or 2."""
+    found = []
+    for line in _text("/proc/self/cgroup").splitlines():
+        _, controllers, group = line.split(":", 2)
+        inner = Path(group.strip("/"))
+        found += [_text(Path("/sys/fs/cgroup", controllers, place, name)).split() for place in (inner, *inner.parents)]
+    return [words for words in found if words]
+
+
+def memory_bytes() -> int:
+    """The memory of the allocation: that of the machine, or less by a control group."""
+    limits = [int(words[0]) for words in _limits("memory.max") + _limits("memory.limit_in_bytes") if words != ["max"]]
+    return min([psutil.virtual_memory().total, *limits])
+
+
+def cores() -> int:
+    """The cores of the allocation: those that the process may use, or fewer by a control group's share of time."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    first = zip(_limits("cpu.cfs_quota_us"), _limits("cpu.cfs_period_us"), strict=False)
+    shares = _limits("cpu.max") + [quota + period for quota, period in first]
+    return max(1, min([allowed, *(int(quota) // int(per) for quota, per in shares if quota not in ("max", "-1"))]))
+
+
 def hardware(device: torch.device) -> dict:
-    """The device, its name, cores, threads and system: what a measured time depends on."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
+    """What a measured time depends on: the device's name, the allocation, and whether the CPU multiplies int8 fast."""
+    flags = _text("/proc/cpuinfo")
+    models = [line.split(":")[1].strip() for line in flags.splitlines() if line.startswith("model name")]
+    cpu = models[0] if models else platform.processor() or platform.machine()
     return {
-        "device": str(device),
-        "name": name,
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "system": f"{platform.system()} {platform.machine()}",
-    }
+        "device": str(device), "name": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu, "cpu": cpu,
+        "vnni": "vnni" in flags, "cores": cores(), "memory_gb": round(memory_bytes() / 2**30, 1),
+        "threads": torch.get_num_threads(), "system": f"{platform.system()} {platform.machine()}",
+    }  # fmt: skip
 
 
 def gpus() -> list[str]:
@@ -118,47 +152,14 @@ def gpus() -> list[str]:
     return named.split(",") if named else [str(number) for number in range(torch.cuda.device_count())]
 
 
-@cache
-def gpu_bytes() -> int:
-    """The memory of the largest GPU, as its driver's tool states it; 0 without one. Starts nothing on the GPU."""
-    try:
-        command = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
-        out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-        return max(int(line) * 2**20 for line in out.split("\n") if line.strip())
-    except (OSError, subprocess.CalledProcessError, ValueError):
-        return 0
-
-
-def gpu(device: torch.device) -> dict:
-    """Which GPU made a result, and the most memory that tensors took there; {} on another device."""
-    if device.type != "cuda":
-        return {}
-    return {
-        "id": str(getattr(torch.cuda.get_device_properties(device), "uuid", "")),
-        "visible": os.environ.get("CUDA_VISIBLE_DEVICES", ""),
-        "peak_bytes": torch.cuda.max_memory_allocated(device),
-    }
-
-
-def processor() -> str:
-    """The CPU's name as the system states it."""
-    try:
-        with open("/proc/cpuinfo") as file:
-            return next(line.split(":")[1].strip() for line in file if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
-
-
 def versions() -> dict[str, str]:
-    """Version of kdlib, its git commit, and the versions of the libraries that compute."""
-    names = ("torch", "torchvision", "transformers", "numpy", "safetensors")
+    """Version of kdlib, its git commit (marked where files differ from it), and those of the libraries that compute."""
+    names = ("torch", "torchvision", "transformers", "numpy", "scikit-learn", "safetensors")
     return {"kdlib": kdlib.__version__, "commit": commit(), **{name: version(name) for name in names}}
 
 
 def commit() -> str:
-    """The git commit of the checkout, marked where files differ from it; '' outside a checkout."""
-    try:
-        command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):
         return subprocess.run(command, cwd=project_root(), capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return ""
+    return ""

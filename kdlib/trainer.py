@@ -1,46 +1,34 @@
-"""The training loop, in reading order, and the learning rate. Resumes from any epoch, bit for bit."""
+"""The training loop, in reading order, its learning rate and its checkpoints. Resumes from any epoch, bit for bit.
 
-import json
+checkpoints/epoch-0005.pt has the distiller, the optimizer, and a record (key of the training, epoch, step, history);
+epoch-0005.pt.sha256 its digest. cooldown-0005.pt is the cooldown branch from epoch 5: no longer training continues it.
+"""
+
+import hashlib
+import io
 import math
+import os
+import socket
 import time
+import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from kdlib import checkpoints
 from kdlib.config import RunConfig
 from kdlib.distiller import Distiller
-from kdlib.features.loader import TrainLoader
-from kdlib.files import RunDir, write_atomic
-from kdlib.machine import autocast, choose, now, to_device
-from kdlib.progress import Progress
+from kdlib.loader import TrainLoader
+from kdlib.machine import autocast, choose, keep_memory, now, to_device
+from kdlib.utils import Progress, file_digest, write_atomic, write_json
 
-# Names in a record of the history beside the mean loss and its terms; data_share is the share of the time that the
-# training waits for batches.
-FACTS = {
-    "epoch", "logit_scale", "learning_rate", "gradient_norm", "images_seen", "seconds", "data_share",
-    "images_per_second", "cooldown",
-}  # fmt: skip
+WEIGHT_DECAY = 0.01  # AdamW's, on matrices and kernels
 
 
 def learning_rate(step: int, peak: float, warmup_steps: int) -> float:
-    """Linear warm-up to ``peak``, then peak * sqrt(warmup_steps / step). ``step`` counts from 1.
-
-    It does not know how long training will last: 10 epochs are exactly 5 and 5 more.
-    """
+    """Linear warm-up to ``peak``, then peak * sqrt(warmup_steps / step); ``step`` from 1. 10 epochs are 5 and 5."""
     return peak * min(step / warmup_steps, (warmup_steps / step) ** 0.5)
-
-
-def make_optimizer(distiller: nn.Module, config: RunConfig) -> torch.optim.AdamW:
-    """AdamW; weight decay on matrices and kernels, not on biases, norms and the logit scale."""
-    matrices = [parameter for parameter in distiller.parameters() if parameter.ndim >= 2]
-    others = [parameter for parameter in distiller.parameters() if parameter.ndim < 2]
-    groups = [
-        {"params": matrices, "weight_decay": config.weight_decay},
-        {"params": others, "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=config.lr_peak)
 
 
 def cooled(step: int, steps: int) -> float:
@@ -51,72 +39,58 @@ def cooled(step: int, steps: int) -> float:
     return 1 - ((step - 1) / steps) ** 0.5
 
 
-def cooldown_epochs(config: RunConfig) -> int:
-    """Epochs of the cooldown that follows ``config.epochs``: its share of them, at least one; 0 without one."""
-    return max(1, round(config.cooldown * config.epochs)) if config.cooldown else 0
+def cooldown_epochs(config: RunConfig, budget: int) -> int:
+    """Epochs of the cooldown that follows ``budget`` epochs: its share of them, at least one; 0 without one."""
+    return max(1, round(config.cooldown * budget)) if config.cooldown else 0
 
 
-def train(distiller: Distiller, loader: TrainLoader, config: RunConfig, run: RunDir, train_key: str) -> list[dict]:
-    """Train to ``config.epochs`` epochs, from the last good checkpoint of this training; one checkpoint an epoch.
+def make_optimizer(distiller: nn.Module, config: RunConfig) -> torch.optim.AdamW:
+    """AdamW; weight decay on matrices and kernels, not on biases, norms and the logit scale."""
+    matrices = {"params": [one for one in distiller.parameters() if one.ndim >= 2], "weight_decay": WEIGHT_DECAY}
+    others = {"params": [one for one in distiller.parameters() if one.ndim < 2], "weight_decay": 0.0}
+    return torch.optim.AdamW([matrices, others], lr=config.lr_peak)
 
-    With ``config.cooldown`` a cooldown follows: some more epochs from the last checkpoint, on the data that would come
-    next, while the learning rate falls to zero. Its checkpoint is a leaf: a longer training starts from the trunk, the
-    checkpoint before the cooldown.
 
-    Returns the history, a record an epoch: mean loss and terms, learning rate, images seen, seconds, and the share of
-    them spent waiting for data. Raises FloatingPointError when the loss is not finite.
+def train(distiller: Distiller, loader: TrainLoader, config: RunConfig, folder: Path, key: str) -> list[dict]:
+    """Train to the largest of ``config.epochs``, from the last good checkpoint; one checkpoint an epoch.
+
+    With ``config.cooldown`` a branch follows for each budget: some more epochs from its checkpoint, on the data that
+    would come next, while the learning rate falls to zero. Returns :func:`history`.
     """
-    device = choose(config.device)
-    distiller.to(device, memory_format=torch.channels_last)  # of convolutions; other weights have no such order
-    optimizer = make_optimizer(distiller, config)
-    history, step, first = [], 0, 1
-    folder = checkpoints.latest(run, train_key, up_to=config.epochs)
-    if folder is not None:
-        state = checkpoints.restore(folder, distiller, optimizer)
-        history, step, first = state["history"], state["step"], state["epoch"] + 1
-    cooling = cooldown_epochs(config)
-    with Progress(f"{config.method}, steps", (config.epochs + cooling) * len(loader)) as progress:
-        progress.start_at(step)
+    keep_memory()
+    distiller.to(choose(config.device), memory_format=torch.channels_last)  # other weights than convolutions' have none
+    initial = {name: value.clone() for name, value in distiller.state_dict().items()}
+    branches, total, steps = [(budget, 0, 0) for budget in config.epochs], max(config.epochs), len(loader)
+    for budget in config.epochs if config.cooldown else ():
+        branches.append((budget, cooldown_epochs(config, budget), total - budget))
+        total += branches[-1][1]
+    since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    running = {"host": socket.gethostname(), "pid": os.getpid(), "since": since}
+    done = _latest(folder, key, max(config.epochs))
+    with Progress(f"{config.method}, steps", total * steps, done * steps) as progress:
+        for budget, cooling, before in branches:  # before: epochs of other branches, counted in the progress
 
-        def rate(step: int) -> float:
-            return learning_rate(step, config.lr_peak, config.warmup_steps)
+            def rate(step: int, last: int = budget * steps, cooling: int = cooling * steps) -> float:
+                high = learning_rate(min(step, last), config.lr_peak, config.warmup_steps)
+                return high * cooled(step - last, cooling) if step > last else high
 
-        for epoch in range(first, config.epochs + 1):
-            history.append(_epoch(distiller, optimizer, loader, config, epoch, step, rate, progress))
-            step += len(loader)
-            state = {"train_key": train_key, "epoch": epoch, "step": step, "history": history}
-            checkpoints.save(run, distiller, optimizer, state | {"config": config.training()})
-            write_atomic(run.metrics, "".join(json.dumps(record) + "\n" for record in history))
-        if cooling:
-            history = _cool_down(distiller, optimizer, loader, config, run, train_key, history, rate, progress)
-    return history
-
-
-def _cool_down(distiller, optimizer, loader, config, run, train_key, history, rate, progress) -> list[dict]:
-    """The cooldown from epoch ``config.epochs``; returns the history. An interrupted cooldown is continued."""
-    trunk, cooling = config.epochs * len(loader), cooldown_epochs(config)
-    leaf, first = checkpoints.leaf(run, train_key, config.epochs, cooling), config.epochs + 1
-    if leaf is not None:
-        state = checkpoints.restore(leaf, distiller, optimizer)
-        history, first = state["history"], state["epoch"] + 1
-        progress.start_at(state["step"])
-
-    def falling(step: int) -> float:
-        return rate(trunk) * cooled(step - trunk, cooling * len(loader))
-
-    for epoch in range(first, config.epochs + cooling + 1):
-        step = (epoch - 1) * len(loader)
-        record = _epoch(distiller, optimizer, loader, config, epoch, step, falling, progress)
-        history = [*history, record | {"cooldown": True}]
-        state = {"train_key": train_key, "epoch": epoch, "step": step + len(loader), "history": history}
-        state |= {"cooldown": cooling, "of_epoch": config.epochs, "config": config.training()}
-        checkpoints.save(run, distiller, optimizer, state, checkpoints.leaf_name(config.epochs))
-    return history
+            optimizer, branch = make_optimizer(distiller, config), _path(folder, budget, cooling)
+            done = _latest(folder, key, budget)
+            start = branch if cooling and _is_good(branch, key) else _path(folder, done)
+            distiller.load_state_dict(initial)
+            record = restore(start, distiller, optimizer) if done else {"epoch": 0, "history": []}
+            for epoch in range(record["epoch"] + 1, budget + cooling + 1):
+                write_json(folder / "running.json", running | {"epoch": before + epoch, "of": total})
+                trained = _epoch(distiller, optimizer, loader, config, epoch, rate, progress, before * steps)
+                trained |= {"cooldown": budget} if cooling else {}
+                record = {"key": key, "epoch": epoch, "step": epoch * steps, "history": [*record["history"], trained]}
+                save(branch if cooling else _path(folder, epoch), distiller, optimizer, record)
+    return history(folder, config)
 
 
-def _epoch(distiller, optimizer, loader, config, epoch: int, step: int, rate: Callable, progress: Progress) -> dict:
-    """Train one epoch; returns its record. ``step``: the steps before it; ``rate(step)``: the learning rate."""
-    device = choose(config.device)
+def _epoch(distiller, optimizer, loader, config, epoch: int, rate: Callable, progress: Progress, before: int) -> dict:
+    """Train one epoch; returns its record. ``rate(step)``: the learning rate; ``before``: steps of other branches."""
+    device, step = choose(config.device), (epoch - 1) * len(loader)
     exact = torch.float32 if device.type == "mps" else torch.float64  # which MPS does not have
     distiller.train()
     sums: dict[str, Tensor] = {}
@@ -126,7 +100,6 @@ def _epoch(distiller, optimizer, loader, config, epoch: int, step: int, rate: Ca
         asked = time.perf_counter()
         batch = to_device(next(batches), device)
         waited += time.perf_counter() - asked
-
         step += 1
         for group in optimizer.param_groups:
             group["lr"] = rate(step)
@@ -137,16 +110,14 @@ def _epoch(distiller, optimizer, loader, config, epoch: int, step: int, rate: Ca
         if config.clip_norm:
             terms["gradient_norm"] = nn.utils.clip_grad_norm_(distiller.parameters(), config.clip_norm)
         optimizer.step()
-
-        for name, value in {"loss": loss.detach(), **terms}.items():
+        for name, value in ({"loss": 0} | terms | {"loss": loss.detach()}).items():  # a term may be called loss too
             sums[name] = sums.get(name, 0.0) + value.to(exact)  # stays on the device: no step waits
         if progress.due or done == len(loader):
             mean = sums["loss"].item() / done
             if not math.isfinite(mean):
                 raise _not_finite(f"The loss is {mean}", epoch, step, batch)
             speed = done * loader.batch_size / (now(device) - started)
-            progress.update(step, f"epoch {epoch}, loss {mean:.3f}, {speed:.0f} images/s")
-
+            progress.update(before + step, f"epoch {epoch}, loss {mean:.3f}, {speed:.0f} images/s")
     if not all(value.isfinite().all() for value in distiller.state_dict().values()):
         raise _not_finite("A weight is not finite", epoch, step, batch)  # the last loss was taken before the last step
     seconds = now(device) - started
@@ -163,12 +134,68 @@ def _epoch(distiller, optimizer, loader, config, epoch: int, step: int, rate: Ca
 
 
 def _not_finite(what: str, epoch: int, step: int, batch: dict[str, Tensor]) -> FloatingPointError:
-    """The error of a training with NaN or infinity, with the remedy; says so where the stored features hold them."""
+    remedy = "Lower lr_peak or raise warmup_steps; the checkpoints up to the epoch before are good."
     wrong = [name for name, value in batch.items() if value.is_floating_point() and not value.isfinite().all()]
-    remedy = (
-        f"The teacher's stored features are not finite either ({', '.join(wrong)}): look for NaN in the teacher's "
-        "outputs or its checkpoint; no learning rate mends them."
-        if wrong
-        else "Lower lr_peak or raise warmup_steps; the checkpoints up to the epoch before are good."
-    )
+    if wrong:
+        remedy = f"The teacher's features are not finite either ({', '.join(wrong)}): look for NaN in its checkpoint."
     return FloatingPointError(f"{what} in epoch {epoch}, by step {step}. {remedy}")
+
+
+def _path(folder: Path, epoch: int, cooldown: int = 0) -> Path:
+    return folder / "checkpoints" / f"{'cooldown' if cooldown else 'epoch'}-{epoch:04d}.pt"
+
+
+def save(path: Path, distiller: nn.Module, optimizer: torch.optim.Optimizer, record: dict) -> None:
+    """Write a checkpoint whole or not at all, after its digest, so that none is there without one."""
+    buffer = io.BytesIO()  # torch hides the error of a full disk where it writes the file itself
+    torch.save({"model": distiller.state_dict(), "optimizer": optimizer.state_dict(), "record": record}, buffer)
+    digest = hashlib.sha256(buffer.getbuffer()).hexdigest()
+    write_atomic(path.with_name(f"{path.name}.sha256"), f"{digest}  {path.name}\n")  # as sha256sum writes it
+    write_atomic(path, buffer.getvalue())
+
+
+def restore(path: Path, distiller: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> dict:
+    """Load a checkpoint into ``distiller`` and ``optimizer``; returns its record."""
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    distiller.load_state_dict(state["model"])
+    if optimizer is not None:
+        optimizer.load_state_dict(state["optimizer"])
+    return state["record"]
+
+
+def _record(path: Path) -> dict:
+    return torch.load(path, map_location="cpu", mmap=True, weights_only=True)["record"]
+
+
+def _is_good(path: Path, key: str, epoch: int = 0) -> bool:
+    """Whether a checkpoint of this training, and of ``epoch`` if given, is there and whole; warns of a damaged one."""
+    digest = path.with_name(f"{path.name}.sha256")
+    if not path.exists():
+        return False
+    if not digest.exists() or digest.read_bytes().split()[:1] != [file_digest(path).encode()]:
+        problem = f"it does not match {digest.name} (damaged, or one of them missing)"
+    elif (record := _record(path))["key"] != key:
+        problem = "it belongs to another training"
+    else:
+        return epoch in (0, record["epoch"])
+    warnings.warn(f"Checkpoint {path} is passed over: {problem}. Training continues from the one before.", stacklevel=2)
+    return False
+
+
+def _latest(folder: Path, key: str, up_to: int) -> int:
+    """The epoch of the last good checkpoint of this training, at most ``up_to``; 0 without one."""
+    return next((epoch for epoch in range(up_to, 0, -1) if _is_good(_path(folder, epoch), key)), 0)
+
+
+def checkpoint_of(folder: Path, key: str, epochs: int, config: RunConfig) -> Path | None:
+    """The checkpoint that is scored for a budget: its epoch's, or its finished cooldown's; None if it is not good."""
+    path = _path(folder, epochs, cooling := cooldown_epochs(config, epochs))
+    return path if _is_good(path, key, epochs + cooling) else None
+
+
+def history(folder: Path, config: RunConfig) -> list[dict]:
+    """A record an epoch of a finished training; the epochs of cooldowns come last, with ``cooldown``, their budget."""
+    records = _record(_path(folder, max(config.epochs)))["history"]
+    for budget in config.epochs if config.cooldown else ():
+        records += [record for record in _record(_path(folder, budget, 1))["history"] if "cooldown" in record]
+    return records

@@ -1,148 +1,168 @@
 """From data to result, as a notebook goes through it."""
 
-import json
-import shutil
-
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 
-from kdlib.data import DataError
-from kdlib.evaluate.controls import ROWS
-from kdlib.evaluate.embed import embed
-from kdlib.experiment import Experiment
-from kdlib.files import read_json
-from kdlib.report import rows
+from kdlib import result, tables, trainer
+from kdlib.experiment import Experiment, is_done, keys_of, run_folder
+from kdlib.utils import file_digest, read_json
+
+pytestmark = pytest.mark.usefixtures("shared_features")
+CONTROLS = {"teacher", "pca", "random_init", "random", "constant", "shuffled"}
+SELF_CONTAINED = {
+    "method": "resnet", "variant": "self_contained", "objective": "feature_regression+anchor_kl", "anchors": 50,
+    "text_side": "transformer", "crop": 0.8, "clip_norm": 1.0, "cooldown": 0.5,
+}  # fmt: skip
+
+
+def finished(config) -> Experiment:
+    experiment = Experiment.open(config)
+    experiment.train()
+    experiment.evaluate()
+    return experiment
 
 
 @pytest.mark.parametrize(("teacher", "method"), [("clip", "projection"), ("beit", "attention"), ("blip", "densenet")])
-def test_flow__a_result_holds_everything_a_reader_asks_for(small_run, teacher, method):
-    experiment = Experiment.open(small_run(teacher, method=method, epochs=2))
-    history = experiment.train()
-    result = experiment.finish(experiment.evaluate(), history)
-    assert read_json(experiment.run.result_path(2)) == result
-    assert set(result["scores"]) == {*ROWS, "untrained", "student"}
-    assert all(wire["passed"] for wire in result["wires"]) and result["exposure"]["level"] == "none"
-    assert all(0 <= scores[result["headline"]] <= 1 for scores in result["scores"].values())
-    assert [record["epoch"] for record in history] == [1, 2]
-    assert method == "densenet" or history[1]["loss"] < history[0]["loss"]  # four steps are few for a network
-    deployed, student = result["size"]["deployed_mb"], result["size"]["student_mb"]
-    assert deployed > student or (method == "densenet" and teacher == "beit")
-    assert result["versions"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
-    assert result["hardware"]["threads"] == 1
-    assert result["data"]["test"]["images"] == len(experiment.splits["test"])
+def test_flow__a_result_holds_every_budget_its_controls_its_cost_and_where_it_was_made(small_run, teacher, method):
+    experiment = Experiment.open(small_run(teacher, method=method, epochs=[1, 2]))
+    history, scores = experiment.train(), experiment.evaluate()
+    record = experiment.result
+    assert list(record["budgets"]) == ["1", "2"] and set(record["controls"]) == CONTROLS
+    assert set(scores.encoder) == {*CONTROLS, "student"} and set(scores.epochs) == {1, 2}
+    assert record["failed_checks"] == [] and record["leakage"]["level"] == "none"
+    shown = scores[scores.primary]
+    assert ((shown.low <= shown.value) & (shown.value <= shown.high)).all() and shown.value.between(0, 1).all()
+    assert history.epoch.tolist() == [1, 2]
+    size = record["size"]
+    assert size["inference_mb"] > size["student_mb"] or (method == "densenet" and teacher == "beit")
+    assert record["hardware"]["threads"] == 1 and record["data"]["test"]["images"] == len(experiment.splits["test"])
+    assert is_done(experiment.config, experiment.run) == ""
 
 
-def test_flow__the_teacher_scored_as_its_own_student_is_the_teachers_row(small_run):
-    experiment = Experiment.open(small_run("clip"))
-    split = experiment.splits["test"]
-    images, texts = (torch.tensor(np.array(split.store[name])).float() for name in ("image_pooled", "text_pooled"))
-    similarity = F.normalize(images, dim=-1) @ F.normalize(texts, dim=-1).T
-    owner = split.owner
-    hits = [owner[row.argmax()] == number for number, row in enumerate(similarity)]
-    assert experiment.controls()["scores"]["teacher"]["i2t_r@1"] == pytest.approx(np.mean(hits))
+def test_key__is_in_the_folders_name_and_needs_no_features(small_run):
+    config = small_run("clip")
+    folder = run_folder(config)
+    assert folder.name == f"seed0-{keys_of(config)['train'][:8]}"
+    assert run_folder(small_run("clip", lr_peak=0.02)) != folder
+    assert run_folder(small_run("clip", epochs=[1, 7], score_on="dev")) == folder
 
 
-def test_flow__recomputing_a_students_score_from_its_files_gives_the_result(small_run):
-    """From the checkpoint and the stores with plain numpy, as a reviewer would."""
-    from safetensors.numpy import load_file
-
-    experiment = Experiment.open(small_run("clip", method="projection", epochs=2))
-    scores = experiment.evaluate()["scores"] if experiment.train() else {}
-    weights = load_file(experiment.run.checkpoints / "epoch-0002" / "model.safetensors")
-    split, sides = experiment.splits["test"], {}
-    for side in ("image", "text"):
-        x = np.array(split.store[f"{side}_pooled"], dtype=np.float32)
-        x *= np.sqrt(x.shape[1]) / np.linalg.norm(x, axis=1, keepdims=True)
-        y = x @ weights[f"student.{side}.weight"].T + weights[f"student.{side}.bias"]
-        sides[side] = y / np.linalg.norm(y, axis=1, keepdims=True)
-    similarity = sides["text"] @ sides["image"].T
-    ranks = (similarity > similarity[np.arange(len(similarity)), split.owner][:, None]).sum(axis=1)
-    for k in (1, 5, 10):
-        assert scores["student"][f"t2i_r@{k}"] == pytest.approx((ranks < k).mean(), abs=1e-9)
+def test_budgets__a_larger_one_continues_and_scores_only_what_is_new(small_run, monkeypatch):
+    first = finished(small_run("dino", epochs=1))
+    before = first.result
+    scored = []
+    real = result._budget
+    monkeypatch.setattr(result, "_budget", lambda *given: scored.append(given[1]) or real(*given))
+    both = finished(small_run("dino", epochs=[1, 2]))
+    assert both.run == first.run and scored == [2]
+    assert both.result["budgets"]["1"] == before["budgets"]["1"]
+    at_once = finished(small_run("dino", epochs=2, study="other"))
+    assert at_once.result["budgets"]["2"]["scores"] == both.result["budgets"]["2"]["scores"]
 
 
-@pytest.mark.parametrize("method", ["projection", "attention", "cbam", "resnet"])
-def test_scores__do_not_depend_on_the_evaluation_batch(small_run, method):
-    experiment = Experiment.open(small_run("clip", method=method))
-    student = experiment.distiller().student
-    whole = embed(student, experiment.splits["test"])
-    for size in (1, 7):
-        parts = embed(student, experiment.splits["test"], batch=size)
-        assert all(torch.allclose(whole[name], parts[name], atol=1e-5) for name in whole)
+def test_evaluation__another_one_scores_again_and_trains_nothing(small_run, monkeypatch):
+    config = small_run("dino")
+    before = finished(config)
+    monkeypatch.setattr("kdlib.keys.code_digest", lambda room, real=keys_of.__globals__["keys"].code_digest: (
+        "another" if room == "evaluation" else real(room)))  # fmt: skip
+    assert is_done(config, before.run) == "the evaluation has changed"
+    monkeypatch.setattr(trainer, "_epoch", None)  # training anything would fail
+    again = finished(config)
+    assert again.run == before.run and is_done(config, again.run) == ""
 
 
-def test_untrained_control__is_scored_on_the_weights_that_training_starts_from(small_run, monkeypatch):
-    import kdlib.experiment as module
-
-    seen, score = {}, Experiment.score
-
-    def scored(self, distiller, *given):
-        seen.setdefault("scored", {name: value.clone() for name, value in distiller.state_dict().items()})
-        return score(self, distiller, *given)
-
-    def trained(distiller, *given):
-        seen["trained"] = {name: value.clone() for name, value in distiller.state_dict().items()}
-        return []
-
-    monkeypatch.setattr(Experiment, "score", scored)
-    monkeypatch.setattr(module, "train", trained)
-    experiment = Experiment.open(small_run("dino"))
-    experiment.controls()
-    experiment.train()
-    assert seen["scored"].keys() == seen["trained"].keys()
-    assert all(torch.equal(seen["scored"][name], value) for name, value in seen["trained"].items())
+def test_self_contained__its_result_is_that_of_the_cooldowns_and_needs_no_teacher(small_run):
+    experiment = finished(small_run("clip", **SELF_CONTAINED, extra_images="shapes:40", epochs=[1, 2]))
+    record = experiment.result
+    assert experiment.trained().student.self_contained and record["role"] == "self_contained"
+    assert record["size"]["inference_mb"] == record["size"]["student_mb"] < 10
+    for budget in (1, 2):
+        assert set(record["budgets"][str(budget)]["scores"]) == {"student", "dev", "words_shuffled"}
+        branch = experiment.run / "checkpoints" / f"cooldown-{budget:04d}.pt"
+        assert record["budgets"][str(budget)]["checkpoint"] == file_digest(branch)
+    assert record["data"]["train"]["images"] == record["data"]["fit"]["images"] + 40
+    train, fit = experiment.splits["train"], experiment.splits["fit"]
+    assert np.array_equal(train.features["image_pooled"][: len(fit)], fit.features["image_pooled"])
 
 
-def test_train_limit__takes_the_same_images_every_epoch(small_run):
-    from kdlib.features.loader import TrainLoader
+def test_pretrained__start_is_a_control_beside_random_init(small_run, monkeypatch):
+    from kdlib.students import convnets
 
-    experiment = Experiment.open(small_run("clip"))
-    loader = TrainLoader(experiment.splits["fit"], "features", 5, seed=0, limit=10)
-    seen = [torch.cat([batch["row"] for batch in loader.epoch(epoch)]) for epoch in (1, 2)]
-    assert sorted(seen[0].tolist()) == sorted(seen[1].tolist()) and len(seen[0]) == 10
-    assert seen[0].tolist() != seen[1].tolist()
+    monkeypatch.setattr(convnets, "_load", lambda network, weights: torch.nn.init.ones_(network.conv1.weight))
+    experiment = finished(small_run("dino", method="resnet", convnet="full", pretrained=True, epochs=1))
+    assert {"random_init", "pretrained_init"} <= set(experiment.result["controls"])
+    # Restoring it must not ask for pretrained weights again.
+    monkeypatch.setattr(convnets, "_load", None)
+    assert len(Experiment.from_run(experiment.run).embed("test")["image"]) == 20 * 3
 
 
-def test_caption__of_each_epoch_belongs_to_its_image(small_run):
-    from kdlib.features.loader import TrainLoader
+def test_from_run__is_the_run_that_was_finished(small_run):
+    before = finished(small_run("clip", method="attention"))
+    again = Experiment.from_run(before.run)
+    assert again.run == before.run and again.keys == before.keys
+    first, second = before.embed("test"), again.embed("test")
+    assert all(np.array_equal(first[name], second[name]) for name in first)
+    assert len(again.captions()) == len(first["text"]) and again.photo("test", 0).mode == "RGB"
+    assert again.embed("test", "teacher")["image_attention"].shape == first["image_attention"].shape
+    with pytest.raises(FileNotFoundError, match=r"no result\.json"):
+        Experiment.from_run(before.run.parent)
 
-    split = Experiment.open(small_run("clip")).splits["fit"]
-    loader = TrainLoader(split, "features", 8, seed=0)
-    drawn = [loader._captions(epoch) for epoch in range(1, 6)]
-    assert all((split.owner[rows] == np.arange(len(split))).all() for rows in drawn)
-    assert len({tuple(rows) for rows in drawn}) == 5
+
+def test_edited__training_has_a_folder_of_its_own_and_says_so(small_run):
+    experiment = Experiment.open(small_run("dino", epochs=1))
+    plain = experiment.run
+    distiller = experiment.distiller()
+    distiller.student.image = torch.nn.Linear(128, 64)
+    experiment.train(distiller)
+    scores = experiment.evaluate()
+    assert experiment.run != plain and experiment.run.parent == plain.parent
+    assert experiment.edited and experiment.result["edited"] == experiment.edited
+    trained = experiment.run
+    experiment.train(distiller)  # the cell is run again: the same training
+    assert experiment.run == trained
+    distiller = experiment.distiller()
+    distiller.student.requires_grad_(False)
+    experiment.train(distiller)
+    assert experiment.run not in (plain, trained)
+    assert tables.results("test", all=True).path.nunique() == 1 and len(scores)
+    with pytest.raises(ValueError, match="edited"):
+        Experiment.from_run(trained)
+
+
+def test_distiller__of_another_configuration_is_refused(small_run):
+    distiller = Experiment.open(small_run("dino")).distiller()
+    with pytest.raises(ValueError, match=r"tau was 2\.0 and is 4\.0"):
+        Experiment.open(small_run("dino", tau=4.0)).train(distiller)
+
+
+def test_own_student_of_the_package__given_as_a_class_is_that_method(small_run):
+    from kdlib.students.heads import CBAM
+
+    given = Experiment.open(small_run("clip"), student=CBAM)
+    assert run_folder(given.config).parent.name == "cbam" or set(given.distiller().objective) == {
+        "logit_matching", "attention_transfer"}  # fmt: skip
 
 
 def test_vision_only_teacher_on_captions__is_an_error_that_says_so(small_run):
     with pytest.raises(ValueError, match=r"dino has no text side .* coco"):
-        Experiment.open(small_run("dino").model_copy(update={"dataset": "coco"}))
+        Experiment.open(small_run("dino", dataset="coco"))
 
 
-def test_real_samples__go_through_the_same_flow(small_run, shared):
-    fields = {"data_root": str(shared / "data"), "method": "cbam", "epochs": 1, "batch_size": 16}
-    experiment = Experiment.open(small_run("blip", **fields))
-    result = experiment.finish(experiment.evaluate(), experiment.train()) if experiment.train() else {}
-    assert result["data"]["fit"]["images"] == 72 and result["data"]["test"]["images"] == 159
+def test_controls__are_computed_once_for_a_teacher_and_data_set(small_run, monkeypatch):
+    first = finished(small_run("dino", epochs=1))
+    monkeypatch.setattr(result, "controls", None)
+    second = finished(small_run("dino", epochs=1, method="bottleneck"))
+    assert second.result["controls_file"] == first.result["controls_file"]
+    assert second.result["controls"]["pca"] == first.result["controls"]["pca"]
+    assert read_json(second.run / "running.json") is None
 
 
-def test_copies_between_the_splits__leave_training_and_are_named_in_the_result(small_run, small_shapes, tmp_path):
-    """As in the published COCO, whose train2017 holds copies of images of val2017."""
-    root = shutil.copytree(small_shapes, tmp_path / "data")
-    train, test = (sorted((root / "coco" / part).iterdir()) for part in ("train2017", "val2017"))
-    fit = Experiment.open(small_run("clip")).data["fit"].image_names
-    kept = [path for path in train if f"train2017/{path.name}" in fit]
-    shutil.copy(test[0], kept[0])  # in training and in test
-    shutil.copy(kept[1], kept[2])  # twice in training
-    with pytest.raises(DataError, match=rf"1 images are in two splits: train2017/{kept[0].name} and val2017"):
-        Experiment.open(small_run("clip", data_root=str(root)))
-    experiment = Experiment.open(small_run("clip", data_root=str(root), on_overlap="drop", epochs=1))
-    history = experiment.train()
-    result = json.loads(json.dumps(experiment.finish(experiment.evaluate(), history)))
-    assert result["data"]["fit"]["left_out"] == [[f"train2017/{kept[0].name}", f"val2017/{test[0].name}"]]
-    assert result["data"]["fit"]["duplicates"] == [[f"train2017/{kept[2].name}", f"train2017/{kept[1].name}"]]
-    assert result["data"]["fit"]["images"] == len(kept) - 1 and result["data"]["test"]["left_out"] == []
-    assert result["reference"] == []  # a stand-in is compared with nobody's figures
-    row = rows.flatten(result)
-    assert (row["left_out_images"], row["duplicate_images"]) == (1, 1) and test[0].name in row["left_out"]
+def test_real_samples__go_through_the_same_flow(small_run, shared, tmp_path):
+    import zipfile
+
+    with zipfile.ZipFile(shared / "data" / "coco-2017-small.zip") as archive:
+        archive.extractall(tmp_path)
+    root = next(path.parent for path in tmp_path.rglob("val2017"))
+    experiment = finished(small_run("blip", data_root=str(root), method="cbam", epochs=1))
+    assert experiment.result["data"]["fit"]["images"] == 72 and experiment.result["data"]["test"]["images"] == 159

@@ -1,59 +1,88 @@
-"""The trainer against the loop that everybody writes first: what makes it fast leaves its numbers where they were."""
+"""The trainer against the loop that everybody writes first, its rates, and what stops it."""
+
+import hashlib
+import json
+import os
 
 import pytest
 import torch
+from fakes import Loader, config, inputs
 
-from kdlib import checkpoints
-from kdlib.experiment import Experiment
-from kdlib.features.loader import Reader, TrainLoader
-from kdlib.files import file_digest
-from kdlib.trainer import cooldown_epochs, cooled, learning_rate
+from kdlib import students, trainer, utils
+from kdlib.distiller import Distiller, objective_of
+from kdlib.losses import LOSSES
+from kdlib.trainer import cooldown_epochs, cooled, learning_rate, train
+
+KEY = "a" * 64
 
 
-def plain(experiment: Experiment) -> tuple[dict[str, torch.Tensor], list[float]]:
-    """Weights and mean losses: float32 in torch's own memory format, each loss read at once, nothing but torch."""
-    config, distiller = experiment.config, experiment.distiller()
-    groups = [
-        {"params": [one for one in distiller.parameters() if one.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [one for one in distiller.parameters() if one.ndim < 2], "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW(groups)
-    loader = TrainLoader(experiment.splits["fit"], distiller.student.reads, config.batch_size, config.seed)
-    step, means = 0, []
-    distiller.train()
-    for epoch in range(1, config.epochs + 1):
-        losses = []
+def fresh(given, text: bool = True) -> Distiller:
+    torch.manual_seed(given.seed)
+    student = students.build(given, inputs(text))
+    return Distiller(student, objective_of(given), given, teacher_scale=20.0, classes=7)
+
+
+def plain(given, text: bool, epochs: int) -> tuple[dict[str, torch.Tensor], list[float]]:
+    """Weights and mean losses: torch's own memory format, each loss read at once, nothing but torch."""
+    distiller, loader, losses = fresh(given, text).train(), Loader(given), []
+    matrices = {"params": [one for one in distiller.parameters() if one.ndim > 1], "weight_decay": 0.01}
+    others = {"params": [one for one in distiller.parameters() if one.ndim < 2], "weight_decay": 0.0}
+    optimizer = torch.optim.AdamW([matrices, others])
+    for epoch in range(1, epochs + 1):
         for batch in loader.epoch(epoch):
-            step += 1
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, config.lr_peak, config.warmup_steps)
+                group["lr"] = learning_rate(len(losses) + 1, given.lr_peak, given.warmup_steps)
             optimizer.zero_grad()
             loss, _ = distiller(batch)
             loss.backward()
             optimizer.step()
             losses.append(loss.item())
-        means.append(sum(losses) / len(losses))
-    return distiller.state_dict(), means
+    return distiller.state_dict(), [sum(losses[at : at + 3]) / 3 for at in range(0, len(losses), 3)]
 
 
-@pytest.mark.parametrize("teacher", ["clip", "dino"])
+@pytest.mark.parametrize("text", [True, False])
 @pytest.mark.parametrize("method", ["projection", "bottleneck", "attention"])
-def test_train__of_a_head_is_the_plain_loop_bit_for_bit(small_run, teacher, method):
-    experiment = Experiment.open(small_run(teacher, method=method, epochs=3))
-    history = experiment.train()
-    weights, losses = plain(experiment)
+def test_train__of_a_head_is_the_plain_loop_bit_for_bit(tmp_path, method, text):
+    given, distiller = config(method, epochs=3), fresh(config(method), text)
+    history = train(distiller, Loader(given), given, tmp_path, KEY)
+    weights, losses = plain(given, text, 3)
     assert [record["loss"] for record in history] == pytest.approx(losses, rel=1e-12)
-    trained = experiment.trained.state_dict()
-    assert all(torch.equal(trained[name], weight) for name, weight in weights.items())
+    assert all(torch.equal(distiller.state_dict()[name], weight) for name, weight in weights.items())
 
 
-@pytest.mark.parametrize("teacher", ["clip", "dino"])
 @pytest.mark.parametrize("method", ["cbam", "resnet", "densenet"])
-def test_train__of_convolutions_is_the_plain_loop_but_for_the_order_of_sums(small_run, teacher, method):
+def test_train__of_convolutions_is_the_plain_loop_but_for_the_order_of_sums(tmp_path, method):
     """They run channels-last, which adds the same products in another order; with the steps the difference grows."""
-    experiment = Experiment.open(small_run(teacher, method=method, epochs=1))
-    history = experiment.train()
-    assert [record["loss"] for record in history] == pytest.approx(plain(experiment)[1], rel=1e-3)
+    given = config(method, epochs=1, warmup_steps=100)
+    history = train(fresh(given), Loader(given), given, tmp_path, KEY)
+    assert [record["loss"] for record in history] == pytest.approx(plain(given, True, 1)[1], rel=1e-3)
+
+
+def test_history__counts_images_and_names_the_terms(tmp_path, monkeypatch):
+    monkeypatch.setitem(LOSSES, "loss", lambda outputs, batch: outputs["image"].square().mean())
+    given = config(epochs=2, objective="kl+loss")
+    first, last = train(fresh(given), Loader(given), given, tmp_path, KEY)
+    assert list(first)[:4] == ["epoch", "loss", "kl", "logit_scale"]
+    assert first["loss"] == pytest.approx(first["kl"] + 1 / given.width, rel=1e-6)  # the term 'loss' is in the loss
+    assert (last["epoch"], last["images_seen"]) == (2, 2 * 3 * given.batch_size)
+    assert last["learning_rate"] == learning_rate(6, given.lr_peak, given.warmup_steps)
+
+
+def test_running__says_who_trains_which_epoch(tmp_path):
+    given, seen = config(epochs=[1, 2], cooldown=0.5), []
+
+    class Watched(Loader):
+        def epoch(self, epoch):
+            seen.append(json.loads((tmp_path / "running.json").read_text(encoding="utf-8")))
+            return super().epoch(epoch)
+
+    train(fresh(given), Watched(given), given, tmp_path, KEY)
+    assert [(record["epoch"], record["of"]) for record in seen] == [(1, 4), (2, 4), (3, 4), (4, 4)]  # two cooldowns
+    assert {record["pid"] for record in seen} == {os.getpid()} and seen[0]["since"].endswith("Z")
+
+
+def test_learning_rate__rises_to_the_peak_and_falls_as_one_over_the_root():
+    assert [learning_rate(step, 0.1, 4) for step in (1, 2, 4, 16, 64)] == pytest.approx([0.025, 0.05, 0.1, 0.05, 0.025])
 
 
 def test_cooled__falls_from_all_of_the_rate_by_the_root():
@@ -62,89 +91,70 @@ def test_cooled__falls_from_all_of_the_rate_by_the_root():
     assert cooled(5, 4) == 0
 
 
-@pytest.mark.parametrize(("share", "epochs", "expected"), [(0.0, 10, 0), (0.2, 5, 1), (0.2, 10, 2), (0.2, 1, 1)])
-def test_cooldown__is_a_share_of_the_epochs_and_at_least_one(small_run, share, epochs, expected):
-    assert cooldown_epochs(small_run(cooldown=share, epochs=epochs)) == expected
+@pytest.mark.parametrize(("share", "budget", "expected"), [(0.0, 10, 0), (0.2, 5, 1), (0.2, 10, 2), (0.2, 1, 1)])
+def test_cooldown__is_a_share_of_the_epochs_and_at_least_one(share, budget, expected):
+    assert cooldown_epochs(config(cooldown=share), budget) == expected
 
 
-ALONE = {"method": "resnet", "objective": "feature_regression+anchor_kl", "anchors": 20, "crop": 0.8, "flip": True}
+def test_cooldown__starts_at_the_rate_of_its_budget_and_ends_without_one(tmp_path):
+    given = config(epochs=[2, 4], cooldown=0.5)
+    history = train(fresh(given), Loader(given), given, tmp_path, KEY)
+    assert [(record["epoch"], record.get("cooldown")) for record in history] == [
+        (1, None), (2, None), (3, None), (4, None), (3, 2), (5, 4), (6, 4)
+    ]  # fmt: skip
+    assert history[4]["learning_rate"] == pytest.approx(history[1]["learning_rate"] * cooled(3, 3))
+    assert history[6]["learning_rate"] == pytest.approx(history[3]["learning_rate"] * cooled(6, 6))
+    assert history[6]["images_seen"] == 6 * 3 * given.batch_size
 
 
-def test_cooldown__never_changes_the_trunk_and_ends_without_a_rate(small_run):
-    leaf = Experiment.open(small_run("dino", epochs=2, cooldown=0.5, **ALONE, study="leaf"))
-    history = leaf.train()
-    trunk = Experiment.open(small_run("dino", epochs=2, **ALONE, study="trunk"))
-    trunk.train()
-    for file in checkpoints.FILES:
-        assert file_digest(leaf.run.checkpoints / "epoch-0002" / file) == file_digest(trunk.checkpoint / file)
-    assert leaf.checkpoint.name == "cooldown-0002"
-    assert [record.get("cooldown") for record in history] == [None, None, True]
-    steps = history[1]["images_seen"] // 16 // 2
-    assert history[2]["learning_rate"] == pytest.approx(history[1]["learning_rate"] * cooled(steps, steps))
-    assert history[2]["images_seen"] == 3 * steps * 16
-    assert any(
-        not torch.equal(value, trunk.trained.state_dict()[name]) for name, value in leaf.trained.state_dict().items()
-    )
+def test_clip_norm__bounds_the_step_and_is_in_the_history(tmp_path):
+    runs = [config(epochs=1, clip_norm=norm) for norm in (0.0, 1e-3, 1e9)]
+    free, held, loose = (train(fresh(one), Loader(one), one, tmp_path / str(one.clip_norm), KEY)[0] for one in runs)
+    assert "gradient_norm" not in free and held["gradient_norm"] > 1e-3
+    assert loose["loss"] == free["loss"] != held["loss"]
 
 
-def test_cooldown__of_more_epochs_starts_from_the_trunk_and_not_from_the_leaf(small_run):
-    """4 epochs with a leaf after 2 are the 4 epochs without."""
-    for epochs in (2, 4):
-        leaf = Experiment.open(small_run("dino", method="projection", epochs=epochs, cooldown=0.5, study="leaf"))
-        leaf.train()
-    trunk = Experiment.open(small_run("dino", method="projection", epochs=4, study="trunk"))
-    trunk.train()
-    assert file_digest(leaf.run.checkpoints / "epoch-0004" / checkpoints.FILES[0]) == file_digest(
-        trunk.checkpoint / checkpoints.FILES[0]
-    )
-    assert {path.name for path in leaf.run.checkpoints.glob("cooldown-*")} == {"cooldown-0002", "cooldown-0004"}
-
-
-def test_cooldown__of_another_length_is_another_leaf_and_another_experiment(small_run):
-    first = Experiment.open(small_run("dino", method="projection", epochs=4, cooldown=0.25))
-    first.train()
-    second = Experiment.open(small_run("dino", method="projection", epochs=4, cooldown=0.5))
-    assert second.keys["train"] == first.keys["train"] and second.keys["experiment"] != first.keys["experiment"]
-    assert second.checkpoint is None
-    with pytest.raises(FileNotFoundError, match=r"train\(\) first"):
-        _ = second.trained
-    assert len(second.train()) == 6
-
-
-def test_clip_norm__bounds_the_step_and_is_in_the_history(small_run):
-    """Plain gradient descent on clipped gradients would move by at most lr x clip_norm; here their norm is recorded."""
-    free = Experiment.open(small_run("dino", method="projection", epochs=1, study="free")).train()
-    held = Experiment.open(small_run("dino", method="projection", epochs=1, study="held", clip_norm=1e-3)).train()
-    loose = Experiment.open(small_run("dino", method="projection", epochs=1, study="loose", clip_norm=1e9)).train()
-    assert "gradient_norm" not in free[0] and held[0]["gradient_norm"] > 1e-3
-    assert loose[0]["loss"] == free[0]["loss"] and loose[0]["gradient_norm"] > 0
-    assert held[0]["loss"] != free[0]["loss"]
-
-
-def test_train__weights_that_are_not_finite_are_never_saved(small_run, monkeypatch):
-    """One step an epoch: its loss is taken before the step that ruins the weights."""
-    step = torch.optim.AdamW.step
+def test_train__weights_that_are_not_finite_are_never_saved_and_the_checkpoint_before_stays(tmp_path, monkeypatch):
+    given, step = config(epochs=2), torch.optim.AdamW.step
 
     def ruin(optimizer):
         step(optimizer)
-        with torch.no_grad():
-            optimizer.param_groups[0]["params"][0].fill_(torch.inf)
+        optimizer.param_groups[0]["params"][0].data.fill_(torch.inf)
 
-    experiment = Experiment.open(small_run("clip", batch_size=1000, epochs=2))
+    train(fresh(given), Loader(given, steps=1), config(epochs=1), tmp_path, KEY)
     monkeypatch.setattr(torch.optim.AdamW, "step", ruin)
-    with pytest.raises(FloatingPointError, match=r"A weight is not finite in epoch 1, by step 1\. Lower lr_peak"):
-        experiment.train()
-    assert not list(experiment.run.checkpoints.glob("epoch-*"))
+    with pytest.raises(FloatingPointError, match=r"A weight is not finite in epoch 2, by step 2\. Lower lr_peak"):
+        train(fresh(given), Loader(given, steps=1), given, tmp_path, KEY)
+    assert list((tmp_path / "checkpoints").glob("*.pt")) == [trainer.checkpoint_of(tmp_path, KEY, 1, given)]
 
 
-def test_train__a_teacher_that_is_not_finite_is_not_blamed_on_the_learning_rate(small_run, monkeypatch):
-    images = Reader.images
+def test_train__a_teacher_that_is_not_finite_is_not_blamed_on_the_learning_rate(tmp_path):
+    class Broken(Loader):
+        def epoch(self, epoch):
+            return (batch | {"image": batch["image"] * torch.nan} for batch in super().epoch(epoch))
 
-    def broken(reader, *given):
-        batch = images(reader, *given)
-        return batch | {"image": batch["image"] * torch.nan}
+    with pytest.raises(FloatingPointError, match=r"The teacher's features are not finite either \(image\)"):
+        train(fresh(config()), Broken(config()), config(), tmp_path, KEY)
 
-    experiment = Experiment.open(small_run("clip", epochs=1))
-    monkeypatch.setattr(Reader, "images", broken)
-    with pytest.raises(FloatingPointError, match=r"The teacher's stored features are not finite either \(image\)"):
-        experiment.train()
+
+def test_checkpoint__holds_what_is_trained_and_its_digest_is_beside_it(tmp_path):
+    given = config(epochs=1)
+    train(fresh(given), Loader(given), given, tmp_path, KEY)
+    path = trainer.checkpoint_of(tmp_path, KEY, 1, given)
+    saved = torch.load(path, weights_only=True)
+    assert saved["model"]["log_scale"] != torch.tensor(1 / 0.07).log() and len(saved["optimizer"]["state"]) == 5
+    assert {name: saved["record"][name] for name in ("key", "epoch", "step")} == {"key": KEY, "epoch": 1, "step": 3}
+    expected = f"{hashlib.sha256(path.read_bytes()).hexdigest()}  epoch-0001.pt\n"
+    assert (path.parent / "epoch-0001.pt.sha256").read_text(encoding="utf-8") == expected
+
+
+def test_checkpoint__on_a_full_disk_is_an_error_that_names_the_file_and_leaves_no_half(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    (tmp_path / "checkpoints").mkdir()
+    monkeypatch.setattr(trainer, "write_json", lambda *_: None)  # running.json
+    monkeypatch.setattr(utils.os, "fsync", full)
+    with pytest.raises(OSError, match=r"epoch-0001.* cannot be written: No space left on device\. Make room there"):
+        train(fresh(config()), Loader(config()), config(), tmp_path, KEY)
+    assert list((tmp_path / "checkpoints").iterdir()) == []

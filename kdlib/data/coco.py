@@ -1,180 +1,79 @@
-"""MS COCO 2017 in its official layout: train2017/, val2017/, annotations/{captions,instances}_*.json.
+"""MS COCO 2017, or captions in its layout: train2017/ is cut into ``fit`` and ``dev``, val2017/ is ``test``."""
 
-train2017 is cut into ``fit`` and ``dev``; val2017 is ``test``.
-"""
-
-import json
+import re
 from collections import defaultdict
 from pathlib import Path
 
-from kdlib.data.dataset import DataError, Dataset, hashed_dev
-from kdlib.data.tree import Tree
+from kdlib.data.base import Dataset
+from kdlib.data.files import DataError, by_hash, left_out, place, reading, scan
 
-FOLDER = "coco"
-DEV_SHARE, DEV_LARGEST = 0.1, 5000
-CAPTIONS = 5
-NOUNS = {int: "a whole number", str: "text"}
+FOLDER, DEV_SHARE, DEV_LARGEST, CAPTIONS = "coco", 0.1, 5000, 5
 
 
-def load(root: str | Path, split: str) -> Dataset:
-    """One of the splits fit, dev, test. ``root``: the folder, the zips, or a folder that holds either.
+def load(root: str | Path, split: str, on_missing: str = "error") -> Dataset:
+    """dev is the 5,000 images of train2017 with the smallest SHA-1 of the image id (10 % where that is fewer).
 
-    dev is the 5,000 images of train2017 with the smallest SHA-1 of the image id (10 % where that is
-    fewer). An image keeps its first 5 captions by annotation id. Raises DataError with file, entry and remedy.
+    An image keeps its first 5 captions by annotation id. Categories are read where instances_<part>.json is there.
     """
-    tree = Tree(root, FOLDER)
     part = "val2017" if split == "test" else "train2017"
-    files, captions = _captions(tree, part)
-    categories, names = _categories(tree, part, files)
-    numbers = sorted(files)
-    if split in ("fit", "dev"):
-        count = min(DEV_LARGEST, max(1, round(DEV_SHARE * len(numbers))))
-        dev = hashed_dev([str(number) for number in numbers], count)
-        numbers = [number for number in numbers if (str(number) in dev) == (split == "dev")]
-    return Dataset(
-        name="coco",
-        split=split,
-        tree=tree,
-        ids=tuple(str(number) for number in numbers),
-        image_names=tuple(f"{part}/{files[number]}" for number in numbers),
-        captions=tuple(tuple(captions[number][:CAPTIONS]) for number in numbers),
-        categories=tuple(tuple(sorted(categories[number])) for number in numbers),
-        category_names=tuple(names),
-    )
+    top = place(root, FOLDER, f"annotations/captions_{part}.json")
+    path, instances = (top / "annotations" / f"{kind}_{part}.json" for kind in ("captions", "instances"))
+    folder = next((top / name for name in (f"{part}/{part}", f"images/{part}") if (top / name).is_dir()), top / part)
+    there, files, texts, wrong = set(scan(folder)), {}, defaultdict(list), []
+    with reading(path) as record:
+        for entry in record["images"]:
+            number, name = identity(entry["id"]), str(entry["file_name"])
+            if files.setdefault(number, name) != name:
+                raise DataError(f"{path}: the image id {number} is {files[number]} and {name}. Take one of them out.")
+        for note in sorted(record["annotations"], key=lambda note: order(identity(note["id"]))):
+            image, text = identity(note["image_id"]), note["caption"]
+            if image in files and is_caption(text):
+                texts[image].append(" ".join(text.split()))
+            else:
+                wrong.append((f"caption {note['id']}", "is no text" if image in files else f"has no image {image}"))
+    for number, name in files.items():
+        if name not in there or not texts[number]:
+            wrong.append((name, "has no caption" if name in there else f"is not in {folder}"))
+    rest = [(name, f"is not in {path.name}") for name in sorted(there - set(files.values()))]
+    rest += left_out(path, wrong, on_missing)
+    numbers = sorted((number for number, name in files.items() if name in there and texts[number]), key=order)
+    if split != "test":
+        dev = set(by_hash(numbers)[: min(DEV_LARGEST, max(1, round(DEV_SHARE * len(numbers))))])
+        numbers = [number for number in numbers if (number in dev) == (split == "dev")]
+    shown, names = _categories(instances, files) if instances.exists() else (None, ())
+    paths = tuple(str(folder / files[number]) for number in numbers)
+    captions = tuple(tuple(texts[number][:CAPTIONS]) for number in numbers)
+    categories = None if shown is None else tuple(tuple(sorted(shown[number])) for number in numbers)
+    title, left = "COCO" if "coco" in top.name.lower() else top.name, () if split == "dev" else tuple(rest)
+    return Dataset("coco", split, tuple(numbers), paths, None, (), captions, categories, names, left, title)
 
 
-def _captions(tree: Tree, part: str) -> tuple[dict[int, str], dict[int, list[str]]]:
-    """{image id: file name} and {image id: captions by ascending annotation id}.
-
-    Raises DataError for a file that is not there and for an image without a caption.
-    """
-    record = _Record(tree, f"annotations/captions_{part}.json", ("images", "annotations"))
-    files = record.by_id("images", file_name=str)
-    texts = record.by_id("annotations", image_id=int, caption=str)
-    captions = defaultdict(list)
-    for number in sorted(texts):
-        image, caption = texts[number]
-        captions[image].append(" ".join(caption.split()))
-    present = {name.removeprefix(f"{part}/") for name in tree.below(part)}
-    unnamed = sorted(set(captions) - set(files))
-    absent = sorted(file for file in files.values() if file not in present)
-    if unnamed or absent:
-        listed = ", ".join([*absent[:5], *[f"image id {number}" for number in unnamed[:5]]])
-        raise DataError(
-            f"{record.where} names {len(absent) + len(unnamed)} images that are not in {part}: "
-            f"{listed}. Extract {part}.zip again, or take them out of the annotation file."
-        )
-    silent = sorted(files[number] for number in files if not captions[number])
-    if silent:
-        raise DataError(
-            f"{tree.where}: {len(silent)} images of {part} have no caption in {record.name}: "
-            f"{', '.join(silent[:5])}. Take the annotation file that belongs to these images."
-        )
-    return files, captions
-
-
-def _categories(tree: Tree, part: str, files: dict[int, str]) -> tuple[dict[int, set[int]], list[str]]:
+def _categories(path: Path, files: dict[str, str]) -> tuple[dict[str, set[int]], tuple[str, ...]]:
     """{image id: indices of the categories that it shows}, and the categories' names in the order of their ids."""
-    record = _Record(tree, f"annotations/instances_{part}.json", ("images", "annotations", "categories"))
-    names = record.by_id("categories", name=str)
-    index_of = {number: index for index, number in enumerate(sorted(names))}
-    shown, known = defaultdict(set), 0
-    for index, image, category in record.entries("annotations", image_id=int, category_id=int):
-        if category not in index_of:
-            raise DataError(
-                f"{record.entry('annotations', index)} is of category {category}, which the file does not define. "
-                "Extract it again."
-            )
-        shown[image].add(index_of[category])
-        known += image in files
-    if files and shown and not known:
-        raise DataError(
-            f"{record.where}: not one of its instances is in an image of annotations/captions_{part}.json. "
-            "Are the files of train2017 and val2017 interchanged? Extract them again."
-        )
-    return shown, [names[number] for number in sorted(names)]
+    shown = defaultdict(set)
+    with reading(path) as record:
+        names = {identity(entry["id"]): str(entry["name"]) for entry in record["categories"]}
+        index_of = {number: index for index, number in enumerate(sorted(names, key=order))}
+        for note in record["annotations"]:
+            shown[identity(note["image_id"])].add(index_of[identity(note["category_id"])])
+    if shown and files and not shown.keys() & files.keys():
+        raise DataError(f"{path}: it is of other images than the captions. Are train2017 and val2017 interchanged?")
+    return shown, tuple(names[number] for number in index_of)
 
 
-class _Record:
-    """An annotation file whose entries are checked as they are read; an error names file and entry."""
-
-    def __init__(self, tree: Tree, name: str, lists: tuple[str, ...]):
-        self.name, self.where = name, f"{tree.where}: {name}"
-        if not tree.exists(name):
-            raise DataError(
-                f"{self.where} is missing. Give the folder that holds train2017, val2017 and annotations "
-                "(or their zip archives), or run 'kdlib data get coco'."
-            )
-        try:
-            content = json.loads(tree.read(name))
-        except (ValueError, RecursionError) as error:  # not JSON, not text, or brackets without end
-            raise DataError(f"{self.where} is not complete JSON ({error}). Extract it again.") from error
-        wrong = [key for key in lists if not isinstance(content, dict) or not isinstance(content.get(key), list)]
-        if wrong:
-            raise DataError(f"{self.where} has no list {', '.join(wrong)}. Extract it again.")
-        self.content = content
-
-    def entry(self, key: str, index: int) -> str:
-        """Where an entry is, in words."""
-        entry = self.content[key][index]
-        number = f" (id {_short(entry['id'])})" if isinstance(entry, dict) and "id" in entry else ""
-        return f"{self.where}, {key}[{index}]{number}"
-
-    def entries(self, key: str, **fields: type):
-        """(index, value of each field, ...) of each entry of the list ``key``."""
-        for index, entry in enumerate(self.content[key]):
-            try:
-                values = [entry[field] for field in fields]
-            except (TypeError, KeyError, IndexError):
-                values = []
-            # type(), since True is an int to isinstance
-            if [type(value) for value in values] != list(fields.values()) or not all(map(_is_sound, values)):
-                raise DataError(f"{self.entry(key, index)}{self._wrong(entry, fields)}")
-            yield index, *values
-
-    def by_id(self, key: str, **fields: type) -> dict:
-        """Id -> the value of the field, or a tuple of several; an id that is there twice is an error."""
-        found, places = {}, {}
-        for index, number, *values in self.entries(key, id=int, **fields):
-            if number in found:
-                raise DataError(
-                    f"{self.entry(key, index)}: this id is there already, in {key}[{places[number]}]; what belongs to "
-                    "it is open. Take one of the two out, or give it an id of its own."
-                )
-            found[number] = values[0] if len(values) == 1 else tuple(values)
-            places[number] = index
-        return found
-
-    def _wrong(self, entry: object, fields: dict[str, type]) -> str:
-        """What is wrong with an entry, and the remedy."""
-        if not isinstance(entry, dict):
-            return f" is {_short(entry)}, not an object. {self._remedy(entry)}"
-        for field, kind in fields.items():
-            if field not in entry:
-                return f" has no '{field}'; it has {', '.join(sorted(entry)[:6])}. {self._remedy(entry)}"
-            if type(value := entry[field]) is not kind:
-                return f": {field} is {_short(value)}, not {NOUNS[kind]}. Mend the entry."
-            if kind is str and not value.strip():
-                return f": {field} is blank. Mend the entry, or take it out."
-            if not _is_sound(value):
-                return f": {field} has half a character (a lone surrogate): {_short(value)}. Mend the entry."
-        raise AssertionError("this entry is sound")
-
-    def _remedy(self, entry: object) -> str:
-        swapped = ("captions", "category_id") if "captions_" in self.name else ("instances", "caption")
-        if isinstance(entry, dict) and swapped[1] in entry:
-            return f"This does not look like a file of {swapped[0]}: are captions and instances interchanged?"
-        return "Mend the entry, or extract the file again."
+def identity(value: object) -> str:
+    """An id as text, the same for 7, 7.0, '7' and '007'."""
+    if type(value) is int:  # at once: there are millions
+        return str(value)
+    if type(value) not in (float, str) or value == "":
+        raise TypeError(f"{value!r} is no id")
+    return re.sub(r"^0*([0-9]+)(\.0+)?$", r"\1", str(value).strip())
 
 
-def _is_sound(value: int | str) -> bool:
-    """Whether a value is a number, or a text that is not blank and has no lone surrogate, which no tokenizer takes."""
-    if isinstance(value, int) or value.isascii():
-        return isinstance(value, int) or bool(value.strip())
-    return bool(value.strip()) and not any("\ud800" <= letter <= "\udfff" for letter in value)
+def order(number: str) -> tuple[int, str]:
+    return len(number), number  # that of the numbers, where ids are numbers
 
 
-def _short(value: object) -> str:
-    """A value as JSON, cut to what fits into a message."""
-    text = json.dumps(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+def is_caption(text: object) -> bool:
+    """Whether it is a text with more than spaces and without a lone surrogate, which no tokenizer takes."""
+    return isinstance(text, str) and bool(text.strip()) and not re.search("[\ud800-\udfff]", text)

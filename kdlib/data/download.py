@@ -1,174 +1,166 @@
-"""Downloads of the official archives: resumed, from another host where the first is dead, checked by their digests."""
+"""The official archives: downloaded with resume, checked by their digests, extracted safely, then removed."""
 
-import errno
+import hashlib
 import os
 import shutil
-import sys
+import stat
+import tarfile
+import time
+import zipfile
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
-from filelock import FileLock
-from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
-from kdlib.data.archives import ARCHIVES, ELSEWHERE, MB, Archive, archives
-from kdlib.data.dataset import DataError
-from kdlib.progress import Progress
+from kdlib import data
+from kdlib.data import coco, tinyimagenet
+from kdlib.data.files import DataError
+from kdlib.utils import Progress, locked
 
-ATTEMPTS = 10  # at the last address of an archive
-FEW = 3  # at one that has another behind it
-WAIT = wait_random_exponential(multiplier=1, max=60)  # seconds
-TIMEOUT = httpx.Timeout(60.0, connect=15.0)  # seconds without a byte
+ATTEMPTS, WAIT, LONGEST_WAIT = 6, 1.0, 60.0  # connections in a row that bring nothing; seconds between them
+MB = 10**6  # bytes
+FOLDERS = {"tinyimagenet": tinyimagenet.FOLDER, "coco": coco.FOLDER}
+HOSTS = {  # tried in this order; COCO's own has no certificate, the second is the same storage
+    "tinyimagenet": ("http://cs231n.stanford.edu", "https://cs231n.stanford.edu"),
+    "coco": ("http://images.cocodataset.org", "https://s3.amazonaws.com/images.cocodataset.org"),
+}
+ARCHIVES = {  # path on the host, bytes, MD5 as published, SHA-256
+    "tinyimagenet": [("tiny-imagenet-200.zip", 248100043, "90528d7ca1a48142e341f4ef8d21d0de",
+                      "6198c8ae015e2b3e007c7841da39ec069199b9aa3bfa943a462022fe5e43c821")],
+    "coco": [("annotations/annotations_trainval2017.zip", 252907541, "f4bbac642086de4f52a3fdda2de5fa2c",
+              "113a836d90195ee1f884e704da6304dfaaecff1f023f49b6ca93c4aaae470268"),
+             ("zips/val2017.zip", 815585330, "442b8da7639aecaf257c1dceb8ba8c80",
+              "4f7e2ccb2866ec5041993c9cf2a952bbed69647b115d0f74da7ce8f4bef82f05"),
+             ("zips/train2017.zip", 19336861798, "cced6f7f71b7629ddf16f17bbcfab6b2",
+              "69a8bb58ea5f8f99d24875f21416de2e9ded3178e903f1f7603e283b9e06d929")],
+}  # fmt: skip
 
 
-class OtherFileError(httpx.HTTPError):
-    """The host answers with something that is not the archive, as the login page of a network."""
+def get(name: str, root: str | Path, source: str | Path | None = None, keep: bool = False) -> Path:
+    """Download data set ``name`` below ``root`` and extract it; or extract ``source``, an archive that is at hand.
 
-
-def get(name: str, folder: str | Path) -> list[Path]:
-    """Download the archives of data set ``name`` into ``folder``; the paths of the whole, checked files.
-
-    What is there and has the right digests is kept; a download that stopped before goes on from its .part file. What it
-    takes of the disk is said first.
-    Raises ValueError for an unknown data set, and DataError when the disk is too small, when no site delivers, or when
-    a file has the wrong digest (it is then set aside as <file>.bad).
+    What was got before stays as it is. ``keep``: the downloaded archives stay too.
     """
-    wanted = archives(name)
-    folder = Path(folder).expanduser()
-    folder.mkdir(parents=True, exist_ok=True)
-    if wanted is not ARCHIVES[name]:
-        print(f"{name}: addresses and digests are those of {os.environ[ELSEWHERE]} (${ELSEWHERE}).", file=sys.stderr)
-    with FileLock(folder / f".{name}.download.lock"):
-        missing = [archive for archive in wanted if not _is_there(archive, folder / archive.file)]
-        needed = sum(archive.bytes - _size(_part(folder / archive.file)) for archive in missing)
-        free = shutil.disk_usage(folder).free
-        if missing:
-            space = f"{free / MB:,.0f} MB are free in {folder}"
-            print(f"{name}: {needed / MB:,.0f} MB to download; {space}.", file=sys.stderr)
-        if needed > free:
-            raise DataError(
-                f"{folder}: Downloading {name} takes {needed / MB:,.0f} MB and the disk has {free / MB:,.0f} MB free. "
-                "Make room, or choose a folder on another disk."
-            )
-        for archive in missing:
-            _download(archive, folder / archive.file)
-    return [folder / archive.file for archive in wanted]
+    if name not in ARCHIVES:
+        raise ValueError(f"There are no archives of '{name}'; there are {', '.join(ARCHIVES)}.")
+    root = Path(root).expanduser()
+    root.mkdir(parents=True, exist_ok=True)
+    complete = root / FOLDERS[name] / ".complete"  # written last: what a killed extraction left is not taken for whole
+    with locked(root / f".{name}.lock"):
+        if source:
+            extract(Path(source).expanduser(), root, FOLDERS[name])
+        elif not complete.exists():
+            for archive in (archives := _downloaded(name, root)):
+                extract(archive, root, FOLDERS[name])
+            complete.touch()
+            for archive in [] if keep else archives:
+                archive.unlink()
+    return root
 
 
-def _part(target: Path) -> Path:
-    return target.with_name(f"{target.name}.part")
+def check(name: str, root: str | Path) -> str:
+    """What each split holds. All that a run would refuse is one error: splits, images, and images in two splits."""
+    wrong, loaded = [], {}
 
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
-
-
-def _is_there(archive: Archive, target: Path) -> bool:
-    """Whether ``target`` is the right file; a wrong one is set aside."""
-    if not target.exists():
-        return False
-    if not (wrong := archive.wrong(target)):
-        print(f"{target}: already there, and its digests are right.", file=sys.stderr)
-        return True
-    bad = _set_aside(target, target).name
-    print(f"{target}: not the official file (it has {wrong}); kept as {bad}.", file=sys.stderr)
-    return False
-
-
-def _set_aside(path: Path, target: Path) -> Path:
-    bad = target.with_name(f"{target.name}.bad")
-    os.replace(path, bad)
-    return bad
-
-
-def _download(archive: Archive, target: Path) -> None:
-    part = _part(target)
-    if _size(part) > archive.bytes:
-        part.unlink()
-    if _size(part) < archive.bytes:
-        _fetch_from_any(archive, part, target)
-    if wrong := archive.wrong(part):
-        bad = _set_aside(part, target)
-        raise DataError(
-            f"{target}: the download from {archive.urls[0]} has {wrong}; it is "
-            f"set aside as {bad.name} and not used. Run the same command again; it starts this file over."
-        )
-    os.replace(part, target)
-
-
-def _fetch_from_any(archive: Archive, part: Path, target: Path) -> None:
-    """Fill ``part`` from the first address that delivers; what one host gave is gone on with at the next."""
-    reasons = []
-    for url, more in zip(archive.urls, (*archive.urls[1:], ""), strict=True):
+    def note(call: Callable, *given):
         try:
-            return _fetch(url, archive, part, FEW if more else ATTEMPTS)
-        except httpx.HTTPError as error:
-            reasons.append(f"{url}: {_reason(error)}")
-            if more:
-                print(f"{reasons[-1]}; trying {more}.", file=sys.stderr)
-        except OSError as error:
-            why = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or str(error)
-            raise DataError(
-                f"{part}: cannot be written ({why}). What is there stays; make room, and the same command goes on."
-            ) from error
+            return call(*given)
+        except DataError as error:
+            wrong.append(str(error))
+
+    for split in data.SPLITS:
+        if dataset := note(data.load, name, root, split):
+            loaded[split] = dataset
+            for row in range(len(dataset)):
+                note(dataset.images.at_least, row, 0)
+    note(data.separate, loaded)
+    if wrong:
+        raise DataError(f"{root}: {len(wrong)} problems in {name}:\n  " + "\n  ".join(wrong))
+    return "\n".join(f"{split}: {len(each)} images, {len(each.left_out)} left out" for split, each in loaded.items())
+
+
+def _downloaded(name: str, root: Path) -> list[Path]:
+    """The whole archives of a data set. One with a wrong digest is set aside."""
+    need, free = sum(2 * size for _, size, *_ in ARCHIVES[name]) / MB, shutil.disk_usage(root).free / MB
+    if need > free + sum(path.stat().st_size for path in root.glob("*.zip*")) / MB:
+        raise DataError(f"{root}: {name} takes {need:,.0f} MB, and {free:,.0f} MB are free. Make room first.")
+    try:
+        client = httpx.Client(follow_redirects=True, timeout=httpx.Timeout(60.0, connect=15.0))
+    except (ImportError, ValueError, httpx.InvalidURL) as error:
+        why = f"The proxy that http_proxy, https_proxy or all_proxy names cannot be used: {error}"
+        raise DataError(f"{why}. Name one with http://, or give an archive at hand with --from FILE.") from error
+    archives = []
+    for place, size, *digests in ARCHIVES[name]:
+        archives.append(archive := root / os.path.basename(place))
+        if not archive.exists():
+            _fetch(client, [f"{host}/{place}" for host in HOSTS[name]], Path(f"{archive}.part"), size)
+            os.replace(f"{archive}.part", archive)
+        for kind, known in zip(("md5", "sha256"), digests, strict=True):
+            with open(archive, "rb") as file:
+                digest = hashlib.file_digest(file, kind).hexdigest()
+            if digest != known:
+                os.replace(archive, f"{archive}.bad")
+                raise DataError(f"{archive} has the {kind} {digest}, not {known}, and is now .bad. Start again.")
+    return archives
+
+
+def _fetch(client: httpx.Client, urls: list[str], part: Path, size: int) -> None:
+    """Fill ``part`` from the first address that delivers; each continues with what is there."""
+    part.touch()
+    reasons = []
+    for url in urls:
+        failures, may_pass = 0, True
+        while may_pass and failures < ATTEMPTS:
+            before = part.stat().st_size
+            time.sleep(min(WAIT * 2**failures, LONGEST_WAIT) if failures else 0)
+            try:
+                return _receive(client, url, part, size)
+            except httpx.HTTPStatusError as error:
+                status = error.response.status_code
+                reason, may_pass = f"the server answered {status}", status >= 500 or status in (408, 429)
+            except httpx.HTTPError as error:
+                reason, may_pass = str(error) or type(error).__name__, isinstance(error, httpx.TransportError)
+            except OSError as error:
+                raise DataError(f"{part} cannot be written: {error.strerror}. Make room, and start again.") from error
+            failures = 1 if part.stat().st_size > before else failures + 1
+        reasons.append(f"{url}: {reason}")
     raise DataError(
-        f"{'; '.join(reasons)}. {_size(part):,} of {archive.bytes:,} bytes are in {part}; "
-        f"the same command goes on from there, or download the file in another way to {target}."
+        f"{'; '.join(reasons)}. {part.stat().st_size:,} of {size:,} bytes are in {part}: the same command continues "
+        "there. Or download in another way, and give the archive with --from FILE."
     )
 
 
-def _fetch(url: str, archive: Archive, part: Path, attempts: int) -> None:
-    """Append to ``part`` what is missing, over as many connections as it takes."""
-    retrying = Retrying(retry=retry_if_exception(_may_pass), wait=WAIT, stop=stop_after_attempt(attempts), reraise=True)
-    with (
-        Progress(f"{archive.file} (MB)", archive.bytes // MB) as bar,
-        httpx.Client(follow_redirects=True, timeout=TIMEOUT) as client,
-    ):
-        for attempt in retrying:
-            with attempt:
-                _fetch_once(client, url, archive, part, bar)
-
-
-def _fetch_once(client: httpx.Client, url: str, archive: Archive, part: Path, bar: Progress) -> None:
-    done = _size(part)
-    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={done}-"} if done else {})
-    with client.stream("GET", url, headers=headers) as response:
-        if done and response.status_code == 416:  # nothing lies beyond; the digests say whether that is all
-            return
-        response.raise_for_status()
-        if response.status_code != 206:
-            done = 0  # the server ignores ranges and sends the file from its beginning
-        _check_offer(response, archive, done)  # before anything that is there is overwritten
-        bar.start_at(done // MB)
-        with open(part, "ab" if done else "wb") as file:
-            for chunk in response.iter_raw():  # as it comes: a larger chunk would be lost with the connection
+def _receive(client: httpx.Client, url: str, part: Path, size: int) -> None:
+    """Append to ``part`` what is missing, over one connection."""
+    if (done := part.stat().st_size) == size:
+        return
+    ask = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={done}-"} if 0 < done < size else {})
+    with client.stream("GET", url, headers=ask) as answer:
+        answer.raise_for_status()
+        done = done if answer.status_code == 206 else 0  # else the server sends the file from its beginning
+        if (offered := done + int(answer.headers.get("Content-Length", size - done))) != size:
+            raise httpx.HTTPError(f"it offers {offered:,} bytes, not {size:,}")  # as the login page of a network
+        with open(part, "ab" if done else "wb") as file, Progress(f"{part.stem} (MB)", size // MB, done // MB) as bar:
+            for chunk in answer.iter_raw():
                 file.write(chunk)
-                done += len(chunk)
-                bar.update(done // MB)
-                if done > archive.bytes:
-                    return  # not the official file; its size will say so
-            file.flush()
-            os.fsync(file.fileno())
-    if done < archive.bytes:
-        raise httpx.RemoteProtocolError(f"the connection ended after {done:,} bytes")
+                bar.update(file.tell() // MB)
 
 
-def _check_offer(response: httpx.Response, archive: Archive, done: int) -> None:
-    """Raise OtherFileError where the headers say that what comes is not the rest of the archive."""
-    offered = response.headers.get("Content-Length", "")
-    if offered.isdigit() and int(offered) + done != archive.bytes:
-        raise OtherFileError(f"the server offers a file of {int(offered) + done:,} bytes, not {archive.bytes:,}")
-    span = response.headers.get("Content-Range", f"bytes {done}-")
-    if done and not span.startswith(f"bytes {done}-"):
-        raise OtherFileError(f"the server sends '{span}', and the bytes from {done:,} on were asked for")
-
-
-def _may_pass(error: BaseException) -> bool:
-    if isinstance(error, httpx.HTTPStatusError):
-        return error.response.status_code >= 500 or error.response.status_code in (408, 429)
-    return isinstance(error, httpx.TransportError)
-
-
-def _reason(error: httpx.HTTPError) -> str:
-    if isinstance(error, httpx.HTTPStatusError):
-        return f"the server answered {error.response.status_code} {error.response.reason_phrase}"
-    return f"{error or type(error).__name__}"
+def extract(archive: Path, root: Path, folder: str) -> None:
+    """Unpack a zip or tar archive to ``root``/``folder``; one with links, devices or paths that lead out is refused."""
+    try:
+        packed = zipfile.is_zipfile(archive)
+        with zipfile.ZipFile(archive) if packed else tarfile.open(archive) as box:
+            members = [(one, one.filename if packed else one.name) for one in (box.infolist() if packed else box)]
+            for one, name in members:
+                plain = not stat.S_ISLNK(one.external_attr >> 16) if packed else one.isfile() or one.isdir()
+                if not plain or os.path.isabs(name) or ".." in Path(name.replace("\\", "/")).parts:
+                    raise DataError(f"{archive}: {name} is a link, a device, or leads out. Nothing was extracted.")
+            target = root if all(Path(name).parts[:1] in ((folder,), ()) for _, name in members) else root / folder
+            with Progress(f"extracting {archive.name}", len(members)) as bar:
+                for number, (one, _) in enumerate(members):
+                    box.extract(one, target, **({} if packed else {"filter": "data"}))
+                    bar.update(number)
+    except (OSError, zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, RuntimeError) as error:
+        raise DataError(f"{archive} cannot be extracted ({error}). Download it again, or make room.") from error

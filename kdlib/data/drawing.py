@@ -1,4 +1,4 @@
-"""Draws the images of the embedded data: single objects, and scenes with five captions. Nothing is written to disk."""
+"""Draws the synthetic images: single objects, and scenes with five captions. Every number comes from the generator."""
 
 import math
 from dataclasses import dataclass
@@ -9,15 +9,9 @@ from PIL import Image, ImageDraw
 OUTLINES = ("circle", "square", "triangle", "star", "cross", "ring", "pentagon", "crescent", "heart", "arrow")
 FILLS = ("solid", "striped")
 COLOURS = {
-    "red": (205, 50, 45),
-    "green": (60, 150, 70),
-    "blue": (55, 90, 200),
-    "yellow": (220, 195, 60),
-    "purple": (140, 70, 170),
-    "orange": (230, 135, 45),
-    "white": (235, 235, 230),
-    "black": (30, 30, 35),
-}
+    "red": (205, 50, 45), "green": (60, 150, 70), "blue": (55, 90, 200), "yellow": (220, 195, 60),
+    "purple": (140, 70, 170), "orange": (230, 135, 45), "white": (235, 235, 230), "black": (30, 30, 35),
+}  # fmt: skip
 NUMBERS = ("no", "one", "two", "three", "four")
 SUPERSAMPLING = 3
 
@@ -26,17 +20,8 @@ def _regular(corners: int, inner: float = 1.0) -> np.ndarray:
     """A regular polygon of radius 1, or a star when every second corner lies at ``inner``."""
     count = corners if inner == 1.0 else 2 * corners
     angles = [2 * math.pi * i / count - math.pi / 2 for i in range(count)]
-    radii = [1.0 if i % 2 == 0 or inner == 1.0 else inner for i in range(count)]
+    radii = [(1.0, inner)[i % 2] for i in range(count)]
     return np.array([(r * math.cos(a), r * math.sin(a)) for r, a in zip(radii, angles, strict=True)])
-
-
-def _quarter_turns(points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The points, then the same turned by 90, 180 and 270 degrees."""
-    turned = []
-    for _ in range(4):
-        turned += points
-        points = [(-y, x) for x, y in points]
-    return turned
 
 
 def _outline(name: str) -> list[np.ndarray]:
@@ -44,7 +29,8 @@ def _outline(name: str) -> list[np.ndarray]:
     circle = _regular(48)
     t = np.linspace(0, 2 * math.pi, 60, endpoint=False)
     heart = -(13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t)) / 17
-    arm = 0.34
+    arm = np.array([(-0.34, -1), (0.34, -1), (0.34, -0.34)])
+    turns = [np.array([[c, s], [-s, c]]) for c, s in ((1, 0), (0, 1), (-1, 0), (0, -1))]
     return {
         "circle": [circle],
         "square": [_regular(4)],
@@ -53,7 +39,7 @@ def _outline(name: str) -> list[np.ndarray]:
         "pentagon": [_regular(5)],
         "ring": [circle, 0.55 * circle],
         "crescent": [circle, 0.85 * circle + np.array([0.42, 0.0])],
-        "cross": [np.array(_quarter_turns([(-arm, -1), (arm, -1), (arm, -arm)]))],
+        "cross": [np.concatenate([arm @ turn for turn in turns])],
         "heart": [np.stack([np.sin(t) ** 3, heart], axis=1)],
         "arrow": [np.array([(-1, -0.28), (0.1, -0.28), (0.1, -0.75), (1, 0), (0.1, 0.75), (0.1, 0.28), (-1, 0.28)])],
     }[name]
@@ -84,8 +70,7 @@ def _background(rng: np.random.Generator, size) -> Image.Image:
     rows, columns = np.mgrid[0:height, 0:width]
     along = columns / width * math.cos(angle) + rows / height * math.sin(angle)
     along = (along - along.min()) / (np.ptp(along) + 1e-9)
-    pixels = first + (second - first) * along[..., None]
-    return Image.fromarray(pixels.astype(np.uint8))
+    return Image.fromarray((first + (second - first) * along[..., None]).astype(np.uint8))
 
 
 def _clutter(image: Image.Image, rng: np.random.Generator, strokes: int) -> None:
@@ -129,34 +114,28 @@ class Thing:
 
     @property
     def phrase(self) -> str:
-        """Size, colour and outline in words, as 'large red star'."""
+        """As 'large red star'."""
         return f"{'large' if self.large else 'small'} {self.colour} {self.outline}"
 
     @property
     def place(self) -> str:
-        """Where in the scene, in words, as 'top left'; 'middle' in the centre."""
-        vertical, horizontal = ("top", "", "bottom")[self.row], ("left", "", "right")[self.column]
-        return " ".join(part for part in (vertical, horizontal) if part) or "middle"
+        """As 'top left'; 'middle' in the centre."""
+        return f"{('top', '', 'bottom')[self.row]} {('left', '', 'right')[self.column]}".strip() or "middle"
 
 
-def draw_scene(rng: np.random.Generator) -> tuple[Image.Image, list[Thing], list[list[float]]]:
-    """A scene, its objects, and their boxes (x, y, width, height in pixels)."""
+def draw_scene(rng: np.random.Generator) -> tuple[Image.Image, list[Thing]]:
+    """A scene and its objects."""
     size = ((96, 96), (112, 84), (84, 112))[rng.integers(0, 3)]
     cells = rng.permutation(9)[: rng.integers(1, 5)]  # of the 3 x 3 grid
     image = _background(rng, size)
     _clutter(image, rng, int(rng.integers(0, 3)))
-    things, boxes = [], []
+    things = []
     # 0.12 of each border stays free of objects, since a teacher's centre crop may cut it off
     step = min(size) * 0.76 / 3
     left, top = (size[0] - 3 * step) / 2, (size[1] - 3 * step) / 2
     for cell in sorted(cells):
-        thing = Thing(
-            outline=str(rng.choice(OUTLINES)),
-            colour=str(rng.choice(list(COLOURS))),
-            large=bool(rng.integers(0, 2)),
-            column=int(cell) % 3,
-            row=int(cell) // 3,
-        )
+        outline, colour = str(rng.choice(OUTLINES)), str(rng.choice(list(COLOURS)))
+        thing = Thing(outline, colour, bool(rng.integers(0, 2)), column=int(cell) % 3, row=int(cell) // 3)
         radius = step * (0.52 if thing.large else 0.32)
         centre = np.array([left + (thing.column + 0.5) * step, top + (thing.row + 0.5) * step])
         centre = centre + rng.uniform(-0.1, 0.1, 2) * step
@@ -164,11 +143,7 @@ def draw_scene(rng: np.random.Generator) -> tuple[Image.Image, list[Thing], list
         shade = np.array(COLOURS[thing.colour]) + rng.normal(0, 14, 3)
         image.paste(tuple(int(value) for value in shade.clip(0, 255)), mask=mask)
         things.append(thing)
-        boxes.append([float(centre[0] - radius), float(centre[1] - radius), 2 * float(radius), 2 * float(radius)])
-    return _noise(image, rng, rng.uniform(3, 12)), things, boxes
-
-
-# ---------------------------------------------------------------- words
+    return _noise(image, rng, rng.uniform(3, 12)), things
 
 
 def _article(phrase: str) -> str:
@@ -188,19 +163,15 @@ def _relation(first: Thing, second: Thing) -> str:
 def captions(rng: np.random.Generator, things: list[Thing]) -> list[str]:
     """Five captions of a scene. Each leaves something else out, as size, place or colour."""
     order = [things[i] for i in rng.permutation(len(things))]
-    one = order[0]
+    one, number = order[0], len(things)
     counts = {name: sum(thing.outline == name for thing in things) for name in OUTLINES}
     counted = [f"{NUMBERS[n]} {name}{'s' if n > 1 and name[-1] != 's' else ''}" for name, n in counts.items() if n]
-    if len(things) > 1:
-        other = order[1]
-        related = f"{_article(f'{one.colour} {one.outline}')} {_relation(one, other)} {_article(other.outline)}"
-    else:
-        related = f"{_article(f'{one.colour} {one.outline}')} all alone"
+    others = f"{_relation(one, order[1])} {_article(order[1].outline)}" if number > 1 else "all alone"
     return [
         f"a picture of {_listed([_article(thing.phrase) for thing in order])}",
-        f"{related}",
+        f"{_article(f'{one.colour} {one.outline}')} {others}",
         f"there is {_article(one.phrase)} in the {one.place}",
         f"{_listed(counted)} on a plain background",
-        f"{NUMBERS[len(things)]} {'shape' if len(things) == 1 else 'shapes'} coloured "
+        f"{NUMBERS[number]} {'shape' if number == 1 else 'shapes'} coloured "
         f"{_listed([thing.colour for thing in order])}, the first of them in the {one.place}",
     ]

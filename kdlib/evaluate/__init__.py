@@ -1,1 +1,1 @@
-"""From embeddings to scores, one file per kind of score. ``exam`` is the protocol: which scores, on which splits."""
+"""Scores: what they are, how sure they are, what they are compared with, and what a student costs."""

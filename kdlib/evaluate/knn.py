@@ -6,8 +6,7 @@ from torch import Tensor
 
 from kdlib.evaluate.metrics import cosines, top_class_credit, unit_rows
 
-NEIGHBOURS = (10, 20, 100, 200)
-HEADLINE = 20
+NEIGHBOURS, PRIMARY = (10, 20, 100, 200), 20
 TAU = 0.07
 CHUNK = 256  # queries at a time: 256 x 100,000 float64 cosines are 205 MB
 
@@ -17,22 +16,16 @@ def ks(bank: int) -> list[int]:
     return sorted({min(k, bank) for k in NEIGHBOURS})
 
 
-def headline(bank: int) -> str:
-    """The name of the headline score, which says what was done: k is 20, or a smaller bank's size."""
-    return f"knn@{min(HEADLINE, bank)}_top1"
-
-
-def evaluate(bank: Tensor, bank_labels: np.ndarray, query: Tensor, query_labels: np.ndarray) -> dict[str, float]:
-    """Top-1 and top-5 shares for each k, as ``knn@20_top1`` and so on."""
-    return {name: float(values.mean()) for name, values in credits(bank, bank_labels, query, query_labels).items()}
+def primary(bank: int) -> str:
+    """The name of the primary metric: k is 20, or a smaller bank's size."""
+    return f"knn@{min(PRIMARY, bank)}_top1"
 
 
 def credits(bank: Tensor, bank_labels: np.ndarray, query: Tensor, query_labels: np.ndarray) -> dict[str, np.ndarray]:
     """One credit in [0, 1] per query, k and top-1/top-5.
 
-    ``bank`` (M, D) with labels (M,), ``query`` (Q, D) with labels (Q,). Cosine similarity; a neighbour weighs
-    exp((sim - 1) / 0.07); a class scores the sum of its neighbours. k is as its name says, see :func:`ks`.
-    Neighbours tied at the k-th similarity share the places that are left.
+    ``bank`` (M, D) with labels (M,), ``query`` (Q, D) with labels (Q,). A neighbour weighs exp((cosine - 1) / 0.07), a
+    class scores the sum of its neighbours. Neighbours tied at the k-th similarity share the places that are left.
     """
     bank, query = unit_rows(bank), unit_rows(query)
     classes = int(max(bank_labels.max(), query_labels.max())) + 1
@@ -42,52 +35,24 @@ def credits(bank: Tensor, bank_labels: np.ndarray, query: Tensor, query_labels: 
     for start in range(0, len(query), CHUNK):
         similarity = cosines(query[start : start + CHUNK], bank)  # (B, M)
         best, index = similarity.topk(widest, dim=1)
-        rows = query_labels[start : start + CHUNK]
         for k in ks(len(bank)):
             scores = _class_scores(similarity, best, index, labels, k, classes)
             for n in (1, 5):
-                credits[f"knn@{k}_top{n}"].append(top_class_credit(scores, rows, n))
+                credits[f"knn@{k}_top{n}"].append(top_class_credit(scores, query_labels[start : start + CHUNK], n))
         del similarity  # before the next one is made: two would take twice the memory
     return {name: np.concatenate(parts) for name, parts in credits.items()}
-
-
-def predict(bank: Tensor, bank_labels: np.ndarray, query: Tensor, k: int = HEADLINE) -> np.ndarray:
-    """(Q,) the class that the k nearest neighbours name, by the rules of :func:`credits`; of tied classes the first."""
-    bank, labels = unit_rows(bank), torch.as_tensor(bank_labels).long()
-    k = min(k, len(bank))
-    named = []
-    for rows in unit_rows(query).split(CHUNK):
-        similarity = cosines(rows, bank)
-        best, index = similarity.topk(min(k + 1, len(bank)), dim=1)
-        scores = _class_scores(similarity, best, index, labels, k, int(bank_labels.max()) + 1)
-        named.append(scores.argmax(axis=1))
-    return np.concatenate(named)
 
 
 def _class_scores(similarity: Tensor, best: Tensor, index: Tensor, labels: Tensor, k: int, classes: int) -> np.ndarray:
     """(B, K) float64 sums of the weights of the k nearest neighbours of each class."""
     weights = ((best[:, :k] - 1) / TAU).exp()
-    scores = torch.zeros(len(best), classes, dtype=torch.float64)
-    scores.scatter_add_(1, labels[index[:, :k]], weights)
-    if best.shape[1] > k:
-        for row in (best[:, k - 1] == best[:, k]).nonzero().flatten().tolist():
-            border = best[row, k - 1]
-            above = int((best[row, :k] > border).sum())  # the first ones, since best falls
-            # In numpy: torch would wake its threads for each row, and with a constant encoder every row ties.
-            tied = np.bincount(labels, similarity[row].numpy() == border.item(), minlength=classes)  # (K,)
-            scores[row] = torch.from_numpy(tied * ((k - above) / tied.sum())) * weights[row, k - 1]
-            scores[row].scatter_add_(0, labels[index[row, :above]], weights[row, :above])
+    scores = torch.zeros(len(best), classes, dtype=torch.float64).scatter_add_(1, labels[index[:, :k]], weights)
+    ties = best[:, k - 1] == best[:, k] if best.shape[1] > k else torch.zeros(0)
+    for row in ties.nonzero().flatten().tolist():
+        border = best[row, k - 1]
+        above = int((best[row, :k] > border).sum())  # the first ones, since best falls
+        # In numpy: torch would wake its threads for each row, and with a constant encoder every row ties.
+        tied = np.bincount(labels, similarity[row].numpy() == border.item(), minlength=classes)  # (K,)
+        scores[row] = torch.from_numpy(tied * ((k - above) / tied.sum())) * weights[row, k - 1]
+        scores[row].scatter_add_(0, labels[index[row, :above]], weights[row, :above])
     return scores.numpy()
-
-
-def nearest(query: Tensor, gallery: Tensor, count: int, leave_out: int | None = None) -> tuple[list[int], list[float]]:
-    """Rows of ``gallery`` (N, D) nearest to ``query`` (D,), both at length 1, with their cosines, best first.
-
-    Ties keep the order of the gallery. ``leave_out``: a row that is not a candidate, as the query itself.
-    """
-    similar = cosines(query[None], gallery)[0]
-    if leave_out is not None:
-        similar[leave_out] = -torch.inf
-    count = min(count, len(gallery) - (leave_out is not None))
-    order = similar.argsort(descending=True, stable=True)[:count]
-    return order.tolist(), similar[order].tolist()

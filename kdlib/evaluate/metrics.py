@@ -1,8 +1,5 @@
-"""Counting rules that the scores share, from arrays to numbers. The README explains the scores in 'How to read it'.
-
-In k-NN and recall, ties get the credit that a random order among the tied would earn on average: a constant
-encoder scores exactly chance and no score depends on the order of the samples. In-batch accuracy counts a tie
-as lost, as the protocol defines it.
+"""Counting rules. Ties get the credit that a random order among the tied would earn on average, so that a constant
+encoder scores exactly chance and the order of samples does not matter; in-batch accuracy counts a tie as lost.
 """
 
 import numpy as np
@@ -16,10 +13,7 @@ ROWS = 4096  # at a time through the steps of unit_rows: of 100,000 rows there i
 
 
 def unit_rows(embeddings: Tensor) -> Tensor:
-    """Rows at length 1, (N, D) -> (N, D) float64, ready for :func:`cosines`; the argument is left as it is.
-
-    Raises ValueError when a value is not finite: NaN compares False, so a broken encoder would win.
-    """
+    """Rows at length 1, (N, D) -> (N, D) float64. ValueError where one is not finite: NaN compares False, and wins."""
     units = torch.empty(embeddings.shape, dtype=torch.float64, device=embeddings.device)
     for rows, out in zip(embeddings.detach().split(ROWS), units.split(ROWS), strict=True):
         rows = rows.double()
@@ -30,11 +24,7 @@ def unit_rows(embeddings: Tensor) -> Tensor:
 
 
 def cosines(first: Tensor, second: Tensor) -> Tensor:
-    """All cosines between unit rows, (A, D), (B, D) -> (A, B) float64, rounded so that ties are ties.
-
-    A matrix product sums in another order at its edges and in small chunks; unrounded, a constant encoder
-    would beat chance or miss it by the shape of its batch.
-    """
+    """All cosines between unit rows, (A, D), (B, D) -> (A, B), rounded: products differ in the last digits."""
     return (first @ second.T).round_(decimals=DECIMALS)
 
 
@@ -49,15 +39,13 @@ def log_choose(n: np.ndarray, k: np.ndarray) -> np.ndarray:
     n, k = np.broadcast_arrays(np.asarray(n, dtype=np.float64), np.asarray(k, dtype=np.float64))
     valid = (k >= 0) & (k <= n)
     safe_n, safe_k = np.where(valid, n, 0), np.where(valid, k, 0)
-    value = gammaln(safe_n + 1) - gammaln(safe_k + 1) - gammaln(safe_n - safe_k + 1)
-    return np.where(valid, value, -np.inf)
+    return np.where(valid, gammaln(safe_n + 1) - gammaln(safe_k + 1) - gammaln(safe_n - safe_k + 1), -np.inf)
 
 
 def recall_credit(above: np.ndarray, tied_wrong: np.ndarray, tied_right: np.ndarray, k: int) -> np.ndarray:
-    """Probability that a right candidate is among the first ``k`` when ties are broken at random.
+    """Probability that a right candidate is among the first ``k`` when ties are broken at random, one a query.
 
-    ``above``: candidates strictly above the best right one; ``tied_wrong``, ``tied_right``: wrong and right
-    ones at its score (right ones include itself). One credit a query, in [0, 1].
+    ``above``: candidates strictly above the best right one; ``tied_wrong``, ``tied_right``: those at its score.
     """
     above, wrong, right = np.broadcast_arrays(above, tied_wrong, tied_right)
     undecided = (above < k) & (above + wrong >= k)
@@ -66,28 +54,16 @@ def recall_credit(above: np.ndarray, tied_wrong: np.ndarray, tied_right: np.ndar
     return np.where(undecided, 1.0 - missed, (above < k).astype(np.float64))
 
 
-def expected_rank(above: np.ndarray, tied_wrong: np.ndarray, tied_right: np.ndarray) -> np.ndarray:
-    """Mean rank (from 1) of the best right candidate when ties are broken at random."""
-    return above + tied_wrong / (tied_right + 1) + 1.0
-
-
 def in_batch_accuracy(at_or_above: np.ndarray, candidates: int, batch: int) -> np.ndarray:
-    """Probability that the match beats ``batch - 1`` other candidates drawn at random, one value a query.
-
-    ``at_or_above``: how many of the ``candidates - 1`` others reach the match's score. The paper's accuracy,
-    without the chance of which batch was drawn: C(N - 1 - g, B - 1) / C(N - 1, B - 1).
-    """
-    if batch > candidates:
-        raise ValueError(f"A batch of {batch} cannot be drawn from {candidates} candidates.")
+    """C(N-1-g, B-1) / C(N-1, B-1): probability that none of the g others that reach the match is in its batch of B."""
     others = candidates - 1
     return np.exp(log_choose(others - at_or_above, batch - 1) - log_choose(others, batch - 1))
 
 
 def top_class_credit(scores: np.ndarray, labels: np.ndarray, k: int) -> np.ndarray:
-    """Credit of each row for having its label among the ``k`` best classes, ties shared.
+    """Credit of each row of ``scores`` (B, K) for having its label among the ``k`` best classes, ties shared.
 
-    ``scores``: (B, K) float64; scores within 1e-9 of each other (relative) count as tied, since sums of the
-    same terms in another order differ by rounding.
+    Scores within 1e-9 of each other (relative) count as tied, since sums of the same terms in another order differ.
     """
     own = scores[np.arange(len(labels)), labels][:, None]
     slack = 1e-9 * np.maximum(np.abs(own), np.abs(scores))

@@ -1,7 +1,6 @@
-"""A student as files that run without this package: ``kdlib export``, and :class:`Standalone` to load them again."""
+"""A student as files that run without this package: ``kdlib export``, and :class:`ExportedStudent` to load them."""
 
-from kdlib.export.folder import choose, export
-from kdlib.export.graph import ExportError
-from kdlib.export.standalone import Standalone
+from kdlib.export.folder import export
+from kdlib.export.student import ExportedStudent
 
-__all__ = ["ExportError", "Standalone", "choose", "export"]
+__all__ = ["ExportedStudent", "export"]

@@ -1,146 +1,163 @@
 """Exports a student to a folder: it is written under another name, checked and scored, and then renamed."""
 
 import importlib.util
+import itertools
 import os
+import re
 import shutil
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from kdlib import finished, students
-from kdlib.export import card
-from kdlib.export.graph import ExportError
-from kdlib.export.record import RECORD, Inputs, examine, write_graphs
-from kdlib.export.standalone import CONFIG, TOKENIZER, WEIGHTS, Standalone
-from kdlib.files import sync, write_arrays, write_atomic, write_json
-from kdlib.finished import Finished
-from kdlib.sources import load_teacher
+from kdlib import machine, tables, teachers
+from kdlib.evaluate.protocol import embed
+from kdlib.experiment import Experiment
+from kdlib.export.graph import INPUTS, Feed, quantise, session, write
+from kdlib.export.student import ExportedStudent
+from kdlib.features import PROMPT
+from kdlib.utils import write_json
 
-PREPROCESSOR, CARD = "preprocessor_config.json", "README.md"
-LIBRARIES = ("onnx", "onnxruntime", "onnxscript", "tokenizers")
+LIBRARIES = ("onnx", "onnxruntime", "onnxscript")
+RECORD, TEMPLATE = "export.json", Path(__file__).with_name("card.md")
+AGREE = 0.9999  # cosine of each embedding with the trained student's, at least; int8 is judged by its scores
+CALIBRATED, BATCH = 256, 32  # inputs that set the ranges of int8, about; size of a batch
 
 
-def choose(words: Sequence[str]) -> Finished:
-    """The finished run that ``words`` mean: its folder, its result-EEEE.json, or words that its name holds.
+def export(experiment: str | Path | Experiment, folder: str | Path, epochs: int = 0) -> Path:
+    """Write the student after a budget, by default the largest, to ``folder``. Returns the folder.
 
-    A name is like 'mini dino_tinyimagenet resnet 10 epochs seed 0'. Of a run that was scored after several numbers of
-    epochs the largest is taken. Raises ExportError unless exactly one run is meant.
+    ``experiment``: one, or a run's folder, or study, teacher and method as 'mini clip resnet'. Raises ValueError for a
+    student that needs its teacher, RuntimeError for graphs that compute something else; then nothing is left.
     """
-    if len(words) == 1 and Path(words[0]).exists():
-        return finished.at(Path(words[0]))
-    meant = [run for run in finished.find("*") if all(word in _name(run) for word in words)]
-    longest = {run.run.path: run for run in sorted(meant, key=lambda run: run.config.epochs)}
-    if len(longest) == 1:
-        return next(iter(longest.values()))
-    asked = " ".join(words)
-    if not longest:
-        raise ExportError(f"No finished run's name holds all of '{asked}'. {finished.what_to_do()}")
-    listed = "\n  ".join(sorted(map(_name, longest.values()))[:12])
-    raise ExportError(f"{len(longest)} finished runs are meant by '{asked}'; add a word:\n  {listed}")
-
-
-def _name(run: Finished) -> str:
-    config = run.config
-    return f"{config.study} {config.teacher}_{config.dataset} {config.folder} {config.epochs} epochs seed {config.seed}"
-
-
-def export(run: Finished, to: Path | None = None, int8: bool = False) -> Path:
-    """Write the student of a finished run to the folder ``to``, by default beside its result. Returns the folder.
-
-    ``int8``: also write int8 files. Raises ExportError for a student that needs its teacher, and for files whose
-    embeddings differ from the student's; then no folder is left. An earlier export in the same place is replaced.
-    """
-    missing = [name for name in LIBRARIES if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ExportError(f"{', '.join(missing)} must be installed for this: pip install 'kdlib[export]'.")
-    student = standalone(run)
-    target = Path(to or run.run.exported_path(run.config.epochs).with_suffix("")).absolute()
-    if target.exists() and not (target / RECORD).exists():
-        raise ExportError(f"{target} is there and holds no exported student; name another folder.")
-    scratch = target.with_name(f".{target.name}.{os.getpid()}")
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
+    if missing := [name for name in LIBRARIES if importlib.util.find_spec(name) is None]:
+        raise RuntimeError(f"{', '.join(missing)} must be installed for this: pip install 'kdlib[export]'.")
+    folder = Path(folder).expanduser().absolute()
+    if folder.exists() and not (folder / RECORD).exists():
+        raise ValueError(f"{folder} is there and holds no exported student: name another folder.")
+    experiment = experiment if isinstance(experiment, Experiment) else Experiment.from_run(find(experiment))
+    epochs = epochs or max(experiment.config.epochs)
+    scratch = folder.with_name(f".{folder.name}.{os.getpid()}")
     try:
-        _write_parts(scratch, student, run)
-        student = Standalone.from_pretrained(scratch)  # from here on the student is what a user loads
-        inputs = Inputs.of(run)
-        write_graphs(scratch, student, inputs, int8)
-        record, scores = examine(scratch, run, student, inputs, int8)
+        _student(experiment, epochs).save_pretrained(scratch)
+        # From here on the student is what a user loads.
+        record = _examined(experiment, epochs, ExportedStudent.from_pretrained(scratch), scratch)
         write_json(scratch / RECORD, record)
-        write_atomic(scratch / CARD, card.card(run, record))
-        for path in (*scratch.iterdir(), scratch):
-            sync(path)
-        if target.exists():
-            shutil.rmtree(target)
-        os.replace(scratch, target)
+        _card(experiment.result, record).save(scratch / "README.md")
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(scratch, folder)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    path = run.run.exported_path(run.config.epochs)
-    arrays = {name: values for row, made in scores.items() for name, values in made.arrays(row).items()}
-    write_arrays(path.with_suffix(".npz"), arrays)
-    write_json(path, record | {"folder": str(target)})
-    return target
+    return folder
 
 
-def standalone(run: Finished) -> Standalone:
-    """The trained student of a run, with its tokenizer. Raises ExportError if the student needs its teacher."""
-    student = run.student
-    if not student.stands_alone:
-        needed = "text features" if student.reads == "pixels" else f"image {student.reads}"
-        able = [name for name in students.STUDENTS if students.class_of(name).reads == "pixels"]
-        raise ExportError(
-            f"{run.name} of {run.run.path} reads its teacher's {needed}, so it cannot be exported without it. Students "
-            f"that read pixels can be exported: {', '.join(able)}; of a teacher that reads text they need a text side "
-            "of their own, text_side 'bag' or 'transformer'."
-        )
-    tokenizer, places = text_parts(run) if student.spec.text else (None, None)
-    return Standalone(student, run.config.image_size, tokenizer, places)
+def find(name: str | Path) -> Path:
+    """The folder of the finished run that ``name`` means: a path, or study, teacher, method (and seed)."""
+    if Path(name, "result.json").exists():
+        return Path(name)
+    words = str(name).replace("/", " ").split()
+    runs = {"/".join(run.parts[-4:]): run for run, *_ in tables.folders(words[0]) if (run / "result.json").exists()}
+    shapes = ("{}/", r"{}(_[^/]*)?/", "{}/", r"{}(-[^/]*)?$")  # 'dino' is dino_coco, 'resnet' no resnet+supervised
+    wanted = "".join(shape.format(re.escape(word)) for shape, word in zip(shapes, words, strict=False))
+    found = [run for run in runs if re.match(wanted, run)]
+    if len(found) != 1:
+        raise ValueError(f"'{name}' means {len(found)} finished runs; name one of these: {', '.join(found or runs)}.")
+    return runs[found[0]]
 
 
-def text_parts(run: Finished):
-    """The tokenizer, set to truncate and pad as the teacher does, and each token's row in the student's table.
-
-    See :class:`kdlib.features.vocabulary.Vocabulary`.
-    """
-    loaded = load_teacher(run.config.model_copy(update={"device": "cpu"}))
-    tokenizer = loaded.tokenizer.backend_tokenizer
-    tokenizer.enable_truncation(loaded.max_tokens)
-    tokenizer.enable_padding(pad_id=loaded.tokenizer.pad_token_id, pad_token=loaded.tokenizer.pad_token)
-    places = run.vocabulary.ids(np.arange(max(tokenizer.get_vocab().values()) + 1))
-    places = torch.from_numpy(places).to(torch.int16 if run.vocabulary.size < 2**15 else torch.int32)
-    return tokenizer, places
-
-
-def _write_parts(folder: Path, student: Standalone, run: Finished) -> None:
-    """Weights, configuration, preprocessing and tokenizer."""
-    weights = {name: value.contiguous() for name, value in student.state_dict().items()}
-    write_atomic(folder / WEIGHTS, save(weights, metadata={"format": "pt"}))
-    made_by = {
-        "architectures": ["kdlib.export.Standalone"],
-        "teacher": {name: run.result["teacher"][name] for name in ("family", "source", "revision")},
-        "dataset": run.config.dataset,
-        "experiment": run.result["keys"]["experiment"],
-    }
-    write_json(folder / CONFIG, student.config(run.config.method) | made_by)
-    write_json(folder / PREPROCESSOR, preprocessing(student.image_size))
-    if student.tokenizer is not None:
-        student.tokenizer.save(str(folder / TOKENIZER))
+def _student(experiment: Experiment, epochs: int) -> ExportedStudent:
+    """The trained student, as it is loaded without its teacher. Raises ValueError if it needs it."""
+    config, student, tokens = experiment.config, experiment.trained(epochs).student, 0
+    if not student.self_contained:
+        able = "resnet, densenet, mobilenet and your own; with text_side 'transformer' where the teacher reads text"
+        raise ValueError(f"{experiment.run} needs its teacher. Exported are students that read pixels: {able}.")
+    if student.inputs.text:
+        teacher = teachers.load(config.model_copy(update={"device": "cpu"}))
+        tokenizer = teacher.tokenizer.backend_tokenizer
+        tokenizer.enable_truncation(teacher.max_tokens)
+        tokenizer.enable_padding(pad_id=teacher.tokenizer.pad_token_id, pad_token=teacher.tokenizer.pad_token)
+        tokens = max(tokenizer.get_vocab().values()) + 1
+    made = ExportedStudent(student=config.training(), inputs=asdict(student.inputs), tokens=tokens)
+    made.student.load_state_dict(student.state_dict())
+    if tokens:
+        made.tokenizer = tokenizer
+        made.places.copy_(torch.from_numpy(experiment.splits["fit"].vocabulary.ids(np.arange(tokens))))
+    return made
 
 
-def preprocessing(size: int) -> dict:
-    """The exact preprocessing of an image before the graph. The graph holds mean and deviation."""
+def _feeds(experiment: Experiment, student: ExportedStudent, split: str, kind: str, most=0, first=1) -> Iterator[Feed]:
+    """The images of a split, its captions, or the zero-shot prompts: ``first`` of them, then BATCH at a time."""
+    inputs = [PROMPT.format(name) for name in experiment.data[split].category_names]
+    if kind != "prompt":
+        inputs = experiment.captions(split) if kind == "text" else experiment.splits[split].pixels["pixels"]
+    inputs = inputs[:: max(1, len(inputs) // most)] if most else inputs
+    for start, end in itertools.pairwise([0, *range(first, len(inputs), BATCH), len(inputs)]):
+        part = inputs[start:end]
+        yield {"pixels": np.array(part)} if kind == "image" else student.tokenise(part)
+
+
+def _examined(experiment: Experiment, epochs: int, student: ExportedStudent, folder: Path) -> dict:
+    """Write the graphs of a student, compare them with the trained one, score and time them: the record."""
+    evaluation, feeds = experiment.evaluation, partial(_feeds, experiment, student)
+    own = embed(experiment.trained(epochs).student, evaluation.scored, "cpu")
+    own.pop("image_attention", None)
+    sides = [side for side in INPUTS if side in own]
+    for side in sides:
+        write(student, side, next(feeds("fit", side, first=2)), folder / f"{side}.onnx")
+        quantise(folder / f"{side}.onnx", folder / f"{side}.int8.onnx", feeds("fit", side, CALIBRATED))
+    scores, agreement = {"student": experiment.result["budgets"][str(epochs)]["scores"]["student"]}, {}
+    for row, end in (("onnx", ".onnx"), ("int8", ".int8.onnx")):
+        runs = {side: session(folder / f"{side}{end}") for side in sides}
+        runs["prompt"] = runs.get("text")
+        embedded = {split: {} for split in evaluation.needed}
+        for split, made in embedded.items():
+            for kind in own if split == evaluation.on else ["image"]:
+                made[kind] = torch.from_numpy(np.concatenate([runs[kind](feed) for feed in feeds(split, kind)]))
+        for kind, wanted in own.items():
+            least = torch.cosine_similarity(embedded[evaluation.on][kind].double(), wanted.double()).min().item()
+            agreement[f"{row}, {kind}"] = least
+            if row == "onnx" and not least >= AGREE:  # a NaN is no agreement
+                raise RuntimeError(f"The {kind} graph is not the trained student: cosine {least:.6f} of an embedding.")
+        scores[row] = evaluation.score(embedded).rows()
+    calls, graphs = experiment.config.timed_calls, sorted(folder.glob("*.onnx"))
     return {
-        "upright": "PIL.ImageOps.exif_transpose(image)",
-        "convert": "RGB",
-        "resize": f"PIL.ImageOps.fit(image, ({size}, {size}), PIL.Image.Resampling.BICUBIC)",
-        "size": {"height": size, "width": size},
-        "resample": 3,
-        "do_rescale": False,
-        "do_normalize": False,
-        "input": "pixels",
-        "dtype": "uint8",
-        "layout": "batch, channels (red, green, blue), height, width",
+        "epochs": epochs,
+        "primary": evaluation.primary,
+        "scores": scores,
+        "least_cosine": agreement,
+        "bytes": {path.name: path.stat().st_size for path in sorted(folder.iterdir())},
+        "ms": {path.name: _times(path, partial(feeds, "fit", path.name.split(".")[0]), calls) for path in graphs},
+        "hardware": machine.hardware(torch.device("cpu")),
+        "versions": machine.versions() | {name: version(name) for name in LIBRARIES},
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
+
+
+def _times(path: Path, feeds: Callable, calls: int) -> dict[str, dict]:
+    """Percentiles of milliseconds by threads and size of the batch; large batches are called a tenth as often."""
+    record = {}
+    for threads, size in itertools.product(sorted({1, machine.cores()}), (1, BATCH)):
+        call = partial(session(path, threads), next(feeds(first=size)))
+        times = machine.call_times(call, torch.device("cpu"), calls if size == 1 else max(5, calls // 10))
+        record[f"threads {threads}, batch {size}"] = machine.latency(times)
+    return record
+
+
+def _card(result: dict, record: dict) -> ModelCard:
+    """README.md from the template card.md; all its numbers are the result's and the record's."""
+    config, on, primary = result["config"], result["config"]["score_on"], record["primary"]
+    task = "zero-shot-image-classification" if "text.onnx" in record["ms"] else "image-feature-extraction"
+    data = {"task_type": task, "dataset_type": config["dataset"], "dataset_name": result["data"][on]["title"]}
+    facts = {"model_name": config["method"], "pipeline_tag": task, "library_name": "kdlib", "license": "other"}
+    facts |= {"tags": ["knowledge-distillation", "onnx", config["teacher"]], "eval_results": []}
+    for row, made in record["scores"].items():
+        value, name = made[primary][0], "{}, 95 % from {:.4f} to {:.4f}".format(row, *made[primary][1:])
+        score = {"metric_type": primary, "metric_name": name, "metric_value": round(value, 4)}
+        facts["eval_results"].append(EvalResult(**data, **score, dataset_split=on))
+    return ModelCard.from_template(ModelCardData(**facts), str(TEMPLATE), result=result, record=record)

@@ -1,63 +1,36 @@
-"""Text sides of students that read pixels: a projection of the teacher's text feature, or a network on token ids.
+"""The text side of a student that needs no teacher: a transformer on token ids of kdlib.loader.Vocabulary."""
 
-The ids are those of :class:`kdlib.features.vocabulary.Vocabulary`: 0 is padding, 1 a token that no training text has.
-Another text side: a module with ``forward(ids, mask)``, a case in :func:`text_side`, a name in ``RunConfig.text_side``.
-"""
+import math
 
 import torch
 from torch import Tensor, nn
 
-from kdlib.students.student import StudentSpec
-from kdlib.students.transformer import Block, positions
+from kdlib.students.heads import HEADS
 
-LONGEST = 77  # tokens of a text that the transformer reads, as CLIP does
-LAYERS = 2
-
-
-class Bag(nn.Module):
-    """A bag of words: the mean of the token embeddings, then two layers. It does not see the order of the words."""
-
-    def __init__(self, vocabulary: int, width: int):
-        super().__init__()
-        self.tokens = nn.Embedding(vocabulary, width, padding_idx=0)
-        self.layers = nn.Sequential(nn.Linear(width, 2 * width), nn.ReLU(), nn.Linear(2 * width, width))
-
-    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """Ids (B, L) and mask (B, L), true for tokens -> (B, D)."""
-        weight = mask.to(self.tokens.weight.dtype)[..., None]
-        return self.layers((self.tokens(ids) * weight).sum(dim=1) / weight.sum(dim=1).clamp_min(1))
+LAYERS, LONGEST = 2, 77  # it reads the first 77 tokens of a text, as CLIP does
 
 
 class TextTransformer(nn.Module):
-    """Token embeddings with positions, two layers, the mean over the tokens, a projection."""
+    """Token embeddings with learned positions, pre-norm encoder layers, the mean over the tokens, a linear layer."""
 
-    def __init__(self, vocabulary: int, width: int, heads: int):
+    def __init__(self, vocabulary: int, width: int):
         super().__init__()
+        if not vocabulary:
+            raise ValueError("text_side is 'transformer', but the features have no token ids. Set it to 'teacher'.")
         self.tokens = nn.Embedding(vocabulary, width, padding_idx=0)
-        self.places = positions(LONGEST, width)
-        self.blocks = nn.ModuleList([Block(width, heads) for _ in range(LAYERS)])
-        self.norm = nn.LayerNorm(width)
+        self.places = nn.Parameter(0.02 * torch.randn(LONGEST, width))
+        shape = width, math.gcd(width, HEADS), 4 * width, 0.0, "gelu"
+        # Not nn.TransformerEncoder, whose layers begin as copies of one.
+        layers = [nn.TransformerEncoderLayer(*shape, batch_first=True, norm_first=True) for _ in range(LAYERS)]
+        self.layers, self.norm = nn.ModuleList(layers), nn.LayerNorm(width)
         self.project = nn.Linear(width, width)
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """Ids (B, L) and mask (B, L), true for tokens -> (B, D); texts longer than LONGEST are cut."""
+        """Ids (B, L) and mask (B, L), true for tokens -> (B, D), of any length."""
         ids, mask = ids[:, :LONGEST], mask[:, :LONGEST]
         mask = mask | (torch.arange(ids.shape[1], device=ids.device) == 0)  # softmax over no token would be NaN
-        tokens = self.tokens(ids) + self.places[: ids.shape[1]]
-        for block in self.blocks:
-            tokens = block(tokens, mask)
+        tokens = self.tokens(ids) + self.places[: ids.shape[1]]  # (B, L, D)
+        for layer in self.layers:
+            tokens = layer(tokens, src_key_padding_mask=~mask)
         weight = mask.to(tokens.dtype)[..., None]
         return self.project((self.norm(tokens) * weight).sum(dim=1) / weight.sum(dim=1))
-
-
-def text_side(spec: StudentSpec) -> nn.Module:
-    """The text side that ``spec.text_side`` names; its D outputs are not scaled to length 1."""
-    if spec.text_side == "teacher":
-        return nn.Linear(spec.teacher_width, spec.width)
-    if not spec.vocabulary:
-        raise ValueError(
-            f"The text side '{spec.text_side}' reads token ids, and the feature store holds none: it was built without."
-        )
-    if spec.text_side == "bag":
-        return Bag(spec.vocabulary, spec.width)
-    return TextTransformer(spec.vocabulary, spec.width, spec.heads)

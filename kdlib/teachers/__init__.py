@@ -1,102 +1,98 @@
-"""Teachers by family. Another one: a module with ``DEFAULT``, a Teacher and ``load(folder)``, and a line below."""
+"""Teachers by family: which checkpoint a configuration means, what identifies it, and loading it."""
 
+import functools
+import hashlib
+import warnings
+from contextlib import suppress
 from pathlib import Path
 
-import torch
+import numpy as np
+from PIL import Image
 
-from kdlib.registry import Registry
-from kdlib.teachers import beit, blip, clip, dino, dinov2, dinov3, fetch, siglip2
-from kdlib.teachers.audit import audit
-from kdlib.teachers.teacher import STANDIN, Teacher, TeacherError
+from kdlib import keys, machine
+from kdlib.config import RunConfig
+from kdlib.teachers.base import Teacher, audit
+from kdlib.teachers.blip import Blip
+from kdlib.teachers.checkpoint import TeacherError, digests, refuse_foreign, snapshot
+from kdlib.teachers.clip import Clip, Siglip2
+from kdlib.teachers.vit import Beit, Dino, Dinov2, Dinov3
+from kdlib.utils import digest, find
 
-TEACHERS = Registry(
-    "teacher",
-    {"dino": dino, "dinov2": dinov2, "dinov3": dinov3, "beit": beit, "clip": clip, "siglip2": siglip2, "blip": blip},
-)
-
-__all__ = ["STANDIN", "TEACHERS", "Teacher", "TeacherError", "describe", "load", "resolve"]
+TEACHERS: dict[str, type[Teacher]] = {
+    "dino": Dino, "dinov2": Dinov2, "dinov3": Dinov3, "beit": Beit, "clip": Clip, "siglip2": Siglip2, "blip": Blip,
+}  # fmt: skip
 
 
-def resolve(family: str, source: str = "", revision: str = "") -> Path:
-    """The local folder of a checkpoint: the packaged stand-in, a folder, or a snapshot from the model hub.
+def family(config: RunConfig) -> type[Teacher]:
+    """The class of the configuration's teacher: a family's, or the user's own 'package.module:attribute'."""
+    try:
+        kind = find(TEACHERS, config.teacher, "teacher")
+    except KeyError as error:
+        raise TeacherError(error.args[0]) from error
+    if not (isinstance(kind, type) and issubclass(kind, Teacher)):
+        raise TeacherError(f"The teacher {config.teacher} is no subclass of kdlib.teachers.Teacher.")
+    if config.untrained_heads and kind.RANDOM_HEADS is None:
+        raise TeacherError(f"untrained_heads is a variant of blip; {config.teacher} has no such layers. Take it out.")
+    return kind.RANDOM_HEADS if config.untrained_heads else kind
 
-    ``source`` '' is the family's published checkpoint, at the commit that is pinned with it. Downloads and converts
-    what is not there yet; see :func:`kdlib.teachers.fetch.fetch`. Raises TeacherError.
+
+def resolve(config: RunConfig) -> Path:
+    """The folder of the configuration's checkpoint, downloaded where it is not there yet.
+
+    'toy' is a packaged one; '' the published one at its pinned commit, or main, with a warning, where that is gone;
+    else a folder or a model id, also as owner/name@revision.
     """
-    if source == STANDIN:
-        return standin(family)
-    return fetch.fetch(*published(family, source, revision), bin_digest(family, source))
-
-
-def find(family: str, source: str = "", revision: str = "") -> Path | None:
-    """The folder that :func:`resolve` gives, None where it would have to download or convert something."""
-    if source == STANDIN:
-        return standin(family)
-    return fetch.find(*published(family, source, revision))
-
-
-def published(family: str, source: str, revision: str) -> tuple[str, str, str]:
-    """Model id or folder, the user's revision, and the commit that is pinned where the id is the family's default."""
-    entry = TEACHERS[family]
-    source = source or entry.DEFAULT
-    return source, revision, getattr(entry, "REVISION", "") if source == getattr(entry, "DEFAULT", None) else ""
-
-
-def bin_digest(family: str, source: str) -> str:
-    """SHA-256 of pytorch_model.bin on main of a family's published checkpoint, '' where it is not known."""
-    entry = TEACHERS[family]
-    return getattr(entry, "BIN", "") if source in ("", getattr(entry, "DEFAULT", None)) else ""
-
-
-def standin(family: str) -> Path:
-    """The folder of a family's packaged stand-in. Raises TeacherError for a family that has none."""
-    folder = Path(__file__).parent / "standins" / family
-    if not (folder / "config.json").is_file():
-        raise TeacherError(
-            f"{family} has no stand-in. Give its checkpoint: '' for the published one, a model id, or a folder."
-        )
+    kind, source = family(config), config.checkpoint
+    name, _, revision = (source or kind.DEFAULT).partition("@")
+    folder = Path(__file__).parent / "toy" / config.teacher if source == "toy" else Path(source)
+    if source == "toy" and not folder.is_dir():
+        raise TeacherError(f"{config.teacher} has no toy teacher. Set checkpoint to '' (published), an id, a folder.")
+    if not (source and folder.is_dir()):
+        if name.startswith(("/", ".", "~")) or name.count("/") != 1:
+            raise TeacherError(f"checkpoint '{source}' is neither a folder that is there nor a model id, owner/name.")
+        pinned = kind.REVISION if name == kind.DEFAULT and not revision else ""
+        folder = snapshot(name, revision or pinned or "main")
+        if folder is None and pinned:
+            warnings.warn(f"{name}: its pinned commit {pinned} is gone; main takes its place.", stacklevel=2)
+            folder = snapshot(name, "main")
+        if folder is None:
+            raise TeacherError(f"{name} has no revision '{revision or 'main'}'. Take a branch, tag or commit of it.")
+    refuse_foreign(folder, config.teacher, dict(kind.MODELS), {n: dict(TEACHERS[n].MODELS) for n in TEACHERS})
     return folder
 
 
-def describe(family: str, source: str = "", revision: str = "") -> dict:
-    """What identifies a teacher, without loading it: family, and the SHA-256 of each file it is made of."""
-    return {"family": family, "files": fetch.digests(resolve(family, source, revision))}
+def describe(config: RunConfig) -> dict:
+    """What identifies a teacher, without loading it: its files, variants, own code, and what its processors make."""
+    kind, folder = family(config), resolve(config)
+    files = digests(folder)
+    identity = {"family": config.teacher, "files": files, "code": keys.own_code(kind)}
+    identity |= {"untrained_heads": config.untrained_heads, "precision": config.teacher_precision}
+    return identity | {"probe": _probe(kind, folder, digest(files))}
 
 
-def load(
-    family: str,
-    source: str = STANDIN,
-    revision: str = "",
-    allow_untrained: bool = False,
-    device: str = "cpu",
-    untrained_heads: bool = False,
-    precision: str = "float32",
-) -> Teacher:
-    """A teacher of ``family`` from ``source``: 'stand-in', a model id, a local folder, or '' for the published one.
+@functools.cache
+def _probe(kind: type[Teacher], folder: Path, _files: str) -> dict[str, str]:
+    """Digests of a preprocessed image and of a tokenised text: another version of a processor is another teacher."""
+    preprocess, tokenizer = kind.processors(folder)
+    ramp = np.linspace(0, 255, 90 * 70 * 3).reshape(90, 70, 3).astype(np.uint8)
+    made = {}
+    with suppress(AttributeError):  # prepare() of a user's own family may need its model
+        pixels = kind("", "", "", preprocess=preprocess).prepare([Image.fromarray(ramp)])
+        made["image"] = (pixels.double() * 1000).round().int().numpy()  # the last digits differ between processors
+    if tokenizer is not None:
+        made["text"] = np.array(tokenizer("A photo of two dogs, running left.")["input_ids"], dtype=np.int32)
+    return {name: hashlib.sha256(array.tobytes()).hexdigest() for name, array in made.items()}
 
-    Raises TeacherError when weights that the teacher's outputs use are not in the checkpoint, unless
-    ``allow_untrained``; their names are then in ``teacher.untrained``. ``untrained_heads`` asks for BLIP with
-    new layers in the place of its joint space, which is what the paper's BLIP numbers look like. ``precision``: of
-    its forward pass.
-    """
-    folder = resolve(family, source, revision)
-    load_family = TEACHERS[family].load
-    if untrained_heads:
-        load_family = getattr(TEACHERS[family], "load_untrained_heads", None)
-        if load_family is None:
-            raise TeacherError(f"untrained_heads is a variant of blip; {family} has no such layers. Take it out.")
-    fetch.digests(folder)  # a damaged download is found before it is loaded
-    build, model, missing, preprocess, tokenizer = load_family(folder)
-    teacher = build(
-        family=family,
-        source=source or TEACHERS[family].DEFAULT,
-        revision=fetch.commit_of(folder) or revision or "main",
-        model=model.to(device),
-        preprocess=preprocess,
-        tokenizer=tokenizer,
-        device=torch.device(device),
-        precision=precision,
-    )
-    audit(teacher, missing, allow_untrained or untrained_heads)
-    teacher.model.requires_grad_(False)
+
+def load(config: RunConfig) -> Teacher:
+    """The configuration's teacher, audited and frozen, on its device. Raises TeacherError with the remedy."""
+    kind, folder, device = family(config), resolve(config), machine.choose(config.device)
+    digests(folder)  # a damaged download is found before it is loaded
+    model, missing = kind.load(folder)
+    source = config.checkpoint if Path(config.checkpoint).is_dir() else config.checkpoint.partition("@")[0]
+    revision = folder.name if folder.parent.name == "snapshots" else ""
+    parts = (model.eval().to(device), *kind.processors(folder), device, config.teacher_precision)
+    teacher = kind(config.teacher, source or kind.DEFAULT, revision, *parts)
+    audit(teacher, missing, untrained_allowed=config.untrained_heads)
+    model.requires_grad_(False)
     return teacher

@@ -1,41 +1,35 @@
-import dataclasses
+"""Downloads from a site that drops connections, archives that would write elsewhere, and data that are at hand."""
+
 import errno
 import hashlib
-import json
+import io
+import os
 import shutil
 import socket
+import tarfile
 import threading
+import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-import numpy as np
+import made
 import pytest
-from tenacity import wait_none
 
-from kdlib.data import archives, download
-from kdlib.data.archives import Archive
-from kdlib.data.dataset import DataError
-
-CONTENT = np.random.default_rng(0).integers(0, 256, 400_000, dtype=np.uint8).tobytes()
+from kdlib import data
+from kdlib.data import DataError, download
 
 
 class Site(ThreadingHTTPServer):
     """An archive site on 127.0.0.1 that can misbehave in the ways real ones do."""
 
-    def __init__(self):
+    def __init__(self, content: bytes):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.content = CONTENT
-        self.knows_range = True
+        self.content, self.knows_range = content, True
         self.faults = []  # one a request: a status to answer, or ('drop', bytes to send before the drop)
         self.ranges = []  # the Range header of each request
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}/zips/set.zip"
-
-    @property
-    def archive(self) -> Archive:
-        digests = hashlib.md5(CONTENT).hexdigest(), hashlib.sha256(CONTENT).hexdigest()
-        return Archive((self.url,), len(CONTENT), *digests)
+        return f"http://127.0.0.1:{self.server_port}"
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -45,250 +39,241 @@ class Handler(BaseHTTPRequestHandler):
         fault = site.faults.pop(0) if site.faults else None
         if isinstance(fault, int):
             return self.send_error(fault)
-        body, first = site.content, 0
-        if wanted and site.knows_range:
-            first = int(wanted.removeprefix("bytes=").removesuffix("-"))
-            if first >= len(body):
-                return self.send_error(416)
-            self.send_response(206)
-            self.send_header("Content-Range", f"bytes {first}-{len(body) - 1}/{len(body)}")
-        else:
-            self.send_response(200)
-        self.send_header("Content-Length", str(len(body) - first))
+        first = int(wanted[len("bytes=") : -1]) if wanted and site.knows_range else 0
+        self.send_response(206 if first else 200)
+        self.send_header("Content-Length", str(len(site.content) - first))
         self.end_headers()
-        self.wfile.write(body[first : first + fault[1]] if fault else body[first:])
+        self.wfile.write(site.content[first : first + fault[1]] if fault else site.content[first:])
 
     def log_message(self, *_):
         pass
 
 
+@pytest.fixture(scope="module")
+def archive(tmp_path_factory):
+    """A small Tiny ImageNet as the official zip has it."""
+    root = tmp_path_factory.mktemp("site")
+    made.tinyimagenet(root)
+    return shutil.make_archive(root / "tiny-imagenet-200", "zip", root, "tiny-imagenet-200")
+
+
 @pytest.fixture
-def site(monkeypatch):
-    site = Site()
-    thread = threading.Thread(target=site.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
-    monkeypatch.setitem(archives.ARCHIVES, "set", (site.archive,))
-    monkeypatch.setattr(download, "WAIT", wait_none())
+def site(archive, monkeypatch):
+    with open(archive, "rb") as file:
+        site = Site(file.read())
+    threading.Thread(target=site.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    digests = (hashlib.md5(site.content).hexdigest(), hashlib.sha256(site.content).hexdigest())
+    facts = ("files/tiny.zip", len(site.content), *digests)
+    monkeypatch.setitem(download.ARCHIVES, "tinyimagenet", [facts])
+    monkeypatch.setitem(download.HOSTS, "tinyimagenet", (site.url,))
+    monkeypatch.setattr(download, "WAIT", 0)
     for variable in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(variable, raising=False)
     yield site
     site.shutdown()
     site.server_close()
-    thread.join()
 
 
-def visible(folder):
+def visible(folder) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
 
 
-def test_get__leaves_the_whole_file_and_nothing_else(site, tmp_path):
-    assert download.get("set", tmp_path / "data") == [tmp_path / "data" / "set.zip"]
-    assert (tmp_path / "data" / "set.zip").read_bytes() == CONTENT
-    assert visible(tmp_path / "data") == ["set.zip"]
-    assert site.ranges == [None]
+def is_whole(folder) -> bool:
+    return [len(data.load("tinyimagenet", folder, split)) for split in data.SPLITS] == [54, 6, 6]
 
 
-def test_get__asks_only_for_what_an_earlier_part_lacks(site, tmp_path):
-    (tmp_path / "set.zip.part").write_bytes(CONTENT[:150_000])
-    download.get("set", tmp_path)
-    assert site.ranges == ["bytes=150000-"]
-    assert (tmp_path / "set.zip").read_bytes() == CONTENT
-    assert not (tmp_path / "set.zip.part").exists()
+def test_get__downloads_extracts_and_removes_the_archive(site, tmp_path):
+    assert download.get("tinyimagenet", tmp_path) == tmp_path
+    assert visible(tmp_path) == ["tiny-imagenet-200"] and is_whole(tmp_path)
+    download.get("tinyimagenet", tmp_path)
+    assert len(site.ranges) == 1  # what is complete stays
+    download.get("tinyimagenet", tmp_path / "more", keep=True)
+    assert visible(tmp_path / "more") == ["tiny-imagenet-200", "tiny.zip"]
+
+
+def test_get__continues_where_connections_were_dropped(site, tmp_path):
+    site.faults = [("drop", 10_000), 503, ("drop", 5_000), 429, ("drop", 1)]
+    download.get("tinyimagenet", tmp_path)
+    assert site.ranges == [None, "bytes=10000-", "bytes=10000-", "bytes=15000-", "bytes=15000-", "bytes=15001-"]
+    assert is_whole(tmp_path)
 
 
 def test_get__starts_over_when_the_server_ignores_the_range(site, tmp_path):
     site.knows_range = False
-    (tmp_path / "set.zip.part").write_bytes(CONTENT[:150_000])
-    download.get("set", tmp_path)
-    assert site.ranges == ["bytes=150000-"]
-    assert (tmp_path / "set.zip").read_bytes() == CONTENT
+    (tmp_path / "tiny.zip.part").write_bytes(site.content[:5_000])
+    download.get("tinyimagenet", tmp_path)
+    assert site.ranges == ["bytes=5000-"] and is_whole(tmp_path)
 
 
-def test_get__goes_on_where_the_connection_was_dropped(site, tmp_path):
-    site.faults = [("drop", 100_000), ("drop", 50_000)]
-    download.get("set", tmp_path)
-    assert (tmp_path / "set.zip").read_bytes() == CONTENT
-    first, *later = site.ranges
-    starts = [int(wanted.removeprefix("bytes=").removesuffix("-")) for wanted in later]
-    assert first is None
-    assert starts == [100_000, 150_000]
+@pytest.mark.parametrize("extra", [b"", b"more than there is"])
+def test_get__a_part_that_is_whole_needs_no_request_and_a_larger_one_starts_over(site, tmp_path, extra):
+    (tmp_path / "tiny.zip.part").write_bytes(site.content + extra)
+    download.get("tinyimagenet", tmp_path)
+    assert len(site.ranges) == bool(extra) and is_whole(tmp_path)
 
 
-def test_get__tries_again_when_the_server_is_busy(site, tmp_path):
-    site.faults = [503, 429, 500]
-    download.get("set", tmp_path)
-    assert len(site.ranges) == 4
-    assert (tmp_path / "set.zip").read_bytes() == CONTENT
+def test_get__a_site_that_stays_down_is_one_sentence_and_what_came_is_used_next_time(site, tmp_path):
+    site.faults = [("drop", 10_000)] + [503] * download.ATTEMPTS
+    with pytest.raises(DataError, match=r"tiny\.zip: the server answered 503\. 10,000 of .*the same command continues"):
+        download.get("tinyimagenet", tmp_path)
+    assert visible(tmp_path) == ["tiny.zip.part"]
+    site.faults.clear()
+    download.get("tinyimagenet", tmp_path)
+    assert site.ranges[-1] == "bytes=10000-" and is_whole(tmp_path)
 
 
-def test_get__does_not_ask_again_for_what_is_not_there(site, tmp_path):
-    site.faults = [404]
-    with pytest.raises(DataError, match=r"/zips/set\.zip: the server answered 404 Not Found"):
-        download.get("set", tmp_path)
-    assert len(site.ranges) == 1
-
-
-def test_get__keeps_the_part_when_the_site_stays_down_and_uses_it_next_time(site, tmp_path):
-    site.faults = [("drop", 100_000)] + [503] * (download.ATTEMPTS - 1)
-    with pytest.raises(DataError, match=r"503.*100,000 of 400,000 bytes.*same command goes on"):
-        download.get("set", tmp_path)
-    assert len(site.ranges) == download.ATTEMPTS
-    assert visible(tmp_path) == ["set.zip.part"]
-    download.get("set", tmp_path)
-    assert site.ranges[-1] == "bytes=100000-"
-    assert (tmp_path / "set.zip").read_bytes() == CONTENT
-
-
-def test_get__a_complete_part_needs_no_request(site, tmp_path):
-    (tmp_path / "set.zip.part").write_bytes(CONTENT)
-    download.get("set", tmp_path)
-    assert site.ranges == []
-    assert visible(tmp_path) == ["set.zip"]
-
-
-def test_get__sets_a_file_with_the_wrong_md5_aside_and_names_both(site, tmp_path):
-    site.content = CONTENT[:-1] + bytes([CONTENT[-1] ^ 1])
-    with pytest.raises(DataError) as caught:
-        download.get("set", tmp_path)
-    for part in ("set.zip", site.archive.md5, hashlib.md5(site.content).hexdigest(), "Run the same command"):
-        assert part in str(caught.value)
-    assert visible(tmp_path) == ["set.zip.bad"]
-
-    site.content = CONTENT
-    download.get("set", tmp_path)
-    assert (tmp_path / "set.zip").read_bytes() == CONTENT
-    assert site.ranges[-1] is None  # from the beginning, not from the bad bytes
-
-
-@pytest.mark.parametrize("content", [CONTENT[:-1], CONTENT + b"more"], ids=["shorter", "longer"])
-def test_get__refuses_an_offer_of_another_size_before_it_touches_what_is_there(site, tmp_path, content):
-    """As the login page of a network, which must not cost the gigabytes that are there."""
-    site.content, site.knows_range = content, False
-    (tmp_path / "set.zip.part").write_bytes(CONTENT[:150_000])
-    with pytest.raises(DataError, match=rf"offers a file of {len(content):,} bytes, not 400,000.*150,000 of 400,000"):
-        download.get("set", tmp_path)
-    assert (tmp_path / "set.zip.part").read_bytes() == CONTENT[:150_000]
-
-
-def test_get__a_wrong_sha256_alone_is_refused_too(site, tmp_path, monkeypatch):
-    monkeypatch.setitem(archives.ARCHIVES, "set", (dataclasses.replace(site.archive, sha256="0" * 64),))
-    with pytest.raises(DataError, match=r"has the SHA-256 [0-9a-f]{64}, not 0{64}; it is set aside"):
-        download.get("set", tmp_path)
-    assert visible(tmp_path) == ["set.zip.bad"]
-
-
-# ---------------------------------------------------------------- another host
-
-
-@pytest.fixture
-def two_hosts(site, monkeypatch):
-    """A dead first address and a living second one, as where only https gets through."""
+def test_get__goes_to_the_next_address_where_the_first_is_dead(site, tmp_path, monkeypatch):
     with socket.socket() as taken:  # a port that nobody listens on
         taken.bind(("127.0.0.1", 0))
-        dead = f"http://127.0.0.1:{taken.getsockname()[1]}/zips/set.zip"
-        monkeypatch.setitem(archives.ARCHIVES, "set", (dataclasses.replace(site.archive, urls=(dead, site.url)),))
-        yield dead
+        dead = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        monkeypatch.setitem(download.HOSTS, "tinyimagenet", (dead, site.url))
+        download.get("tinyimagenet", tmp_path)
+        assert is_whole(tmp_path)
 
 
-def test_get__goes_to_the_next_address_where_the_first_is_dead(site, two_hosts, tmp_path, capsys):
-    download.get("set", tmp_path)
-    assert (tmp_path / "set.zip").read_bytes() == CONTENT and site.ranges == [None]
-    assert f"trying {site.url}" in capsys.readouterr().err
+def test_get__an_offer_of_another_size_touches_nothing(site, tmp_path):
+    """As the login page of a network, which must not cost the gigabytes that are there."""
+    part, whole = tmp_path / "tiny.zip.part", site.content
+    part.write_bytes(whole[:5_000])
+    site.content, site.knows_range = b"<html>please log in</html>", False
+    with pytest.raises(DataError, match=r"it offers 26 bytes, not [\d,]+\. 5,000 of"):
+        download.get("tinyimagenet", tmp_path)
+    assert part.read_bytes() == whole[:5_000]
 
 
-def test_get__the_next_address_goes_on_with_what_the_first_gave(site, tmp_path, monkeypatch):
-    first = site.url.replace("set.zip", "first/set.zip")
-    monkeypatch.setitem(archives.ARCHIVES, "set", (dataclasses.replace(site.archive, urls=(first, site.url)),))
-    site.faults = [("drop", 100_000)] + [503] * (download.FEW - 1)
-    download.get("set", tmp_path)
-    assert (tmp_path / "set.zip").read_bytes() == CONTENT
-    assert site.ranges[-1] == "bytes=100000-" and len(site.ranges) == download.FEW + 1
+def test_get__a_wrong_digest_is_named_and_the_file_set_aside(site, tmp_path):
+    site.content = site.content[::-1]
+    with pytest.raises(DataError, match=r"tiny\.zip has the md5 [0-9a-f]+, not [0-9a-f]+, and is now \.bad"):
+        download.get("tinyimagenet", tmp_path)
+    assert visible(tmp_path) == ["tiny.zip.bad"]
 
 
-def test_get__names_every_address_that_failed(site, two_hosts, tmp_path):
-    site.faults = [404]
-    with pytest.raises(DataError, match=rf"{two_hosts}: .*; {site.url}: the server answered 404 Not Found"):
-        download.get("set", tmp_path)
+@pytest.mark.parametrize("proxy", ["socks4://127.0.0.1:1", "ftp://127.0.0.1:1", "nonsense://"])
+def test_get__a_proxy_that_cannot_be_used_is_one_sentence(site, tmp_path, monkeypatch, proxy):
+    monkeypatch.setenv("http_proxy", proxy)
+    with pytest.raises(DataError, match=r"The proxy that http_proxy.*cannot be used: .*--from FILE"):
+        download.get("tinyimagenet", tmp_path)
 
 
-def test_archives__a_file_of_ones_own_stands_in_the_place_of_the_official_ones(site, tmp_path, monkeypatch, capsys):
-    facts = {"urls": [site.url], "bytes": len(CONTENT), "md5": site.archive.md5}
-    (tmp_path / "mirror.json").write_text(json.dumps({"coco": [facts]}))
-    monkeypatch.setenv(archives.ELSEWHERE, str(tmp_path / "mirror.json"))
-    assert download.get("coco", tmp_path / "data") == [tmp_path / "data" / "set.zip"]
-    assert f"addresses and digests are those of {tmp_path / 'mirror.json'}" in capsys.readouterr().err
-    assert archives.archives("tinyimagenet") is archives.ARCHIVES["tinyimagenet"]
-    site.content = CONTENT[::-1]  # its digests are checked like the official ones
-    (tmp_path / "data" / "set.zip").unlink()
-    with pytest.raises(DataError, match="has the MD5"):
-        download.get("coco", tmp_path / "data")
-
-
-@pytest.mark.parametrize("content", ["", "[]", '{"coco": [{"urls": ["u/a.zip"]}]}', '{"coco": [{"place": 1}]}', None])
-def test_archives__a_file_of_ones_own_that_is_wrong_is_named(tmp_path, monkeypatch, content):
-    if content is not None:
-        (tmp_path / "mirror.json").write_text(content)
-    monkeypatch.setenv(archives.ELSEWHERE, str(tmp_path / "mirror.json"))
-    with pytest.raises(DataError, match=r"mirror\.json \(\$KDLIB_ARCHIVES\) names no archives.*mend it, or unset"):
-        archives.archives("coco")
-
-
-# ---------------------------------------------------------------- what is there, and the disk
-
-
-def test_get__keeps_a_right_file_and_says_so(site, tmp_path, capsys):
-    (tmp_path / "set.zip").write_bytes(CONTENT)
-    assert download.get("set", tmp_path) == [tmp_path / "set.zip"]
+def test_get__a_full_disk_is_said_before_and_meanwhile(site, tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(download.shutil, "disk_usage", lambda path: usage._replace(free=len(site.content)))
+    with pytest.raises(DataError, match=r"tinyimagenet takes 0 MB, and 0 MB are free\. Make room"):
+        download.get("tinyimagenet", tmp_path)
     assert site.ranges == []
-    assert f"{tmp_path / 'set.zip'}: already there" in capsys.readouterr().err
-
-
-def test_get__replaces_a_wrong_file_and_keeps_it_aside(site, tmp_path):
-    (tmp_path / "set.zip").write_bytes(b"an error page of a proxy")
-    download.get("set", tmp_path)
-    assert (tmp_path / "set.zip").read_bytes() == CONTENT
-    assert (tmp_path / "set.zip.bad").read_bytes() == b"an error page of a proxy"
-
-
-def test_get__refuses_before_it_starts_when_the_disk_is_too_small(site, tmp_path, monkeypatch):
-    usage = shutil.disk_usage(tmp_path)._replace(free=len(CONTENT) - 1)
     monkeypatch.setattr(download.shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(DataError, match=r"Downloading set takes .* MB free.*Make room"):
-        download.get("set", tmp_path)
-    assert site.ranges == []
-    (tmp_path / "set.zip.part").write_bytes(CONTENT[:10])  # so much less is needed
-    download.get("set", tmp_path)
-    assert (tmp_path / "set.zip").read_bytes() == CONTENT
 
-
-def test_get__says_what_it_takes_before_it_starts(site, tmp_path, monkeypatch, capsys):
-    usage = shutil.disk_usage(tmp_path)._replace(free=2_000_000)
-    monkeypatch.setattr(download.shutil, "disk_usage", lambda path: usage)
-    download.get("set", tmp_path)
-    assert "set: 0 MB to download; 2 MB are free" in capsys.readouterr().err
-    assert (tmp_path / "set.zip").read_bytes() == CONTENT
-
-
-def test_get__a_disk_that_fills_up_meanwhile_keeps_what_is_there(site, tmp_path, monkeypatch):
-    def full(*_, **__):
+    def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    (tmp_path / "set.zip.part").write_bytes(CONTENT[:150_000])
+    monkeypatch.setattr(download, "_receive", full)
+    with pytest.raises(DataError, match="cannot be written: No space left on device"):
+        download.get("tinyimagenet", tmp_path)
+
+
+def test_get__an_extraction_that_was_killed_is_done_again(site, tmp_path, monkeypatch):
+    def killed(archive, root, folder):
+        made.tinyimagenet(root, each=2)
+        raise KeyboardInterrupt
+
     with monkeypatch.context() as patch:
-        patch.setattr(download.os, "fsync", full)
-        with pytest.raises(DataError, match=r"set\.zip\.part: cannot be written \(the disk is full\).*goes on"):
-            download.get("set", tmp_path)
-    download.get("set", tmp_path)
-    assert (tmp_path / "set.zip").read_bytes() == CONTENT
+        patch.setattr(download, "extract", killed)
+        with pytest.raises(KeyboardInterrupt):
+            download.get("tinyimagenet", tmp_path)
+    download.get("tinyimagenet", tmp_path)
+    assert is_whole(tmp_path) and len(site.ranges) == 1
 
 
-def test_get__names_the_data_sets_that_can_be_downloaded(tmp_path):
-    with pytest.raises(ValueError, match=r"'imagenet'.*tinyimagenet, coco"):
-        download.get("imagenet", tmp_path)
+@pytest.mark.parametrize("form", ["zip", "gztar"])
+def test_get__takes_an_archive_that_is_at_hand_and_leaves_it(tmp_path, form):
+    made.tinyimagenet(tmp_path / "source")
+    path = shutil.make_archive(tmp_path / "own", form, tmp_path / "source")
+    download.get("tinyimagenet", tmp_path / "data", source=path)
+    assert is_whole(tmp_path / "data") and visible(tmp_path / "data") == ["tiny-imagenet-200"]
+    assert is_whole(tmp_path / "data") and os.path.exists(path)
+
+
+def test_get__coco_comes_in_parts_that_lie_at_the_top_of_their_archives(tmp_path):
+    top = made.coco(tmp_path / "source")
+    for part in ("annotations", "train2017", "val2017"):
+        path = shutil.make_archive(tmp_path / part, "zip", top, part)
+        download.get("coco", tmp_path / "data", source=path)
+    assert len(data.load("coco", tmp_path / "data", "test")) == 4 and visible(tmp_path / "data") == ["coco"]
+
+
+def tar_member(name, kind=tarfile.REGTYPE, target=""):
+    member = tarfile.TarInfo(name)
+    member.type, member.linkname, member.size = kind, target, 7 if kind == tarfile.REGTYPE else 0
+    return member
+
+
+LINK = zipfile.ZipInfo("link")
+LINK.external_attr = 0o120777 << 16
+HOSTILE = {
+    "zip that leads out": "../evil.txt",
+    "zip with backslashes": "..\\evil.txt",
+    "zip with an absolute path": "/tmp/evil.txt",
+    "zip with a link": LINK,
+    "tar that leads out": tar_member("a/../../evil.txt"),
+    "tar with an absolute path": tar_member("/tmp/evil.txt"),
+    "tar with a link": tar_member("a", tarfile.SYMTYPE, "../.."),
+    "tar with a hard link": tar_member("a", tarfile.LNKTYPE, "/etc/passwd"),
+    "tar with a device": tar_member("a", tarfile.CHRTYPE),
+    "tar with a pipe": tar_member("a", tarfile.FIFOTYPE),
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_extract__an_archive_that_would_write_elsewhere_writes_nothing(tmp_path, kind):
+    (tmp_path / "inner").mkdir()
+    if kind.startswith("zip"):
+        with zipfile.ZipFile(tmp_path / "hostile", "w") as box:
+            for member in ("good.txt", HOSTILE[kind]):
+                box.writestr(member, "content")
+    else:
+        with tarfile.open(tmp_path / "hostile", "w") as box:
+            for member in (tar_member("good.txt"), HOSTILE[kind]):
+                box.addfile(member, io.BytesIO(b"content"))
+    with pytest.raises(DataError, match=r"hostile: .* is a link, a device, or leads out\. Nothing was extracted"):
+        download.extract(tmp_path / "hostile", tmp_path / "inner", "folder")
+    assert visible(tmp_path) == ["hostile", "inner"] and visible(tmp_path / "inner") == []
+
+
+@pytest.mark.parametrize("content", [b"", b"no archive", None])
+def test_extract__a_file_that_is_no_whole_archive_is_named(archive, tmp_path, content):
+    path = tmp_path / "broken.zip"
+    with open(archive, "rb") as file:
+        whole = file.read()
+    path.write_bytes(whole[:2000] + b"\0" * 2000 + whole[4000:] if content is None else content)
+    with pytest.raises(DataError, match=r"broken\.zip cannot be extracted"):
+        download.extract(path, tmp_path, "folder")
+
+
+# ---------------------------------------------------------------- check
+
+
+def test_check__says_what_each_split_holds(tmp_path):
+    top = made.tinyimagenet(tmp_path)
+    made.picture(top / "train/n99/a.png", 1)
+    assert download.check("tinyimagenet", tmp_path).splitlines() == [
+        "fit: 54 images, 1 left out", "dev: 6 images, 0 left out", "test: 6 images, 0 left out",
+    ]  # fmt: skip
+
+
+def test_check__lists_all_that_a_run_would_refuse_in_one_error(tmp_path):
+    top = made.coco(tmp_path)
+    train, test = sorted((top / "train2017").iterdir()), sorted((top / "val2017").iterdir())
+    shutil.copy(test[0], train[0])  # in two splits
+    train[3].write_bytes(train[3].read_bytes()[:200])
+    test[3].unlink()
+    test[3].symlink_to("gone")
+    with pytest.raises(DataError) as caught:
+        download.check("coco", tmp_path)
+    for part in ("3 problems", "images are in two splits", f"{train[3]}: not a readable", f"{test[3]}: no file"):
+        assert part in str(caught.value)
 
 
 def test_archives__have_digests_and_an_address_with_a_certificate():
-    for archive in [archive for entries in archives.ARCHIVES.values() for archive in entries]:
-        assert len(bytes.fromhex(archive.md5)) == 16 and len(bytes.fromhex(archive.sha256)) == 32
-        assert archive.file.endswith(".zip")
-        assert archive.urls[-1].startswith("https://") and archive.urls[-1].endswith(archive.file)
+    assert all(hosts[-1].startswith("https://") for hosts in download.HOSTS.values())
+    for place, _, md5, sha256 in [facts for archives in download.ARCHIVES.values() for facts in archives]:
+        assert place.endswith(".zip") and (len(md5), len(sha256)) == (32, 64)

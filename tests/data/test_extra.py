@@ -1,106 +1,94 @@
-import json
-import zipfile
+"""Extra images: a folder with captions or without, and synthetic ones; they follow fit as 'train'."""
 
-import numpy as np
+import shutil
+
+import made
 import pytest
-from PIL import Image
 
-from kdlib import data as datasets
-from kdlib.data import extra, splits
-from kdlib.data.dataset import DataError
+from kdlib import data
+from kdlib.data import DataError, extra
+
+NAMES = ("a.png", "b.JPG", "more/c d.webp", "more/f.tif", "more/é.bmp")
 
 
 @pytest.fixture
 def gathered(tmp_path):
-    """A folder of five images in two folders, and other things; its zip archive beside it."""
+    """A folder of five images, one folder of them linked, and other things."""
     folder = tmp_path / "gathered"
-    for number, name in enumerate(("a.png", "b.JPG", "more/c.webp", "more/d.bmp", "more/e.jpeg")):
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(np.full((9, 7, 3), 40 * number, dtype=np.uint8)).save(path)
-    (folder / "notes.txt").write_text("no image")
-    (folder / ".hidden.png").write_bytes(b"no image")
-    with zipfile.ZipFile(tmp_path / "gathered.zip", "w") as archive:
-        for path in sorted(folder.rglob("*")):
-            archive.write(path, path.relative_to(folder).as_posix())
+    for seed, name in enumerate(NAMES):
+        made.picture(folder / name, seed)
+    (folder / "more").rename(tmp_path / "elsewhere")
+    (folder / "more").symlink_to(tmp_path / "elsewhere")
+    (folder / "more/loop").symlink_to(folder)
+    made.write(folder / "notes.txt", "no image")
+    made.write(folder / ".hidden.png", "no image")
     return folder
 
 
 @pytest.fixture
 def fit(small_shapes):
-    return {name: datasets.load(name, small_shapes, "fit") for name in ("tinyimagenet", "coco")}
+    return {name: data.load(name, small_shapes, "fit") for name in ("tinyimagenet", "coco")}
 
 
-@pytest.mark.parametrize("form", ["folder", "zip"])
-def test_load__takes_all_images_of_a_folder_or_a_zip(gathered, fit, form):
-    given = gathered if form == "folder" else gathered.with_suffix(".zip")
-    found = extra.load(str(given), fit["tinyimagenet"])
-    assert found.image_names == ("a.png", "b.JPG", "more/c.webp", "more/d.bmp", "more/e.jpeg")
-    assert found.ids[0] == "extra/a.png" and found.labels is None and found.captions is None
-    assert found.images[1].size == (7, 9)
+def test_load__takes_all_images_below_a_folder(gathered, fit):
+    loaded = extra.load(str(gathered), fit["tinyimagenet"])
+    assert loaded.ids == tuple(f"extra/{name}" for name in NAMES) and loaded.labels is None and loaded.captions is None
+    assert loaded.left_out == (("notes.txt", "has no suffix of an image format"),)
+    assert {image.size for image in loaded.images} == {(8, 8)}
 
 
 def test_load__captions_are_read_where_the_data_have_some(gathered, fit):
-    names = ["a.png", "b.JPG", "more/c.webp", "more/d.bmp", "more/e.jpeg"]
     assert extra.load(str(gathered), fit["coco"]).captions is None
-    (gathered / "captions.json").write_text(json.dumps({name: [f"picture {name}"] for name in names}))
-    assert extra.load(str(gathered), fit["coco"]).captions[2] == ("picture more/c.webp",)
+    texts = {name: [f"picture {name}"] * 7 for name in NAMES}
+    made.write(gathered / "captions.json", texts)
+    assert extra.load(str(gathered), fit["coco"]).captions[2] == ("picture more/c d.webp",) * 5
     assert extra.load(str(gathered), fit["tinyimagenet"]).captions is None
-    (gathered / "captions.json").write_text(json.dumps({name: [f"picture {name}"] for name in names[1:]}))
-    with pytest.raises(DataError, match=r"1 images have no caption in captions.json: a.png"):
-        extra.load(str(gathered), fit["coco"])
-    for wrong in ("[]", "{", '{"a.png": 3}', '{"a.png": "a dog"}', '{"a.png": {"a": "dog"}}', "[" * 100_000):
-        (gathered / "captions.json").write_text(wrong)
-        with pytest.raises(DataError, match="is not of the form"):
+    for wrong in ([], [" \n"], [None], ["a dog", "\ud83d dog"]):
+        made.write(gathered / "captions.json", texts | {"b.JPG": wrong})
+        with pytest.raises(DataError, match=r"captions\.json: 1 entries cannot be used: b\.JPG has no caption"):
+            extra.load(str(gathered), fit["coco"])
+        assert len(extra.load(str(gathered), fit["coco"], "skip")) == 4
+    for wrong in ("[]", "{", '{"a.png": 3}', '{"a.png": "a dog"}', "[" * 100_000):
+        made.write(gathered / "captions.json", wrong)
+        with pytest.raises(DataError, match=r"captions\.json is damaged"):
             extra.load(str(gathered), fit["coco"])
 
 
-@pytest.mark.parametrize("caption", [" \n", None, 7, "\ud83d dog"])
-def test_load__a_caption_that_cannot_be_read_is_an_error_that_names_its_image(gathered, fit, caption):
-    names = ["a.png", "b.JPG", "more/c.webp", "more/d.bmp", "more/e.jpeg"]
-    known = {name: ["a dog"] for name in names} | {"b.JPG": ["a dog", caption]}
-    (gathered / "captions.json").write_text(json.dumps(known))
-    with pytest.raises(DataError, match=r"1 images have a caption that is blank.*: b.JPG\. Add a list"):
-        extra.load(str(gathered), fit["coco"])
+@pytest.mark.parametrize("given", ["nowhere", "shapes", "shapes:", "shapes:many", "shapes:1", "shapes:200000"])
+def test_load__what_is_not_there_is_an_error_with_the_remedy(tmp_path, fit, given):
+    with pytest.raises(DataError, match="shapes:20000"):
+        extra.load(given if given.startswith("shapes") else str(tmp_path / given), fit["coco"])
 
 
-@pytest.mark.parametrize("given", ["nowhere", "drawn:", "drawn:many", "drawn:1", "drawn:200000"])
-def test_load__what_cannot_be_had_is_an_error_with_the_remedy(tmp_path, fit, given):
-    with pytest.raises(DataError, match="drawn:20000"):
-        extra.load(given if given.startswith("drawn") else str(tmp_path / given), fit["coco"])
-
-
-def test_drawn__objects_have_labels_and_scenes_have_captions(fit):
-    objects = extra.load("drawn:50", fit["tinyimagenet"])
-    assert len(objects) == 50 and len(objects.labels) == 50 and objects.captions is None
-    scenes = extra.load("drawn:30", fit["coco"])
+def test_shapes__objects_have_labels_and_scenes_have_captions(fit):
+    objects = extra.load("shapes:50", fit["tinyimagenet"])
+    assert len(objects) == 50 == len(objects.labels) and objects.captions is None and len(set(objects.ids)) == 50
+    scenes = extra.load("shapes:30", fit["coco"])
     assert len(scenes) == 30 and all(len(texts) == 5 for texts in scenes.captions) and scenes.labels is None
-    assert len(set(objects.ids)) == 50 and len(set(scenes.ids)) == 30
-    assert extra.load("drawn:50", fit["tinyimagenet"]).fingerprint == objects.fingerprint
+    assert extra.load("shapes:50", fit["tinyimagenet"].take(range(9), class_names=("tench",))).labels is None
 
 
-def test_drawn__no_image_is_one_of_the_studys_or_of_the_stand_ins(fit, small_shapes):
-    from kdlib.teachers.standins import __main__ as standins
-
-    assert extra.SEED not in (standins.SEED, 0)
-    for name, first in fit.items():
-        loaded = {split: datasets.load(name, small_shapes, split) for split in ("fit", "dev", "test")}
-        assert not any(splits.overlaps(loaded | {"extra": extra.load("drawn:40", first)}).values())
-
-
-def test_drawn__labels_of_another_data_set_are_not_taken(fit):
-    from dataclasses import replace
-
-    other = replace(fit["tinyimagenet"], class_names=("goldfish", "tench"))
-    assert extra.load("drawn:20", other).labels is None
+@pytest.mark.parametrize("teacher", ["dino", "clip"])
+def test_open_data__train_is_fit_and_then_the_extra_images(small_run, gathered, teacher):
+    splits = data.open_data(small_run(teacher, extra_images=str(gathered), train_limit=20))
+    train, first = splits["train"], splits["fit"]
+    assert train.ids == (*first.ids, *(f"extra/{name}" for name in NAMES)) and len(train.images) == 25
+    assert train.split == "train" and train.left_out == (("notes.txt", "has no suffix of an image format"),)
+    if teacher == "dino":
+        assert train.labels.tolist() == [*first.labels.tolist(), *[-1] * 5] and train.class_names == first.class_names
+    else:
+        assert train.captions == (*first.captions, *[()] * 5) and train.category_names == first.category_names
 
 
-def test_separate__an_extra_image_that_is_scored_is_found_by_its_bytes(gathered, fit, small_shapes):
-    test = datasets.load("tinyimagenet", small_shapes, "test")
-    (gathered / "innocent.jpg").write_bytes(test.tree.read(test.image_names[3]))
-    loaded = {"fit": fit["tinyimagenet"], "test": test, "extra": extra.load(str(gathered), fit["tinyimagenet"])}
-    with pytest.raises(DataError, match=r"1 images are in two splits: innocent.jpg and .*val_3"):
-        splits.separate(loaded)
-    kept = splits.separate(loaded, "drop")
-    assert "innocent.jpg" not in kept["extra"].image_names and len(kept["test"]) == len(test)
-    assert kept["extra"].left_out[0][0] == "innocent.jpg"
+def test_open_data__synthetic_extra_images_are_none_of_the_studys(small_run):
+    splits = data.open_data(small_run("dino", extra_images="shapes:40"))  # an overlap is an error
+    assert (splits["train"].labels >= 0).all() and len(splits["train"]) == len(splits["fit"]) + 40
+
+
+def test_open_data__an_extra_image_that_is_scored_is_found_by_its_content(small_run, gathered, small_shapes):
+    test = data.load("tinyimagenet", small_shapes, "test")
+    shutil.copy(test.paths[3], gathered / "innocent.jpg")
+    with pytest.raises(DataError, match=r"1 images are in two splits: extra/innocent\.jpg is val_3\.JPEG of test"):
+        data.open_data(small_run("dino", extra_images=str(gathered)))
+    train = data.open_data(small_run("dino", extra_images=str(gathered), on_overlap="drop"))["train"]
+    assert "extra/innocent.jpg" not in train.ids and train.left_out[-1][0] == "extra/innocent.jpg"

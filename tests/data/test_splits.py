@@ -1,143 +1,153 @@
-"""No image is in two splits, and the ids of each are on disk."""
+"""What a run reads: no image in two splits, contents hashed once, the training images cut, own data sets by name."""
 
-import hashlib
-import io
-import zipfile
+import os
+import sys
+from pathlib import Path
 
+import made
 import numpy as np
 import pytest
-from PIL import Image
 
 from kdlib import data
-from kdlib.data import splits
-from kdlib.data.dataset import DataError, Dataset
-from kdlib.data.tree import Tree
+from kdlib.data import DataError, Dataset, files
+from kdlib.utils import runs_root
 
 
-def made(folder, name: str, pictures: dict[str, int], ids: list[str] | None = None) -> Dataset:
+def noise(folder, split: str, pictures: dict[str, int], ids=None) -> Dataset:
     """A split whose images are noise of a seed; the same seed gives the same bytes."""
-    for file, seed in pictures.items():
-        (folder / name).mkdir(exist_ok=True)
-        noise = np.random.default_rng(seed).integers(0, 255, (8, 8, 3), dtype=np.uint8)
-        Image.fromarray(noise).save(folder / name / file, format="PNG")
-    names = tuple(f"{name}/{file}" for file in pictures)
-    return Dataset(
-        name="noise",
-        split=name,
-        tree=Tree(folder, "nothing"),
-        ids=tuple(ids or pictures),
-        image_names=names,
-        labels=np.arange(len(names)),
-        captions=tuple((f"caption of {file}",) for file in pictures),
-    )
+    paths = tuple(str(made.picture(folder / split / name, seed)) for name, seed in pictures.items())
+    captions = tuple((f"caption of {name}",) for name in pictures)
+    return Dataset("noise", split, tuple(ids or pictures), paths, np.arange(len(paths)), captions=captions)
 
 
 @pytest.fixture
 def three(tmp_path):
     """fit holds a copy of an image of test and one of dev; dev an image with the id of one of test."""
     return {
-        "fit": made(tmp_path, "fit", {"a": 1, "b": 20, "c": 3, "d": 10}),
-        "dev": made(tmp_path, "dev", {"k": 10, "x": 11}),
-        "test": made(tmp_path, "test", {"x": 20, "y": 21}),
+        "fit": noise(tmp_path, "fit", {"a.png": 1, "b.png": 20, "c.png": 3, "d.png": 10}),
+        "dev": noise(tmp_path, "dev", {"k.png": 10, "x.png": 11}),
+        "test": noise(tmp_path, "test", {"x.png": 20, "y.png": 21}),
     }
 
 
-def test_overlaps__finds_the_same_bytes_and_the_same_id(three):
-    found = splits.overlaps(three)
-    assert found == {
-        "test": [],
-        "dev": [("dev/x", "test/x")],
-        "fit": [("fit/b", "test/x"), ("fit/d", "dev/k")],
-    }
+def test_separate__an_image_in_two_splits_is_an_error_that_names_it_and_the_remedy(three):
+    with pytest.raises(DataError, match=r"3 images are in two splits: x\.png is x\.png of test; b\.png is.*on_overlap"):
+        data.separate(three)
 
 
-def test_separate__is_an_error_that_names_the_images_and_the_remedy(three):
-    with pytest.raises(DataError, match=r"3 images are in two splits: .*dev/x and test/x.*on_overlap"):
-        splits.separate(three)
+def test_separate__drop_takes_them_out_of_training_leaves_test_whole_and_names_them(three):
+    kept = data.separate(three, "drop")
+    assert {name: each.ids for name, each in kept.items()} == {
+        "fit": ("a.png", "c.png"), "dev": ("k.png",), "test": ("x.png", "y.png"),
+    }  # fmt: skip
+    assert kept["fit"].labels.tolist() == [0, 2] and kept["fit"].captions[1] == ("caption of c.png",)
+    assert kept["fit"].left_out == (("b.png", "is x.png of test"), ("d.png", "is k.png of dev"))
+    assert kept["fit"].fingerprint != three["fit"].fingerprint and kept["test"] is three["test"]
+    assert data.separate(kept)["fit"] is kept["fit"]
 
 
-def test_separate__drop_takes_them_out_of_training_and_leaves_test_whole(three):
-    kept = splits.separate(three, "drop")
-    assert {name: dataset.image_names for name, dataset in kept.items()} == {
-        "fit": ("fit/a", "fit/c"),
-        "dev": ("dev/k",),
-        "test": ("test/x", "test/y"),
-    }
-    assert kept["fit"].labels.tolist() == [0, 2] and kept["fit"].captions[1] == ("caption of c",)
-    assert kept["fit"].fingerprint != three["fit"].fingerprint
-    assert not any(splits.overlaps(kept).values())
+def test_separate__images_that_cannot_be_read_are_no_twins(tmp_path):
+    both = {name: noise(tmp_path, name, {"a.png": 1}, ids=[name]) for name in ("fit", "test")}
+    for each in both.values():
+        os.unlink(each.paths[0])
+        os.symlink("gone", each.paths[0])
+    data.separate(both)
 
 
-def test_separate__leaves_clean_splits_untouched(tmp_path):
-    clean = {"fit": made(tmp_path, "fit", {"a": 1}), "test": made(tmp_path, "test", {"b": 2})}
-    assert splits.separate(clean) is clean
+def test_dataset__needs_a_row_an_image_and_ids_of_their_own(tmp_path):
+    with pytest.raises(DataError, match="the split 'fit' is empty"):
+        noise(tmp_path, "fit", {})
+    with pytest.raises(DataError, match=r"'fit' needs as many of each.*'different ids': 1"):
+        noise(tmp_path, "fit", {"a.png": 1, "b.png": 2}, ids=["a", "a"])
 
 
-def test_overlaps__the_bytes_decide_where_size_and_checksum_agree(tmp_path, monkeypatch):
-    clean = {"fit": made(tmp_path, "fit", {"a": 1}), "test": made(tmp_path, "test", {"b": 2})}
-    monkeypatch.setattr(Tree, "checksums", lambda self, names: [(name, 100, 7) for name in names])
-    assert not any(splits.overlaps(clean).values())
+# ---------------------------------------------------------------- content
 
 
-def test_overlaps__reads_archives_too(tmp_path):
-    picture = io.BytesIO()
-    Image.new("RGB", (8, 8)).save(picture, format="PNG")
-    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
-        archive.writestr("nothing/fit/a.png", picture.getvalue())
-        archive.writestr("nothing/test/b.png", picture.getvalue())
-    tree = Tree(tmp_path / "all.zip", "nothing")
-    both = {
-        name: Dataset("noise", name, tree, (file,), (f"{name}/{file}",))
-        for name, file in (("fit", "a.png"), ("test", "b.png"))
-    }
-    assert splits.overlaps(both)["fit"] == [("fit/a.png", "test/b.png")]
+def test_fingerprint__is_of_content_and_annotations_and_not_of_the_place(tmp_path):
+    first = noise(tmp_path / "here", "fit", {"a.png": 1, "b.png": 2})
+    prints = {first.fingerprint, noise(tmp_path / "there", "fit", {"a.png": 1, "b.png": 2}).fingerprint}
+    assert len(prints) == 1
+    for other in ({"a.png": 3, "b.png": 2}, {"b.png": 2, "a.png": 1}, {"a.png": 1}):
+        prints.add(noise(tmp_path / str(len(prints)), "fit", other).fingerprint)
+    prints.add(first.take([0, 1], captions=(("another",), ("caption of b.png",))).fingerprint)
+    prints.add(first.take([0, 1], labels=np.array([0, 0])).fingerprint)
+    assert len(prints) == 6
 
 
-@pytest.mark.parametrize("name", ["tinyimagenet", "coco"])
-def test_embedded_data__has_no_image_in_two_splits(small_shapes, name):
-    loaded = {split: data.load(name, small_shapes, split) for split in data.SPLITS}
-    assert not any(splits.overlaps(loaded).values())
+def test_content_hashes__a_file_is_read_once_and_again_when_it_has_changed(tmp_path, monkeypatch):
+    paths = [str(made.picture(tmp_path / f"{number}.png", number)) for number in range(3)]
+    first = files.content_hashes(paths)
+    assert (runs_root() / "cache/content.json").exists()
+    monkeypatch.setattr(files, "_known", {"": ""})  # as in another process
+    monkeypatch.setattr(files, "file_digest", lambda path: pytest.fail(f"{path} was read again"))
+    assert files.content_hashes(paths) == first
+    monkeypatch.undo()
+    made.picture(Path(paths[1]), 9)
+    os.utime(paths[1], ns=(1, 1))
+    again = files.content_hashes(paths)
+    assert [one == other for one, other in zip(first, again, strict=True)] == [True, False, True]
 
 
-@pytest.mark.parametrize("name", ["tinyimagenet", "coco"])
-def test_real_samples__have_no_image_in_two_splits(shared, name):
-    loaded = {split: data.load(name, shared / "data", split) for split in data.SPLITS}
-    assert not any(splits.overlaps(loaded).values())
+@pytest.mark.parametrize("memory", ["", "{", "[]", None])
+def test_content_hashes__a_damaged_memory_or_one_that_cannot_be_written_costs_only_time(tmp_path, monkeypatch, memory):
+    paths = [str(made.picture(tmp_path / "a.png", 1))]
+    expected = files.content_hashes(paths)
+    monkeypatch.setattr(files, "_known", {"": ""})
+    file = made.write(runs_root() / "cache/content.json", memory or "")
+    if memory is None:
+        monkeypatch.setenv("KDLIB_RUNS", str(file))
+    assert files.content_hashes(paths) == expected
 
 
-def test_write_ids__writes_the_ids_under_their_digest():
-    path = splits.write_ids("coco", "test", ["7", "12"])
-    assert path.read_text() == "7\n12\n"
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    assert splits.identity(["7", "12"]) == digest and path.name == f"coco_test-{digest[:16]}.txt"
+# ---------------------------------------------------------------- the splits of a run
 
 
-def test_identity__depends_on_every_id_and_the_order():
-    assert len({splits.identity(ids) for ids in (["1", "2"], ["2", "1"], ["12"], ["1", "2", "3"])}) == 4
+def open_data(small_run, teacher="dino", **fields):
+    return data.open_data(small_run(teacher, **fields))
 
 
-def test_separate__what_was_left_out_is_named_by_the_split(three):
-    kept = splits.separate(three, "drop")
-    assert {name: dataset.left_out for name, dataset in kept.items()} == {
-        "fit": (("fit/b", "test/x"), ("fit/d", "dev/k")),
-        "dev": (("dev/x", "test/x"),),
-        "test": (),
-    }
+def test_open_data__reads_what_the_run_needs(small_run):
+    assert list(open_data(small_run)) == ["fit", "dev", "test"]
+    assert list(open_data(small_run, score_on="dev")) == ["fit", "dev"]
+    assert list(open_data(small_run, "clip")) == ["fit", "test"]
+    assert list(open_data(small_run, "clip", cooldown=0.5)) == ["fit", "dev", "test"]
 
 
-def test_duplicates__are_counted_inside_a_split_and_are_no_error(tmp_path):
-    fit = made(tmp_path, "fit", {"a": 1, "b": 2, "c": 1, "d": 1})
-    assert splits.duplicates(fit) == [("fit/c", "fit/a"), ("fit/d", "fit/a")]
-    both = {"fit": fit, "test": made(tmp_path, "test", {"e": 9})}
-    assert splits.separate(both) is both
+def test_train_limit__cuts_the_data_set_equally_for_every_seed(small_run):
+    whole = open_data(small_run)["fit"]
+    cut = [open_data(small_run, train_limit=30, seed=seed)["fit"] for seed in (0, 1)]
+    assert cut[0].ids == cut[1].ids and len(cut[0]) == 30
+    assert [name for name in whole.ids if name in cut[0].ids] == list(cut[0].ids)  # in their order
+    assert set(open_data(small_run, train_limit=20)["fit"].ids) < set(cut[0].ids)
+    assert len(set(cut[0].labels.tolist())) > 10 and cut[0].fingerprint != whole.fingerprint
+    assert open_data(small_run, train_limit=10**6)["fit"].fingerprint == whole.fingerprint
 
 
-def test_overlaps_and_duplicates__images_that_cannot_be_read_are_no_twins(tmp_path):
-    both = {name: made(tmp_path, name, {"a": 1, "b": 2}) for name in ("fit", "test")}
-    for name in both:
-        for file in ("a", "b"):
-            (tmp_path / name / file).unlink()
-            (tmp_path / name / file).symlink_to("gone")
-    unlike = {name: dataset.__class__(**vars(dataset) | {"ids": (name, name + "2")}) for name, dataset in both.items()}
-    assert not any(splits.overlaps(unlike).values())
-    assert splits.duplicates(both["fit"]) == []
+def test_open_data__overlap_is_dropped_and_counted(tmp_path, small_run):
+    top = made.tinyimagenet(tmp_path)
+    made.picture(top / "train" / made.WNIDS[0] / "images/copy.JPEG", 9000)
+    with pytest.raises(DataError, match=r"1 images are in two splits: train/.*copy\.JPEG is val_0\.JPEG of test"):
+        open_data(small_run, data_root=str(top))
+    splits = open_data(small_run, data_root=str(top), on_overlap="drop")
+    assert sum(len(splits[split].left_out) for split in ("fit", "dev")) == 1 and len(splits["test"]) == 6
+
+
+OWN = """
+import numpy as np
+from kdlib.data import Dataset
+
+def pets(root, split):
+    name = {"fit": "a", "dev": "b", "test": "c"}[split]
+    return Dataset("pets", split, (name,), (f"{root}/{name}.png",), labels=np.array([0]), class_names=("pet",))
+"""
+
+
+def test_open_data__an_own_data_set_is_a_function_by_name(tmp_path, monkeypatch, small_run):
+    made.write(tmp_path / "mine.py", OWN)
+    monkeypatch.syspath_prepend(tmp_path)
+    for seed, name in enumerate("abc"):
+        made.picture(tmp_path / f"{name}.png", seed)
+    splits = open_data(small_run, dataset="mine:pets", data_root=str(tmp_path))
+    assert [each.ids for each in splits.values()] == [("a",), ("b",), ("c",)] and splits["fit"].class_names == ("pet",)
+    sys.modules.pop("mine")

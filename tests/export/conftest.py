@@ -1,26 +1,41 @@
-"""An exported student, made once for the tests of its files and for those of the hub that has them."""
+"""Two exported students, made once: a ResNet with both sides its own, and a MobileNet."""
 
-import shutil
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
-from kdlib.export import choose, export
+from kdlib import Experiment, RunConfig
+from kdlib.export import ExportedStudent, export
+
+
+class Exported(NamedTuple):
+    experiment: Experiment
+    folder: Path
+    student: ExportedStudent
+
+
+def _exported(small_shapes, place: Path, **fields) -> Exported:
+    small = {"study": "small", "data_root": str(small_shapes), "batch_size": 16, "image_size": 32, "timed_calls": 5}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KDLIB_RUNS", str(place / "runs"))
+        experiment = Experiment.open(RunConfig(**small | fields))
+        experiment.train()
+        experiment.evaluate()
+        folder = export(experiment, place / "out" / "student")
+    return Exported(experiment, folder, ExportedStudent.from_pretrained(folder))
 
 
 @pytest.fixture(scope="session")
-def exported(finished_runs, tmp_path_factory):
-    """A copy of the finished runs, and in it the exported student of DINO's ResNet with its twins."""
-    runs = tmp_path_factory.mktemp("exported") / "runs"
-    shutil.copytree(finished_runs, runs)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("KDLIB_RUNS", str(runs))
-        export(choose(["dino", "resnet", "2"]), runs / "taken" / "away", int8=True)
-    return runs
+def clip(small_shapes, tmp_path_factory) -> Exported:
+    """Of CLIP, with a text side; trained for 1 and 2 epochs."""
+    own = {"objective": "feature_regression+anchor_kl", "lr_peak": 2e-3, "epochs": [1, 2], "text_side": "transformer"}
+    place = tmp_path_factory.mktemp("clip")
+    return _exported(small_shapes, place, teacher="clip", dataset="coco", method="resnet", **own)
 
 
-@pytest.fixture
-def taken(exported, own_runs_and_reports, monkeypatch) -> Path:
-    """The folder of the exported student."""
-    monkeypatch.setenv("KDLIB_RUNS", str(exported))
-    return exported / "taken" / "away"
+@pytest.fixture(scope="session")
+def dino(small_shapes, tmp_path_factory) -> Exported:
+    """Of DINO, which reads no text."""
+    place = tmp_path_factory.mktemp("dino")
+    return _exported(small_shapes, place, teacher="dino", dataset="tinyimagenet", method="mobilenet", epochs=1)

@@ -1,283 +1,319 @@
-"""A student taken away: what is written, what it is held against, and what is refused."""
+"""What is written for an exported student, what it is compared with, and what is refused."""
 
+import importlib.util
 import json
-import re
-import shlex
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import onnx
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from PIL import Image, ImageOps
 
-from kdlib import cli, finished, students, study
-from kdlib.export import ExportError, Standalone, check, choose, export, folder, graph, record
-from kdlib.export.quantise import WEIGHTED, quantise
-from kdlib.files import project_root, read_json, runs_root
-from kdlib.students import StudentSpec
+from kdlib import Experiment, RunConfig, students
+from kdlib.config import RunConfig
+from kdlib.export import ExportedStudent, export
+from kdlib.export import folder as exporting
+from kdlib.export.graph import WEIGHTED, quantise, session, write
+from kdlib.utils import read_json, runs_root, write_json
 
-FILES = {"model.safetensors", "config.json", "preprocessor_config.json", "image.onnx", "README.md", "parity.json"}
-
-
-@pytest.fixture
-def run(taken):
-    """The run that it was exported from."""
-    return choose(["dino", "resnet"])
+COMMON = {"model.safetensors", "config.json", "README.md", "export.json", "image.onnx", "image.int8.onnx"}
+TEXT = {"tokenizer.json", "text.onnx", "text.int8.onnx"}
 
 
 def photo(width: int = 70, height: int = 41) -> Image.Image:
     return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 
-def test_export__writes_all_that_a_user_needs_and_nothing_else(taken):
-    assert {path.name for path in taken.iterdir()} == FILES | {"image.int8.onnx"}
-    assert [path.name for path in taken.parent.iterdir()] == ["away"]  # no scratch
-    written = read_json(taken / "parity.json")["files"]
-    assert set(written) == FILES - {"README.md", "parity.json"} | {"image.int8.onnx"}
-    assert all((taken / name).stat().st_size == facts["bytes"] for name, facts in written.items())
+def record(exported) -> dict:
+    return read_json(exported.folder / "export.json")
 
 
-def test_from_pretrained__embeds_images_as_the_result_has_them(taken, run):
-    student = Standalone.from_pretrained(taken)
-    made = student.encode_images([run.image(row) for row in range(4)])
-    kept = torch.from_numpy(run.embeddings["test/image"][:4])
-    torch.testing.assert_close(made, kept, rtol=0, atol=1e-5)
-    with pytest.raises(ExportError, match="no text side"):
-        student.encode_texts(["a red circle"])
+# ---------------------------------------------------------------- the folder
+
+
+def test_export__writes_what_a_user_needs_and_nothing_else(clip, dino):
+    for exported, names in ((clip, COMMON | TEXT), (dino, COMMON)):
+        assert {path.name for path in exported.folder.iterdir()} == names
+        assert [path.name for path in exported.folder.parent.iterdir()] == ["student"]  # no scratch
+        sizes = {name: (exported.folder / name).stat().st_size for name in names - {"README.md", "export.json"}}
+        assert record(exported)["bytes"] == sizes
+
+
+def test_config__names_no_place_of_the_machine(clip, small_shapes):
+    for path in clip.folder.iterdir():
+        content = path.read_bytes()
+        assert str(Path(exporting.__file__).parents[1]).encode() not in content, path
+        assert str(small_shapes).encode() not in content, path
+
+
+def test_record__has_the_scores_of_the_student_and_of_its_files_with_intervals(clip, dino):
+    for exported in (clip, dino):
+        found, result = record(exported), exported.experiment.result
+        scores, epochs = found["scores"], max(exported.experiment.config.epochs)
+        assert found["epochs"] == epochs
+        assert scores["student"] == result["budgets"][str(epochs)]["scores"]["student"]
+        assert set(scores["onnx"]) == set(scores["int8"]) == set(scores["student"])
+        for name, row in scores["student"].items():
+            assert scores["onnx"][name] == pytest.approx(row, abs=1e-3), name
+        low, high = scores["onnx"][found["primary"]][1:]
+        assert low <= scores["int8"][found["primary"]][0] <= high
+
+
+def test_record__has_the_agreement_and_the_times_of_every_graph_and_the_cpu(clip, dino):
+    kinds = {"image", "text", "prompt"}
+    least = record(clip)["least_cosine"]
+    assert set(least) == {f"{row}, {kind}" for row in ("onnx", "int8") for kind in kinds}
+    assert set(record(dino)["least_cosine"]) == {"onnx, image", "int8, image"}
+    assert all(cosine >= (exporting.AGREE if name.startswith("onnx") else 0.9) for name, cosine in least.items())
+    times = record(clip)["ms"]
+    assert set(times) == {f"{side}{end}.onnx" for side in ("image", "text") for end in ("", ".int8")}
+    assert all(time["p50_ms"] > 0 for graph in times.values() for time in graph.values())
+    assert {"threads 1, batch 1", "threads 1, batch 32"} <= set(times["image.onnx"])
+    assert isinstance(record(clip)["hardware"]["vnni"], bool) and record(clip)["hardware"]["name"]
+
+
+def test_card__has_the_results_that_the_hub_reads_and_all_numbers_of_the_record(clip):
+    card, found, result = ModelCard.load(clip.folder / "README.md"), record(clip), clip.experiment.result
+    values = [found["scores"][row]["mean_recall"] for row in ("student", "onnx", "int8")]
+    assert [one.metric_value for one in card.data.eval_results] == [round(value, 4) for value, *_ in values]
+    assert card.data.library_name == "kdlib" and card.data.eval_results[0].dataset_type == "coco"
+    for value in (*values, result["controls"]["teacher"]["mean_recall"]):
+        assert "%.3f [%.3f, %.3f]" % tuple(value) in card.text
+    for words in (result["leakage"]["reason"], result["hardware"]["cpu"], "VNNI", "(32, 32)", "Licence", "[toy]"[1:4]):
+        assert words in card.text
+    assert "{{" not in card.text and "text.onnx" in card.text
+
+
+def test_card__of_a_student_without_text_says_nothing_of_text(dino):
+    card = ModelCard.load(dino.folder / "README.md")
+    assert card.data.pipeline_tag == "image-feature-extraction"
+    assert "text.onnx" not in card.text and "linear_top1" in card.text
+
+
+# ---------------------------------------------------------------- the student
+
+
+def test_from_pretrained__embeds_as_the_trained_student_does(clip):
+    own = clip.experiment.embed("test")
+    texts = clip.experiment.captions("test")
+    torch.testing.assert_close(clip.student.encode_texts(texts).numpy(), own["text"], rtol=0, atol=1e-5)
+    photos = [clip.experiment.photo("test", row) for row in range(20)]
+    stored = clip.experiment.splits["test"].pixels["pixels"]
+    np.testing.assert_array_equal(clip.student.prepare(photos)["pixels"], stored)
+    np.testing.assert_allclose(clip.student.encode_images(photos), own["image"], rtol=0, atol=1e-5)
+
+
+def test_encode_texts__reads_any_text_and_cuts_it_where_the_teacher_does(clip, dino):
+    made = clip.student.encode_texts(["a red circle", "", "Xylophon qz 987", "a red circle " * 60])
+    assert made.shape == (4, 64) and torch.isfinite(made).all()
+    alone = clip.student.encode_texts(["a red circle"])
+    torch.testing.assert_close(made[:1], alone, rtol=0, atol=1e-6)  # padding changes nothing
+    with pytest.raises(ValueError, match="no text side"):
+        dino.student.encode_texts(["a red circle"])
+
+
+def test_prepare__turns_images_upright_and_refuses_those_of_more_than_8_bits(clip, tmp_path):
+    turned, note = photo().transpose(Image.Transpose.ROTATE_90), Image.Exif()
+    note[0x112] = 6  # stored so that it must be turned by 270 degrees
+    turned.save(tmp_path / "turned.png", exif=note)
+    made = [clip.student.prepare([image])["pixels"] for image in (Image.open(tmp_path / "turned.png"), photo())]
+    np.testing.assert_array_equal(*made)
+    with pytest.raises(ValueError, match="8 bits"):
+        clip.student.prepare([Image.fromarray(np.zeros((40, 40), dtype=np.uint16))])
+
+
+def test_export__of_an_earlier_budget_is_of_its_checkpoint(clip, tmp_path, monkeypatch):
+    """Graphs are not written again here, which takes seconds."""
+    monkeypatch.setenv("KDLIB_RUNS", str(clip.experiment.run.parents[3]))
+    monkeypatch.setattr(exporting, "_examined", lambda experiment, epochs, *_: record(clip) | {"epochs": epochs})
+    student = ExportedStudent.from_pretrained(export(clip.experiment, tmp_path / "first", epochs=1))
+    weights = clip.experiment.trained(1).student.image.fc.weight
+    torch.testing.assert_close(student.student.image.fc.weight, weights, rtol=0, atol=0)
+    assert not torch.equal(weights, clip.student.student.image.fc.weight)
+
+
+# ---------------------------------------------------------------- the graphs
 
 
 @pytest.mark.parametrize("batch", [1, 3, 32])
-def test_graph__takes_any_batch_of_uint8_pixels_and_gives_what_torch_gives(taken, batch):
-    """The preprocessing by hand, as the model card has it: the graph does the rest."""
+def test_graph__takes_any_batch_of_uint8_pixels_as_the_card_makes_them(clip, batch):
     pixels = np.asarray(ImageOps.fit(photo(), (32, 32), Image.Resampling.BICUBIC)).transpose(2, 0, 1)
-    made = check.File(taken / "image.onnx")({"pixels": np.stack([pixels] * batch)})
-    wanted = Standalone.from_pretrained(taken).encode_images([photo()] * batch)
+    made = session(clip.folder / "image.onnx")({"pixels": np.stack([pixels] * batch)})
+    wanted = clip.student.encode_images([photo()] * batch)
     assert made.shape == (batch, 64) and made.dtype == np.float32
     np.testing.assert_allclose(made, wanted.numpy(), atol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(made, axis=1), 1, atol=1e-5)
 
 
-def test_prepare__turns_images_upright_and_refuses_those_of_more_than_8_bits(taken, tmp_path):
-    student = Standalone.from_pretrained(taken)
-    turned, note = photo().transpose(Image.Transpose.ROTATE_90), Image.Exif()
-    note[0x112] = 6  # stored so that it must be turned by 270 degrees
-    turned.save(tmp_path / "turned.png", exif=note)
-    np.testing.assert_array_equal(student.prepare([Image.open(tmp_path / "turned.png")]), student.prepare([photo()]))
-    with pytest.raises(ValueError, match="8 bits"):
-        student.prepare([Image.fromarray(np.zeros((40, 40), dtype=np.uint16))])
-
-
-def test_graph__keeps_no_trace_of_the_machine_that_wrote_it(taken):
-    for name in ("image.onnx", "image.int8.onnx"):
-        content = (taken / name).read_bytes()
-        assert str(Path(folder.__file__).parents[1]).encode() not in content and b"forward" not in content
-
-
-def test_int8__has_signed_weights_per_channel_and_little_more_than_a_quarter_of_the_size(taken):
-    model = onnx.load(taken / "image.int8.onnx")
-    weights = {one.name: one for one in model.graph.initializer if one.data_type == onnx.TensorProto.INT8}
-    scaled = [node for node in model.graph.node if node.op_type == "DequantizeLinear" and node.input[0] in weights]
-    sizes = {one.name: list(one.dims) for one in model.graph.initializer}
+def test_int8__has_signed_weights_per_channel_in_about_a_quarter_of_the_size(clip):
+    graph = onnx.load(clip.folder / "image.int8.onnx").graph
+    weights = {one.name for one in graph.initializer if one.data_type == onnx.TensorProto.INT8}
+    scaled = [node for node in graph.node if node.op_type == "DequantizeLinear" and node.input[0] in weights]
+    sizes = {one.name: list(one.dims) for one in graph.initializer}
     for node in scaled:
         assert sizes[node.input[1]] in [sizes[node.input[0]][:1], sizes[node.input[0]][1:]]  # a scale a channel
-    convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
-    assert len(scaled) > len(convolutions) == 13
-    assert (taken / "image.int8.onnx").stat().st_size < 0.27 * (taken / "image.onnx").stat().st_size
+    assert len(scaled) > sum(node.op_type == "Conv" for node in graph.node) == 13
+    sizes = record(clip)["bytes"]
+    assert sizes["image.int8.onnx"] * 3.7 <= sizes["image.onnx"]
 
 
-def test_record__scores_the_files_by_our_evaluation_beside_the_student(taken, run):
-    found = read_json(run.run.exported_path(2))
-    assert found.pop("folder") == str(taken) and found == read_json(taken / "parity.json")
-    assert found["experiment"] == run.result["keys"]["experiment"]
-    rows = found["rows"]
-    assert list(rows) == ["student", "onnx", "onnx_int8"]
-    assert rows["student"]["scores"] == run.result["scores"]["student"]
-    assert rows["onnx"]["scores"] == pytest.approx(rows["student"]["scores"], abs=1e-4)
-    assert set(rows["onnx_int8"]["scores"]) == set(rows["student"]["scores"])
-    assert rows["student"]["intervals"][run.headline] == pytest.approx(run.interval())
-    with np.load(run.run.exported_path(2).with_suffix(".npz")) as arrays:
-        for row in ("onnx", "onnx_int8"):
-            queries = arrays[f"{row}/queries/{run.headline}"]
-            assert len(queries) == len(run)
-            assert queries.mean() == pytest.approx(rows[row]["scores"][run.headline], abs=1e-6)
-
-
-def test_record__compares_pairs_and_says_whether_int8_is_in_the_interval(taken, run):
-    found = read_json(taken / "parity.json")
-    pairs = {(entry["row"], entry["against"]): entry for entry in found["comparisons"]}
-    assert set(pairs) == {("onnx", "student"), ("onnx_int8", "onnx")}
-    entry, rows = pairs["onnx_int8", "onnx"], found["rows"]
-    low, high = rows["onnx"]["intervals"][run.headline]
-    first, second = (rows[row]["scores"][run.headline] for row in ("onnx_int8", "onnx"))
-    assert entry["difference"] == pytest.approx(first - second)
-    assert entry["within_interval"] == (low <= first <= high)
-
-
-def test_record__has_parity_and_cost_of_every_file_and_of_the_teacher(taken):
-    found = read_json(taken / "parity.json")
-    checks = found["parity"]
-    for batch in check.BATCHES:
-        assert checks[f"image: image.onnx, batch {batch}"]["cosine_min"] >= check.AGREE
-        assert checks[f"image: image.int8.onnx, batch {batch}"]["cosine_min"] > 0.9
-    assert all(entry["count"] == 60 for entry in checks.values())
-    teacher, ours, twin = (found["cost"][row]["image"] for row in ("teacher", "onnx", "onnx_int8"))
-    assert teacher["bytes"] > ours["bytes"] > twin["bytes"]
-    assert teacher["macs"] > ours["macs"] == twin["macs"] > 0
-    for cost in (teacher, ours, twin):
-        for threads in check.THREADS:
-            assert all(cost[threads][f"batch_{size}"]["p50_ms"] > 0 for size in check.BATCHES)
-
-
-def test_card__is_made_from_the_result(taken, run):
-    card = (taken / "README.md").read_text()
-    header = card.split("---\n")[1]
-    assert 'library_name: "kdlib"' in header and "license:" in header
-    low, high = run.interval()
-    assert f"| {run.score():.3f} [{low:.3f}, {high:.3f}] |" in card
-    assert f"Training images: {run.result['data']['fit']['images']}." in card
-    for words in ("onnx_int8", "(32, 32)", "DINO".lower(), run.result["exposure"]["why"], "Licence"):
-        assert words in card
-
-
-@pytest.mark.parametrize("method", ["densenet", "mobilenet", "vit"])
-def test_write__every_network_that_reads_pixels(method, tmp_path):
-    torch.manual_seed(0)
-    spec = StudentSpec(teacher_width=16, width=8, convnet="narrow", image_size=32)
-    tower = graph.ImageTower(students.build(method, spec)).eval()
-    pixels = np.random.default_rng(0).integers(0, 256, (5, 3, 32, 32), dtype=np.uint8)
-    graph.write(tower, "image", (torch.from_numpy(pixels[:2]),), tmp_path / "image.onnx")
-    made = check.File(tmp_path / "image.onnx").all(check.image_feeds(pixels, 3))
-    check.agreement(method, made, check.in_torch(tower, check.image_feeds(pixels, 5)))
-
-
-@pytest.mark.parametrize("side", ["bag", "transformer"])
-def test_write__every_text_side_takes_texts_of_any_length_and_unknown_tokens(side, tmp_path):
-    torch.manual_seed(0)
-    spec = StudentSpec(teacher_width=16, width=8, heads=2, text=True, text_side=side, vocabulary=7, convnet="narrow")
-    places = torch.tensor([1, 2, 3, 1, 4, 5, 6, 1, 1], dtype=torch.int16)
-    tower = graph.TextTower(students.build("resnet", spec), places).eval()
-    random = np.random.default_rng(0)
-
-    def feed(count, length):
-        mask = np.arange(length) < random.integers(1, length + 1, (count, 1))
-        return {"input_ids": random.integers(0, 9, (count, length)), "attention_mask": mask.astype(np.int64)}
-
-    graph.write(tower, "text", tuple(map(torch.from_numpy, feed(2, 5).values())), tmp_path / "text.onnx")
-    feeds = [feed(1, 1), feed(3, 8), feed(2, 32)]
-    check.agreement(side, check.File(tmp_path / "text.onnx").all(feeds), check.in_torch(tower, feeds))
-
-
-def test_int8__of_a_transformer_keeps_its_sums_and_norms_in_float(tmp_path):
-    torch.manual_seed(0)
-    spec = StudentSpec(teacher_width=16, width=8, heads=2, text=True, text_side="transformer", vocabulary=7)
-    tower = graph.TextTower(students.build("resnet", spec), torch.arange(9, dtype=torch.int16) % 7).eval()
-    ids = torch.randint(0, 9, (4, 6), generator=torch.manual_seed(1))
-    graph.write(tower, "text", (ids, torch.ones_like(ids)), tmp_path / "text.onnx")
-    feeds = [{"input_ids": ids.numpy(), "attention_mask": np.ones((4, 6), np.int64)}]
-    quantise(tmp_path / "text.onnx", tmp_path / "int8.onnx", feeds)
-    nodes = onnx.load(tmp_path / "int8.onnx").graph.node
+def test_int8__of_a_transformer_keeps_its_sums_and_norms_in_float(clip):
+    nodes = onnx.load(clip.folder / "text.int8.onnx").graph.node
     made_by = {name: node for node in nodes for name in node.output}
-    for node in (node for node in nodes if node.op_type == "DequantizeLinear" and node.input[0] in made_by):
+    found = [node for node in nodes if node.op_type == "DequantizeLinear" and node.input[0] in made_by]
+    for node in found:
         source = made_by[made_by[node.input[0]].input[0]]  # of the QuantizeLinear before it
         readers = {other.op_type for other in nodes if node.output[0] in other.input}
         assert {source.op_type, *readers} & set(WEIGHTED), (source.op_type, readers)
+    assert found and {"LayerNormalization", "Softmax"} <= {node.op_type for node in nodes}
 
 
-def test_stored__scores_of_a_student_that_was_cooled_down_are_those_on_test(run, tmp_path, monkeypatch):
-    """Its file holds those on dev, too."""
-    path = run.run.scores_path(run.config.epochs)
-    with np.load(path) as arrays:
-        kept = dict(arrays)
-    monkeypatch.setattr(type(run.run), "scores_path", lambda *_: tmp_path / "scores.npz")
-    on_dev = {name.replace("student", "dev"): values + 9 for name, values in kept.items()}
-    np.savez(tmp_path / "scores.npz", **kept, **on_dev)
-    found = record.stored(run).replicates[run.headline]
-    assert found == pytest.approx(kept[f"student/replicates/{run.headline}"])
+@pytest.mark.parametrize(("method", "convnet"), [("densenet", "narrow"), ("mobilenet", "full")])
+def test_write__other_networks_that_read_pixels(method, convnet, tmp_path):
+    torch.manual_seed(0)
+    config = RunConfig(teacher="dino", dataset="tinyimagenet", method=method, convnet=convnet, image_size=32)
+    student = students.build(config, students.Inputs(16, (4, 4)))
+    made = ExportedStudent(config.training(), {"teacher_width": 16, "grid": [4, 4]}).eval()
+    made.student.load_state_dict(student.state_dict())
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 3, 32, 32), dtype=np.uint8)
+    paths = tmp_path / "image.onnx", tmp_path / "image.int8.onnx"
+    write(made, "image", {"pixels": pixels[:2]}, paths[0])
+    cosines = torch.cosine_similarity(
+        torch.from_numpy(session(paths[0])({"pixels": pixels})), made.run({"pixels": pixels})
+    )
+    assert cosines.min() >= 0.9999
+    quantise(*paths, iter([{"pixels": pixels}]))
+    assert paths[1].stat().st_size * (3.7 if convnet == "full" else 3) <= paths[0].stat().st_size
 
 
-def test_export__of_a_student_that_needs_its_teacher_is_refused_and_says_which_do_not(taken):
-    with pytest.raises(ExportError, match=r"image features.*resnet, densenet"):
-        export(choose(["dino", "projection"]))
-    with pytest.raises(ExportError, match=r"text features.*text_side"):
-        export(choose(["clip_coco resnet 2"]))
+# ---------------------------------------------------------------- what is refused
 
 
-@pytest.mark.parametrize("spoiled", ["embeddings", "pixels"])
-def test_export__leaves_nothing_where_a_file_is_not_the_student(taken, run, tmp_path, monkeypatch, spoiled):
-    """A graph of other weights than the result's, and images resized another way."""
-    if spoiled == "embeddings":
-        write = record.graph.write
-
-        def another(tower, side, example, path):
-            with torch.no_grad():
-                tower.student.trunk.conv1.weight.mul_(0.5)
-                write(tower, side, example, path)
-                tower.student.trunk.conv1.weight.mul_(2)
-
-        monkeypatch.setattr(record.graph, "write", another)
-    else:
-        monkeypatch.setattr(Standalone, "prepare", lambda self, images: np.zeros((len(images), 3, 32, 32), np.uint8))
-    before = read_json(run.run.exported_path(2))
-    with pytest.raises(ExportError, match="does not compute" if spoiled == "embeddings" else "not resized"):
-        export(run, tmp_path / "new")
+def test_export__of_a_student_that_needs_its_teacher_is_refused_and_says_which_do_not(clip, tmp_path, monkeypatch):
+    monkeypatch.setenv("KDLIB_RUNS", str(clip.experiment.run.parents[3]))
+    changed = {"method": "projection", "text_side": "teacher", "objective": "", "epochs": [1]}
+    experiment = Experiment.open(RunConfig(**clip.experiment.config.model_dump() | changed))
+    experiment.train()
+    with pytest.raises(ValueError, match=r"needs its teacher.*resnet, densenet.*text_side 'transformer'"):
+        export(experiment, tmp_path / "student")
     assert list(tmp_path.iterdir()) == []
-    assert read_json(run.run.exported_path(2)) == before
 
 
-def test_export__does_not_write_over_a_folder_of_others(run, tmp_path):
+def test_export__leaves_nothing_where_a_graph_is_not_the_student(clip, tmp_path, monkeypatch):
+    """The graph of other weights takes the place of the one that would be written."""
+
+    def another(student, side, feed, path):
+        model = onnx.load(clip.folder / path.name)
+        largest = max(model.graph.initializer, key=lambda one: one.ByteSize())
+        values = onnx.numpy_helper.to_array(largest)
+        largest.CopyFrom(onnx.numpy_helper.from_array(values[::-1].copy(), largest.name))
+        onnx.save(model, path)
+
+    monkeypatch.setenv("KDLIB_RUNS", str(clip.experiment.run.parents[3]))
+    monkeypatch.setattr(exporting, "write", another)
+    monkeypatch.setattr(exporting, "quantise", lambda source, target, feeds: shutil.copy(source, target))
+    with pytest.raises(RuntimeError, match=r"image graph is not the trained student: cosine"):
+        export(clip.experiment, tmp_path / "student")
+    assert [path.name for path in tmp_path.iterdir() if "student" in path.name] == []
+
+
+def test_export__does_not_write_over_a_folder_of_others(clip, tmp_path):
     (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "letter.txt").write_text("dear")
-    with pytest.raises(ExportError, match="another folder"):
-        export(run, tmp_path / "mine")
-    assert (tmp_path / "mine" / "letter.txt").read_text() == "dear"
+    (tmp_path / "mine" / "letter.txt").write_text("dear", encoding="utf-8")
+    with pytest.raises(ValueError, match="another folder"):
+        export(clip.experiment, tmp_path / "mine")
+    assert (tmp_path / "mine" / "letter.txt").read_text(encoding="utf-8") == "dear"
 
 
-def test_write__refuses_a_frozen_batch(tmp_path):
-    class Frozen(torch.nn.Module):
-        def forward(self, pixels):
-            return pixels.float().mean(dim=(2, 3))[torch.arange(len(pixels))].reshape(2, 3)
-
-    with pytest.raises(Exception) as caught:
-        graph.write(Frozen(), "image", (torch.zeros(2, 3, 4, 4, dtype=torch.uint8),), tmp_path / "image.onnx")
-    assert "batch" in str(caught.value)
-    assert list(tmp_path.iterdir()) == []
+def test_export__says_in_a_sentence_what_is_not_installed(tmp_path, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else find(name))
+    with pytest.raises(RuntimeError, match=r"^onnxruntime must be installed for this: pip install 'kdlib\[export\]'.$"):
+        export("mini clip resnet", tmp_path / "student")
 
 
-def test_choose__takes_a_folder_a_result_or_words(run):
-    path = run.run.path
-    assert choose([str(path)]).run.path == path
-    assert choose([str(path / "result-0002.json")]).config.epochs == 2
-    assert choose(["small", "dino", "projection"]).config.epochs == 2  # of 1 and 2
-    assert choose(["dino", "projection", "1 epochs"]).config.epochs == 1
+# ---------------------------------------------------------------- names
 
 
-def test_choose__says_what_is_meant_or_what_to_do(run, tmp_path):
-    with pytest.raises(ExportError, match=r"finished runs are meant by 'dino'(.|\n)*dino_tinyimagenet resnet"):
-        choose(["dino"])
-    with pytest.raises(ExportError, match="No finished run"):
-        choose(["beit"])
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(FileNotFoundError, match="holds no finished run"):
-        choose([str(tmp_path / "empty")])
+@pytest.fixture
+def some_runs(tmp_path):
+    """Three finished runs and one that is not."""
+    names = ("clip_coco/resnet", "clip_coco/resnet+supervised", "clip_coco/cbam", "dino_tinyimagenet/resnet")
+    for name in names:
+        folder = runs_root() / "mini" / name / "seed0-1a2b3c4d"
+        folder.mkdir(parents=True)
+        if "cbam" not in name:
+            write_json(folder / "result.json", {"config": {"epochs": [5]}, "budgets": {"5": {}}})
+    return runs_root() / "mini"
 
 
-def test_choose__the_commands_that_readme_and_help_name_mean_one_run_each():
-    told = (project_root() / "README.md").read_text() + cli.export.__doc__
-    commands = [shlex.split(found)[2:] for found in re.findall(r"kdlib export (?:mini|standalone) [^`\n]*", told)]
-    assert {words[0] for words in commands} == {"mini", "standalone"}
-    for words in commands:
-        specs = study.experiments(study.load(study.studies_folder() / f"{words[0]}.yaml"))
-        names = {spec.chain: folder._name(SimpleNamespace(config=spec.config)) for spec in specs}
-        meant = [name for name in names.values() if all(word in name for word in words if not word.startswith("--"))]
-        assert len(meant) == 1, (words, meant)
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("mini clip resnet", "clip_coco/resnet"),
+        ("mini/clip_coco/resnet+supervised", "clip_coco/resnet+supervised"),
+        ("mini dino", "dino_tinyimagenet/resnet"),
+        ("mini/clip_coco/resnet/seed0-1a2b3c4d", "clip_coco/resnet"),
+        ("mini clip resnet seed0", "clip_coco/resnet"),
+    ],
+)
+def test_find__takes_a_folder_or_study_teacher_and_method(some_runs, name, meant):
+    wanted = some_runs / meant / "seed0-1a2b3c4d"
+    assert exporting.find(name) == wanted == exporting.find(wanted) == exporting.find(str(wanted))
 
 
-def test_from_pretrained__says_what_is_wrong_with_a_folder(taken, tmp_path):
-    shutil.copytree(taken, tmp_path / "copy")
-    (tmp_path / "copy" / "config.json").write_text(json.dumps({"model_type": "vit"}))
-    with pytest.raises(ExportError, match="kdlib export"):
-        Standalone.from_pretrained(tmp_path / "copy")
-    assert finished.studies() == ["small"] and runs_root().exists()
+def test_find__lists_the_candidates(some_runs):
+    with pytest.raises(ValueError, match=r"'mini clip' means 2 .*: mini/clip_coco/resnet/seed0-1a2b3c4d, mini/clip_c"):
+        exporting.find("mini clip")
+    with pytest.raises(ValueError, match=r"'mini clip cbam' means 0 .*resnet\+supervised/.*dino_tinyimagenet/resnet/"):
+        exporting.find("mini clip cbam")
+    with pytest.raises(FileNotFoundError, match="Studies with runs there: mini"):
+        exporting.find("paper clip resnet")
+
+
+# ---------------------------------------------------------------- the hub
+
+
+def test_save_pretrained__takes_graphs_and_card_along_with_their_own_weights_only(clip, tmp_path):
+    clip.student.save_pretrained(tmp_path / "copy")
+    assert {path.name for path in (tmp_path / "copy").iterdir()} == COMMON | TEXT
+    assert (tmp_path / "copy" / "README.md").read_bytes() == (clip.folder / "README.md").read_bytes()
+    other = ExportedStudent.from_pretrained(tmp_path / "copy")
+    with torch.no_grad():
+        other.student.image.fc.weight.mul_(2)
+    other.save_pretrained(tmp_path / "trained further")
+    names = {path.name for path in (tmp_path / "trained further").iterdir()}
+    assert names == {"model.safetensors", "config.json", "tokenizer.json", "README.md"}
+    assert "mean_recall" not in (tmp_path / "trained further" / "README.md").read_text(encoding="utf-8")
+
+
+def test_push_to_hub__uploads_the_folder_and_from_pretrained_downloads_no_graph(clip, tmp_path, monkeypatch):
+    uploaded, wanted = tmp_path / "uploaded", []
+
+    def download(model_id, allow_patterns, **options):
+        wanted.append((model_id, options["revision"]))
+        some = {path for pattern in allow_patterns for path in uploaded.glob(pattern)}
+        (tmp_path / "cache").mkdir()
+        return [shutil.copy(path, tmp_path / "cache") for path in some] and tmp_path / "cache"
+
+    api = "huggingface_hub.hub_mixin.HfApi"
+    monkeypatch.setattr(f"{api}.create_repo", lambda self, repo_id, **_: type("Repo", (), {"repo_id": repo_id}))
+    monkeypatch.setattr(f"{api}.upload_folder", lambda self, folder_path, **_: shutil.copytree(folder_path, uploaded))
+    monkeypatch.setattr("huggingface_hub.hub_mixin.hf_hub_download", lambda **_: uploaded / "config.json")
+    monkeypatch.setattr("kdlib.export.student.snapshot_download", download)
+    clip.student.push_to_hub("owner/student")
+    assert {path.name for path in uploaded.iterdir()} == COMMON | TEXT
+    student = ExportedStudent.from_pretrained("owner/student", revision="main")
+    assert wanted == [("owner/student", "main")] and not list((tmp_path / "cache").glob("*.onnx"))
+    made, own = (one.encode_texts(["a red circle"]) for one in (student, clip.student))
+    torch.testing.assert_close(made, own, rtol=0, atol=0)
+
+
+def test_from_pretrained__says_what_is_wrong_with_a_folder(clip, tmp_path):
+    shutil.copytree(clip.folder, tmp_path / "copy")
+    (tmp_path / "copy" / "config.json").write_text(json.dumps({"model_type": "vit"}), encoding="utf-8")
+    with pytest.raises(ValueError, match="kdlib export"):
+        ExportedStudent.from_pretrained(tmp_path / "copy")

@@ -1,16 +1,17 @@
-"""A teacher that cannot be right is refused, with the reason: also one of the user's own, of another library."""
+"""A teacher that cannot be right is refused with the reason, be it a checkpoint or a network of the user's own."""
 
-import shutil
+import json
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
+from transformers import BlipConfig, BlipForConditionalGeneration
 
 from kdlib import teachers
-from kdlib.teachers import STANDIN, TeacherError
-from kdlib.teachers.teacher import Teacher, normalised
+from kdlib.config import RunConfig
+from kdlib.teachers import Teacher, TeacherError
 
 
 class Small(nn.Module):
@@ -18,205 +19,156 @@ class Small(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.conv = nn.Conv2d(3, 8, 8, stride=8)
-        self.norm = nn.BatchNorm2d(8)
-        self.unused = nn.Linear(2, 2)
+        self.conv, self.norm, self.unused = nn.Conv2d(3, 8, 8, stride=8), nn.BatchNorm2d(8), nn.Linear(2, 2)
 
     def forward(self, pixels):
         return self.norm(self.conv(pixels)).flatten(2).transpose(1, 2)  # (B, 16, 8)
 
 
 class Own(Teacher):
-    """As docs/add_a_teacher.md has it."""
-
-    DEFAULT = "somebody/small"
-    image_size = 32
-    grid = (4, 4)
-
-    def prepare(self, images):
-        return torch.stack([torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255 for image in images])
-
-    def look(self, pixels):
-        tokens = self.model(pixels)
-        return {
-            "pooled": tokens.mean(dim=1),
-            "tokens": tokens,
-            "attention": normalised(tokens.square().sum(dim=2)),
-        }
+    image_size, grid = 32, (4, 4)
 
     @classmethod
     def load(cls, folder):
         model = Small()
-        missing = model.load_state_dict(load_file(folder / "weights.safetensors"), strict=False).missing_keys
-        return cls, model.eval(), missing, None, None
+        return model, model.load_state_dict(load_file(folder / "weights.safetensors"), strict=False).missing_keys
+
+    def prepare(self, images):
+        square = [np.array(image.resize((32, 32))) for image in images]
+        return torch.stack([torch.from_numpy(image).permute(2, 0, 1) / 255 for image in square])
+
+    def forward_image(self, pixels):
+        tokens = self.model(pixels)
+        return {"pooled": tokens.mean(dim=1), "tokens": tokens, "attention": tokens.square().sum(dim=2)}
 
 
 @pytest.fixture
-def folder(tmp_path):
-    """Weights of Small in a layout of the user's own."""
+def own(tmp_path, monkeypatch):
+    """``own("conv.bias", grid=(7, 7))``: Own without some weights, with some attributes replaced."""
     torch.manual_seed(0)
-    path = tmp_path / "small"
-    path.mkdir()
-    save_file(Small().state_dict(), path / "weights.safetensors")
-    return path
 
-
-@pytest.fixture
-def load(folder, monkeypatch):
-    """``load(look=...)``: Own with some attributes replaced."""
-
-    def make(**attributes):
-        kind = type("Changed", (Own,), attributes)
-        monkeypatch.setitem(teachers.TEACHERS, "own", kind)
-        return teachers.load("own", str(folder))
+    def make(*gone: str, **attributes) -> Teacher:
+        state = {name: value for name, value in Small().state_dict().items() if name not in gone}
+        save_file(state, tmp_path / "weights.safetensors")
+        monkeypatch.setitem(teachers.TEACHERS, "own", type("Changed", (Own,), attributes))
+        return teachers.load(RunConfig(teacher="own", dataset="coco", checkpoint=str(tmp_path)))
 
     return make
 
 
-def without(folder, *names):
-    state = load_file(folder / "weights.safetensors")
-    save_file({name: value for name, value in state.items() if name not in names}, folder / "weights.safetensors")
+def change(path, **fields) -> None:
+    """Replace fields of a JSON file."""
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | fields), encoding="utf-8")
 
 
-def test_own__a_model_that_is_not_transformers_loads_and_is_counted(load):
-    teacher = load()
-    assert teacher.untrained == [] and teacher.width == 8
-    assert teacher.image_parameters == sum(p.numel() for name, p in Small().named_parameters() if "unused" not in name)
+def change_weights(folder, names, values=lambda value: value) -> None:
+    """Rename weights by ``names`` (None: leave it out), and replace their values."""
+    state = load_file(folder / "model.safetensors")
+    kept = {names(name): values(value) for name, value in state.items() if names(name)}
+    save_file(kept, folder / "model.safetensors", {"format": "pt"})
 
 
-def test_own__a_missing_weight_is_named(load, folder):
-    without(folder, "conv.bias", "unused.bias")
-    with pytest.raises(TeacherError, match=r"1 weights that its outputs use .*: conv.bias\. Take a checkpoint"):
-        load()
+def replaced(**parts):
+    """A forward pass that replaces some outputs."""
+    return lambda self, pixels: {n: parts.get(n, lambda v: v)(v) for n, v in Own.forward_image(self, pixels).items()}
 
 
-def test_own__a_missing_buffer_that_is_used_is_named(load, folder):
-    without(folder, "norm.running_mean", "norm.running_var", "norm.num_batches_tracked")
-    with pytest.raises(TeacherError, match=r"2 weights .*: norm.running_mean, norm.running_var\."):
-        load()
+def test_own__is_counted_without_what_its_outputs_do_not_use(own):
+    teacher = own("unused.bias")
+    used = [p.numel() for name, p in Small().named_parameters() if "unused" not in name]
+    assert (teacher.untrained, teacher.width, teacher.image_parameters) == ([], 8, sum(used))
+    assert teacher.audit["not_in_checkpoint"] == 0
 
 
-def test_own__says_that_it_must_give_its_size_and_grid(folder, monkeypatch):
-    bare = type("Bare", (Teacher,), {"load": classmethod(Own.load.__func__), "look": Own.look, "prepare": Own.prepare})
-    monkeypatch.setitem(teachers.TEACHERS, "own", bare)
-    with pytest.raises(TeacherError, match=r"says neither image_size nor grid.*image_size = 224; grid = \(7, 7\)"):
-        teachers.load("own", str(folder))
-
-
-def changed(**parts):
-    """A look that replaces some outputs."""
-
-    def look(self, pixels):
-        out = Own.look(self, pixels)
-        replaced = out | {name: replace(out) for name, replace in parts.items()}
-        return {name: value for name, value in replaced.items() if value is not None}
-
-    return look
+def test_own__missing_weights_and_buffers_are_named_first_whatever_else_is_wrong(own):
+    gone = ("conv.bias", "norm.running_var", "unused.bias")
+    for attributes in ({}, {"forward_image": replaced(attention=lambda values: -values)}):
+        with pytest.raises(TeacherError, match=r"2 weights .*: conv.bias, norm.running_var\."):
+            own(*gone, **attributes)
+    with pytest.raises(TeacherError, match=r"3 weights .*: conv.bias, .* unused.bias\..*ZeroDivisionError"):
+        own(*gone, forward_image=lambda self, pixels: 1 / 0)
 
 
 @pytest.mark.parametrize(
     ("attributes", "words"),
     [
-        ({"look": changed(attention=lambda out: None)}, "must give a dict with pooled, tokens and attention"),
-        ({"look": lambda self, pixels: self.model(pixels)}, "and gives Tensor"),
-        ({"look": changed(attention=lambda out: 2 * out["attention"])}, "sums to 2, not to 1"),
-        (
-            {"look": changed(attention=lambda out: out["attention"] * 3 - 2 / 16)},
-            "not to 1 without a negative",
-        ),
-        ({"look": changed(pooled=lambda out: out["pooled"] / 0)}, "NaN or infinity in pooled"),
-        ({"look": changed(pooled=lambda out: out["pooled"] * 0 + 1)}, "one answer to two different images"),
-        ({"look": changed(tokens=lambda out: out["tokens"].transpose(1, 2).unflatten(2, (4, 4)))}, "tokens of shape"),
-        ({"look": changed(tokens=lambda out: out["tokens"][..., :4])}, r"tokens of shape \(2, 16, 4\)"),
-        ({"grid": (7, 7)}, r"not \(2, 49, 8\) \(grid is 7 x 7"),
-        ({"image_size": 40}, "fails with|of shape"),
-        ({"prepare": lambda self, images: torch.zeros(2, 3, 48, 48)}, r"makes \(2, 3, 48, 48\) of two images"),
-        ({"prepare": lambda self, images: 1 / 0}, "prepare fails with ZeroDivisionError"),
-        ({"look": lambda self, pixels: self.missing_method(pixels)}, "look fails with AttributeError"),
+        ({"forward_image": lambda self, pixels: {}}, "it fails with"),
+        ({"forward_image": replaced(attention=lambda values: -values)}, "attention is negative or all zero"),
+        ({"forward_image": replaced(pooled=lambda values: values / 0)}, "image pooled has NaN or infinity"),
+        ({"forward_image": replaced(pooled=lambda values: values * 0 + 1)}, "one answer to two images"),
+        ({"forward_image": replaced(tokens=lambda values: values[..., :4])}, r"is \(2, 16, 4\), not \(2, 16, 8\)"),
+        ({"grid": (7, 7)}, r"not \(2, 49, 8\) \(grid \(7, 7\)\)"),
+        ({"image_size": 40}, r"preprocessing makes .*\(1, 3, 32, 32\).*, not \(1, 3, 40, 40\)"),
+        ({"prepare": lambda self, images: 1 / 0}, "ZeroDivisionError"),
+        ({"prepare": lambda self, images: 255 * Own.prepare(self, images)}, "values up to 255 of black, grey"),
     ],
-)
-def test_audit__refuses_outputs_that_cannot_be_right(load, attributes, words):
+)  # fmt: skip
+def test_own__outputs_that_cannot_be_right_are_refused(own, attributes, words):
     with pytest.raises(TeacherError, match=words):
-        load(**attributes)
-
-
-def test_audit__refuses_a_model_in_train_mode(load):
-    def training(cls, folder):
-        parts = list(Own.load.__func__(cls, folder))
-        parts[1].norm.train()
-        return tuple(parts)
-
-    with pytest.raises(TeacherError, match=r"train mode \(norm\).*model.eval\(\)"):
-        load(load=classmethod(training))
-
-
-# ---------------------------------------------------------------- transformers' checkpoints
-
-
-@pytest.fixture
-def copy(tmp_path):
-    """``copy("clip")``: a stand-in's folder, to be damaged."""
-
-    def make(family: str):
-        shutil.copytree(teachers.resolve(family, STANDIN), tmp_path / family)
-        return tmp_path / family
-
-    return make
-
-
-def test_load__a_folder_of_another_family_is_refused_by_both_names(copy):
-    with pytest.raises(TeacherError, match=r"written by CLIPModel \(model_type clip\).*ViTModel \(model_type vit\)"):
-        teachers.load("dino", str(copy("clip")))
+        own(**attributes)
 
 
 @pytest.mark.parametrize(
-    ("family", "gone", "words"),
+    ("changed", "words"),
     [
-        ("clip", "tokenizer.json", "has no tokenizer: it needs tokenizer.json or vocab.json with merges.txt"),
-        ("blip", "tokenizer.json", "has no tokenizer"),
-        ("dino", "preprocessor_config.json", "has no preprocessor_config.json"),
-        ("beit", "config.json", "config.json is missing or no JSON"),
-        ("dino", "model.safetensors", "holds no weights"),
+        ({"do_rescale": False}, r"values up to 509 of .* correct do_rescale"),
+        ({"image_std": [0.005] * 3}, "values up to 100 of"),
+        ({"do_center_crop": False}, r"\(1, 3, 64, 128\).* of a wide, a tall and a square image, .* set both sides"),
     ],
 )
-def test_load__a_file_that_is_missing_is_named(copy, family, gone, words):
-    folder = copy(family)
-    (folder / gone).unlink()
+def test_audit__refuses_preprocessing_that_keeps_the_ratio_or_does_not_standardise(copy, changed, words):
+    config, folder = copy("clip")
+    change(folder / "preprocessor_config.json", **changed)
     with pytest.raises(TeacherError, match=words):
-        teachers.load(family, str(folder))
+        teachers.load(config)
 
 
-def test_load__weights_of_another_shape_and_a_cut_off_file_are_sentences(copy):
-    folder = copy("dino")
-    whole = (folder / "model.safetensors").read_bytes()
-    state = load_file(folder / "model.safetensors")
-    save_file(state | {"layernorm.weight": torch.ones(7)}, folder / "model.safetensors", {"format": "pt"})
-    with pytest.raises(TeacherError, match=r"do not have the shapes.*layernorm.weight is \(7,\), not \(128,\)"):
-        teachers.load("dino", str(folder))
-    for cut in (0, 100, len(whole) // 2):
-        (folder / "model.safetensors").write_bytes(whole[:cut])
-        with pytest.raises(TeacherError, match=r"cannot be loaded as ViTModel: .*cut off"):
-            teachers.load("dino", str(folder))
+@pytest.mark.parametrize("family", ["clip", "blip"])
+def test_load__pads_on_the_right_whatever_the_tokenizer_says(copy, family):
+    config, folder = copy(family)
+    change(folder / "tokenizer_config.json", padding_side="left", truncation_side="left")
+    texts, plain = ["a red circle", "one star on a plain background, the first of them"], {"checkpoint": "toy"}
+    found = [teachers.load(each).encode_texts(texts)["pooled"] for each in (config, config.model_copy(update=plain))]
+    assert torch.equal(*found)
 
 
-@pytest.mark.parametrize(("value", "words"), [(0.0, "one answer to two"), (float("nan"), "NaN or inf")])
-def test_load__weights_that_are_all_zero_or_nan_are_refused(copy, value, words):
-    folder = copy("dino")
-    state = {name: torch.full_like(tensor, value) for name, tensor in load_file(folder / "model.safetensors").items()}
-    save_file(state, folder / "model.safetensors", {"format": "pt"})
+def test_audit__refuses_a_text_that_changes_beside_a_longer_one(copy, monkeypatch):
+    tokenise = teachers.TEACHERS["clip"].tokenise
+    flipped = lambda self, texts: {name: values.flip(1) for name, values in tokenise(self, texts).items()}  # noqa: E731
+    monkeypatch.setattr(teachers.TEACHERS["clip"], "tokenise", flipped)
+    with pytest.raises(TeacherError, match="a text changes beside a longer one; the tokenizer must pad right"):
+        teachers.load(copy("clip")[0])
+
+
+def test_audit__refuses_a_captioning_checkpoint_by_the_names_of_what_it_lacks(copy):
+    config, folder = copy("blip")
+    BlipForConditionalGeneration(BlipConfig.from_pretrained(folder)).save_pretrained(folder)
+    with pytest.raises(TeacherError, match=r"weights that its outputs use .*text_\w+\..* BlipForImageTextRetrieval"):
+        teachers.load(config)
+
+
+@pytest.mark.parametrize(
+    ("family", "part"), [("blip", "vision_proj"), ("beit", "pooler.layernorm"), ("clip", "logit_scale")]
+)
+def test_audit__names_exactly_what_is_missing(copy, family, part):
+    config, folder = copy(family)
+    gone = sorted(name for name in load_file(folder / "model.safetensors") if name.startswith(part))
+    change_weights(folder, lambda name: None if name in gone else name)
+    with pytest.raises(TeacherError, match=rf"{len(gone)} weights .*: {', '.join(gone)}\."):
+        teachers.load(config)
+
+
+@pytest.mark.parametrize(("value", "words"), [(0.0, "one answer to two images"), (float("nan"), "NaN or infinity")])
+def test_audit__refuses_weights_that_are_all_zero_or_nan(copy, value, words):
+    config, folder = copy("dino")
+    change_weights(folder, lambda name: name, lambda weight: torch.full_like(weight, value))
     with pytest.raises(TeacherError, match=words):
-        teachers.load("dino", str(folder))
+        teachers.load(config)
 
 
-def test_load__another_models_vocabulary_is_refused(copy, tmp_path):
-    """BLIP's words under CLIP: every word is unknown to one of them, or its number lies outside the table."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    folder = copy("clip")
-    words = Tokenizer(models.WordLevel({"<unk>": 0, "<end>": 1}, unk_token="<unk>"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    made = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>", pad_token="<end>")
-    made.save_pretrained(folder)
-    with pytest.raises(TeacherError, match="one answer to two different texts"):
-        teachers.load("clip", str(folder))
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
+def test_load__names_a_prefix_that_training_left_in_the_weights(copy, prefix):
+    config, folder = copy("dino")
+    change_weights(folder, lambda name: f"{prefix}{name}")
+    with pytest.raises(TeacherError, match=rf"begin with '{prefix}', as DataParallel .* Save the model inside"):
+        teachers.load(config)

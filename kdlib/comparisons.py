@@ -1,0 +1,116 @@
+"""Questions about finished runs: paired comparisons with verdicts, means over seeds, retention, convergence."""
+
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+
+from kdlib import tables
+from kdlib.evaluate import bootstrap
+
+QUESTIONS = ("random_init", "pca", "teacher", "supervised", "epochs", "method", "variant")
+MARKS = {bootstrap.OPEN: "≈≈", bootstrap.OVERRULED: ("(▼)", "(▲)")}  # below 0, above 0
+STUDENTS = ("student", "self_contained")  # roles; the others are baselines and ablations
+SHARED = ("teacher", "pca", "random", "constant", "shuffled")  # encoders that do not depend on the student's seed
+
+
+def side(runs: pd.DataFrame, encoder: str = "student", metric: str = "") -> tuple[list, np.ndarray] | None:
+    """(S,) values and (S, R) resamples of a score of runs that differ in the seed; None where it is not scored."""
+    values, lines = [], []
+    for run in (runs.head(1) if encoder in SHARED else runs).itertuples():
+        result, name = tables.record(run.path), metric or run.primary
+        scores = result["budgets"][str(run.epochs)]["scores"] | result["controls"]
+        values.append(scores.get(encoder, {}).get(name, [None])[0])
+        lines.append(tables.replicates(run.path, encoder, name, run.epochs))
+    return None if any(line is None for line in lines) else (values, np.stack(lines))
+
+
+def finished(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs with a result; of several with the same key, as of other code, the last one."""
+    return runs[runs.outcome == "ok"].sort_values("finished", kind="stable").drop_duplicates(tables.KEY, keep="last")
+
+
+def compare(runs: pd.DataFrame, question: str, metric: str = "") -> pd.DataFrame:
+    """Paired comparisons of a score (the primary metric), Holm-corrected in one family a question and teacher.
+
+    Is a student better than ``random_init``, ``pca``, its ``teacher``, its ``supervised`` baseline; after more than
+    after its fewest ``epochs``; than another ``method`` (after its most epochs); than a ``variant`` of its training?
+    ``mark``: ▲ better, ▼ worse, ≈ not significant, (▲) (▼) not significant after correction.
+    """
+    if question not in (*QUESTIONS, "converged"):
+        raise ValueError(f"There is no question '{question}'; the questions are {', '.join(QUESTIONS)}.")
+    rows, own = [], "dev" if question == "converged" else "student"
+    for (teacher, dataset), part in finished(runs).groupby(["teacher", "dataset"], observed=True):
+        groups = {key: group.sort_values("seed") for key, group in part.groupby(["student", "epochs"], observed=True)}
+        images = {key: {tables.record(path)["keys"]["images"] for path in group.path} for key, group in groups.items()}
+        first, family = {key: group.iloc[0] for key, group in groups.items()}, []
+        for a, b, encoder in _pairs(first, question):
+            sides = side(groups[a], own, metric), side(groups[b], encoder, metric)
+            if None not in sides and len(images[a] | images[b]) == 1:  # others are not paired
+                family.append((a, b, sides))
+        tests = bootstrap.compare([("", "", *left, *right) for _, _, (left, right) in family])
+        for (a, b, _), test in zip(family, tests, strict=True):
+            names = {"epochs": f"{b[1]} epochs", "method": b[0], "variant": first[b].variant}
+            rows.append([teacher, dataset, a[0], first[a].method, first[a].variant, a[1], names.get(question, question),
+                         test.difference, test.low, test.high, test.p, test.p_holm, test.verdict,
+                         MARKS.get(test.verdict, "▼▲")[test.difference > 0]])  # fmt: skip
+    columns = "teacher dataset student method variant epochs versus difference low high p p_holm verdict mark"
+    return tables.ordered(pd.DataFrame(rows, columns=columns.split()))
+
+
+def _pairs(first: dict, question: str) -> list[tuple]:
+    """(Key of a student, key of its rival, encoder of the rival); keys are (student, epochs), in order."""
+    students = [key for key, run in first.items() if run.role in STUDENTS]
+    if question == "method":
+        return [(a, b, "student") for a, b in combinations(dict(students).items(), 2)]
+    if question == "epochs":
+        fewest = dict(reversed(first))
+        return [(key, (key[0], fewest[key[0]]), "student") for key in first if key[1] > fewest[key[0]]]
+    if question == "converged":
+        return [((name, 2 * epochs), (name, epochs), "dev") for name, epochs in first if (name, 2 * epochs) in first]
+    if question in ("supervised", "variant"):
+        supervised = question == "supervised"
+        rivals = [(run.method, key) for key, run in first.items() if (run.role == "supervised") == supervised]
+        own = [key for key in students if supervised or not first[key].variant]
+        same = [(a, b) for a in own for method, b in rivals if method == first[a].method and a[1] == b[1]]
+        return [(a, b, "student") for a, b in same if a != b]
+    return [(key, key, question) for key in students]
+
+
+def converged(runs: pd.DataFrame) -> pd.DataFrame:
+    """Whether students have converged: on dev, 2E epochs and a cooldown minus E and a cooldown; the interval has 0."""
+    gain = compare(runs, "converged")
+    gain["verdict"] = np.select([gain.low > 0, gain.high < 0], ["still learning", "past its best"], "converged")
+    return gain[["teacher", "dataset", "student", "epochs", "difference", "low", "high", "verdict"]]
+
+
+def over_seeds(scores: pd.DataFrame) -> pd.DataFrame:
+    """Rows of ``results`` without seeds: mean, its interval over test images, and ``sd`` over seeds."""
+    rows, key = [], [name for name in tables.KEY if name != "seed"] + ["encoder", "metric"]
+    for _, group in scores.groupby(key, observed=True, sort=False):
+        row = group.iloc[0].to_dict() | {"value": group.value.mean(), "sd": group.value.std()}
+        if len(group) > 1:
+            lines = [tables.replicates(one.path, one.encoder, one.metric, one.epochs) for one in group.itertuples()]
+            known = not any(line is None for line in lines)
+            row["low"], row["high"] = bootstrap.interval(np.mean(lines, axis=0)) if known else (np.nan, np.nan)
+        rows.append(row)
+    return tables.ordered(pd.DataFrame(rows, columns=[*scores, "sd"]))
+
+
+def retention(scores: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
+    """A row a student after its most epochs: ``retention``, its share of the teacher's primary score, with interval;
+    the share of each control; means over seeds of sizes and times."""
+    key = ["teacher", "dataset", "student", "method", "variant", "role", "epochs"]
+    last = scores.groupby(key[:3], observed=True).epochs.transform("max") == scores.epochs
+    share = scores[scores.primary & last].pivot_table(index=key, columns="encoder", values="value", observed=True)
+    share = share.reindex(columns=list(dict.fromkeys([*share, "student", "teacher", "low", "high"])))
+    share = share.div(share.pop("teacher"), axis=0).rename(columns={"student": "retention"})
+    groups = finished(runs).groupby(key, observed=True)
+    known = np.array([name in groups.groups for name in share.index], dtype=bool)
+    share = share[known].drop(columns="dev", errors="ignore")
+    for name in share.index:
+        sides = [side(groups.get_group(name), encoder) for encoder in ("student", "teacher")]
+        if None not in sides:
+            own, teacher = (lines.mean(axis=0) for _, lines in sides)
+            share.loc[name, ["low", "high"]] = bootstrap.interval(own / teacher)
+    return share.join(groups[tables.NUMBERS].mean()).reset_index()

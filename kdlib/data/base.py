@@ -1,0 +1,159 @@
+"""What every data set looks like to the rest of the package: images, ids, and labels or captions."""
+
+import contextlib
+import io
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from kdlib.data.files import DataError, by_hash, content_hashes, listed
+from kdlib.utils import digest
+
+SPLITS = ("fit", "dev", "test")
+PRECEDENCE = ("test", "dev", "fit", "extra")  # an image that is in two splits stays in the first of these
+ROWS = ("ids", "paths", "labels", "captions", "categories")  # the fields of a Dataset that have a row an image
+
+
+class BadImageError(DataError):
+    """One image that cannot be decoded."""
+
+
+def decode(content: bytes, name: str, least: int = 0) -> Image.Image:
+    """An upright RGB image as a viewer shows it on a white page; 16 bits become 8, embedded profiles are not applied.
+
+    With ``least`` a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size while no side falls below so many pixels.
+    """
+    try:
+        image = Image.open(io.BytesIO(content))
+        if least:
+            image.draft(None, (least, least))
+        image.load()  # a truncated file fails here
+        with contextlib.suppress(Exception):  # whatever a parser makes of damaged EXIF: the pixels are whole
+            ImageOps.exif_transpose(image, in_place=True)
+        if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))  # convert() would cut all above 255
+        if image.mode in ("I", "F"):
+            raise ValueError("32 bits a pixel, whose white is not defined: save it with 8 or 16 bits")
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        return image.convert("RGB")
+    except Exception as error:  # damaged bytes make decoders raise anything
+        raise BadImageError(f"{name}: not a readable image ({error})") from error
+
+
+@dataclass(frozen=True)
+class Images(Sequence):
+    """The images of a split, decoded when they are asked for."""
+
+    paths: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, row: int) -> Image.Image:
+        return self.at_least(row, 0)
+
+    def at_least(self, row: int, least: int) -> Image.Image:
+        """Image ``row``; a JPEG may be reduced while its sides stay at ``least`` pixels or more."""
+        path = self.paths[row]
+        if os.path.lexists(path) and not (os.path.isfile(path) and os.access(path, os.R_OK)):
+            raise BadImageError(f"{path}: no file that can be read (permissions, a broken link, a pipe or a device)")
+        return decode(Path(path).read_bytes(), path, least)
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """One split of one data set; it knows nothing of teachers. N images, each a file.
+
+    ``labels`` (N,) int64 belong to classification, -1 where unknown; ``captions`` and ``categories`` (indices into
+    ``category_names``) to captioned images. ``left_out``: (image or file, reason) of what is there and not used.
+    """
+
+    name: str
+    split: str
+    ids: tuple[str, ...]
+    paths: tuple[str, ...]
+    labels: np.ndarray | None = None
+    class_names: tuple[str, ...] = ()
+    captions: tuple[tuple[str, ...], ...] | None = None
+    categories: tuple[tuple[int, ...], ...] | None = None
+    category_names: tuple[str, ...] = ()
+    left_out: tuple[tuple[str, str], ...] = ()
+    title: str = ""
+
+    def __post_init__(self):
+        self.__dict__["title"] = self.title or self.name
+        where = f"{self.title}: the split '{self.split}'"
+        if not self.ids:
+            unused = f"; not used: {listed(self.left_out)}" if self.left_out else ""
+            raise DataError(f"{where} is empty{unused}. Was the archive extracted completely?")
+        counts = {field: len(values) for field, values in self.rows().items()} | {"different ids": len(set(self.ids))}
+        if len(set(counts.values())) > 1:
+            raise DataError(f"{where} needs as many of each, one an image: {counts}.")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def rows(self) -> dict[str, Sequence]:
+        """The fields that it has of those with a row an image."""
+        return {field: getattr(self, field) for field in ROWS if getattr(self, field) is not None}
+
+    @property
+    def images(self) -> Images:
+        """The images in the order of ``ids``."""
+        return Images(self.paths)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over the content of every image and its annotations, wherever the files lie."""
+        fields = ("name", "split", "ids", "class_names", "captions", "categories", "category_names")
+        labels = None if self.labels is None else self.labels.tolist()
+        return digest([content_hashes(self.paths), labels, *(getattr(self, field) for field in fields)])
+
+    def take(self, rows: Iterable[int], **changes) -> "Dataset":
+        """The same data set with only these rows, in this order."""
+        rows = list(rows)
+        return self._with({field: [values[row] for row in rows] for field, values in self.rows().items()}, changes)
+
+    def limited(self, count: int) -> "Dataset":
+        """At most ``count`` images, those with the smallest SHA-1 of a salted id; 0 is all."""
+        chosen = set(by_hash(self.ids, "train_limit/{}".format)[: count or None])
+        return self.take(row for row, name in enumerate(self.ids) if name in chosen)
+
+    def followed_by(self, extra: "Dataset", **changes) -> "Dataset":
+        """These images, then the extra ones, whose label is -1 and whose captions are () where they have none."""
+        unknown = {"labels": [-1] * len(extra), "captions": [()] * len(extra), "categories": [()] * len(extra)}
+        unknown |= extra.rows()
+        return self._with({field: [*values, *unknown[field]] for field, values in self.rows().items()}, changes)
+
+    def _with(self, rows: dict[str, list], changes: dict) -> "Dataset":
+        if "labels" in rows:
+            rows["labels"] = np.array(rows["labels"], dtype=np.int64)
+        return replace(self, **{k: v if k == "labels" else tuple(v) for k, v in rows.items()} | changes)
+
+
+def separate(splits: dict[str, Dataset], on_overlap: str = "error") -> dict[str, Dataset]:
+    """No image, by id or content, in two splits: it stays in the first of test, dev, fit and extra that has it."""
+    seen, kept, every = {}, {}, []
+    for split in sorted(splits, key=PRECEDENCE.index):
+        data = splits[split]
+        marks = list(zip(data.ids, content_hashes(data.paths), strict=True))
+        known = [seen.get(name) or seen.get(content) for name, content in marks]
+        pairs = [(name, f"is {twin}") for name, twin in zip(data.ids, known, strict=True) if twin]
+        seen = {mark: f"{name} of {split}" for name, content in marks for mark in (name, content) if mark} | seen
+        kept[split], every = data, every + pairs
+        if pairs and on_overlap == "drop":
+            rows = [row for row, twin in enumerate(known) if not twin]
+            kept[split] = data.take(rows, left_out=(*data.left_out, *pairs))
+    if every and on_overlap == "error":
+        raise DataError(
+            f"{len(every)} images are in two splits: {listed(every)}. Take them out, or set on_overlap to 'drop', "
+            "which leaves them out of training and counts them."
+        )
+    return {split: kept[split] for split in splits}

@@ -1,0 +1,135 @@
+"""The files of a data set: found whatever the folders look like, chosen by hash, identified by their content."""
+
+import contextlib
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from PIL import Image
+
+from kdlib.utils import file_digest, locked, read_json, runs_root, write_atomic
+
+# Every format that Pillow decodes by itself; some it only recognises, or leaves to another program.
+UNREAD = ("BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF")
+SUFFIXES = {end for end, kind in Image.registered_extensions().items() if kind in Image.OPEN and kind not in UNREAD}
+_known = {"": ""}  # 'path|bytes|time of the last change in ns' -> SHA-256 of the content
+
+
+class DataError(Exception):
+    """Something is wrong with the data on disk; the message names the file and the remedy."""
+
+
+def scan(folder: Path, above: tuple = ()) -> list[str]:
+    """All files below a folder as sorted relative paths, without hidden ones; linked folders are followed."""
+    above, found = (*above, os.path.realpath(folder)), []
+    for entry in os.scandir(folder) if os.path.isdir(folder) else ():
+        if entry.name.startswith("."):
+            continue
+        if entry.name.encode("utf-8", "ignore").decode() != entry.name:
+            raise DataError(f"{folder}: the name {entry.name!a} is not UTF-8 text. Rename it.")
+        if not entry.is_dir():
+            found.append(entry.name)
+        elif os.path.realpath(entry.path) not in above:  # else a link to a folder that it lies in
+            found += [f"{entry.name}/{name}" for name in scan(entry.path, above)]
+    return sorted(found)
+
+
+def is_image(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in SUFFIXES
+
+
+def in_classes(top: Path, part: str, classes: Sequence[str] | None = None) -> tuple[dict[str, list[str]], list]:
+    """{class: its images below the folder ``part``, as paths below ``top``}, and (path, reason) of all else there.
+
+    An image is of the class that a folder above it is named after; None takes every folder in ``part`` for a class.
+    """
+    found, rest = {name: [] for name in classes or ()}, []
+    for name in scan(top / part):
+        owner = next((folder for folder in name.split("/")[:-1] if classes is None or folder in found), None)
+        if owner is not None and is_image(name):
+            found.setdefault(owner, []).append(os.path.join(part, name))
+        elif not name.endswith("_boxes.txt"):  # Tiny ImageNet's own
+            reason = "is in no folder of a class" if is_image(name) else "has no suffix of an image format"
+            rest.append((os.path.join(part, name), reason))
+    return found, rest
+
+
+def place(root: str | Path, folder: str, mark: str) -> Path:
+    """The folder that holds the file ``mark``: ``root``, ``folder`` in it, one or two levels down, or one up."""
+    root = Path(root).expanduser()
+    for pattern in (mark, f"{folder}/{mark}", f"*/{mark}", f"*/*/{mark}", f"../{mark}"):
+        if len(found := sorted(root.glob(pattern))) > 1:
+            raise DataError(f"{root} holds several data sets: {', '.join(map(str, found[:3]))}. Give one of them.")
+        if found:
+            return found[0].parents[mark.count("/")]
+    held = ", ".join(sorted(path.name for path in root.glob("*"))[:8]) or "nothing"
+    raise DataError(
+        f"{root}: {mark} is missing, and there is {held}. Give the folder that holds {folder}; 'kdlib data get' "
+        "downloads it, or extracts an archive that is at hand (--from FILE)."
+    )
+
+
+def text_lines(path: Path) -> list[tuple[int, str]]:
+    """(number, line) of the lines of a UTF-8 file that are not blank."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text ({error}). Save it as UTF-8.") from error
+    return [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[dict]:
+    """The content of a JSON file. What is wrong with it, or is missed while it is read, is an error that names it."""
+    try:
+        yield json.loads(path.read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+        why = f"{type(error).__name__}: {error}"
+        raise DataError(f"{path} is damaged, or another file than its name says ({why}). Extract it again.") from error
+
+
+def listed(pairs: Sequence[tuple[str, str]]) -> str:
+    """The first few of many (name, reason)."""
+    return "; ".join(f"{name} {reason}" for name, reason in pairs[:5]) + (" ..." if len(pairs) > 5 else "")
+
+
+def left_out(where: object, wrong: list[tuple[str, str]], on_missing: str) -> list[tuple[str, str]]:
+    """What cannot be used: counted with on_missing 'skip', and an error that lists it with 'error'."""
+    if wrong and on_missing != "skip":
+        remedy = "Correct them, extract the archive again, or set on_missing to 'skip', which leaves them out"
+        raise DataError(f"{where}: {len(wrong)} entries cannot be used: {listed(wrong)}. {remedy} and counts them.")
+    return wrong
+
+
+def by_hash(names: Iterable[str], key: Callable = str) -> list[str]:
+    """The names by ascending SHA-1 of ``key(name)``: the first ones are a choice that no order or seed can move."""
+    return sorted(names, key=lambda name: hashlib.sha1(key(name).encode()).digest())
+
+
+def content_hashes(paths: Sequence[str]) -> list[str]:
+    """SHA-256 of each file, computed once; '' of what cannot be read."""
+    memory, keys = runs_root() / "cache" / "content.json", [_key(path) for path in paths]
+    if not _known.keys() >= set(keys):
+        _known.update(read_json(memory) or {})
+    new = {key: path for key, path in zip(keys, paths, strict=True) if key not in _known}
+    with ThreadPoolExecutor() as pool:
+        parts = [list(new)[start : start + 64] for start in range(0, len(new), 64)]
+        hashes = pool.map(lambda part: [(key, file_digest(new[key])) for key in part], parts)
+        fresh = dict(pair for part in hashes for pair in part)
+    _known.update(fresh)
+    with contextlib.suppress(OSError):  # where it cannot be written, it is computed again
+        if fresh:
+            with locked(memory.with_suffix(".lock")):
+                write_atomic(memory, json.dumps((read_json(memory) or {}) | fresh))
+    return [_known[key] for key in keys]
+
+
+def _key(path: str) -> str:
+    found = os.stat(path) if os.path.exists(path) else os.lstat(path)  # which raises for a file that is gone
+    if not stat.S_ISREG(found.st_mode) or not os.access(path, os.R_OK):
+        return ""
+    return f"{os.path.abspath(path)}|{found.st_size}|{found.st_mtime_ns}"

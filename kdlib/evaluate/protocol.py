@@ -1,0 +1,221 @@
+"""The evaluation protocol: every encoder, students and controls, gets the same scores on the same resampled images."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from kdlib.evaluate import fidelity, knn, linear, retrieval, zeroshot
+from kdlib.evaluate.bootstrap import interval, replicate_means, replicate_medians, resamples, share_replicates
+from kdlib.loader import Reader, Split
+from kdlib.machine import choose, to_device
+from kdlib.students import Student
+from kdlib.utils import generator
+
+DRAWS = 20  # of an encoder that guesses; its scores are the means over them
+NARROW = 16  # width of random features at most, which saves time
+SIGMAS = 4.0  # by which the mean of DRAWS guesses may miss chance: four such checks fail once in 300 by accident
+SIDES = ("image", "text")
+Embedded = dict[str, dict[str, Tensor]]  # split -> image, text, prompt -> (rows, D)
+
+
+@torch.inference_mode()
+def embed(student: Student, split: Split, device="auto", batch=256, limit: int | None = None) -> dict[str, Tensor]:
+    """``image`` (N, D); ``text`` (M, D) and ``prompt`` (K, D) where there are; ``image_attention`` (N, tokens), float32
+    on the CPU, in the order of the features; of each only the first ``limit``.
+    """
+    target, parts = choose(str(device)), {}
+    student = student.to(target, memory_format=torch.channels_last).eval()
+    reader = Reader(split, student.reads, student.text_reads)
+    for kind in _kinds(split) if student.inputs.text else ("image",):
+        for rows in torch.arange(len(split.features[f"{kind}_pooled"]))[:limit].split(batch):
+            if kind == "image":
+                made = student.see(to_device(reader.images(rows.numpy()), target))
+            else:
+                made = {kind: student.read(to_device(reader.texts(rows.numpy(), kind), target))["text"]}
+            for name, value in made.items():
+                parts.setdefault(name, []).append(value.float().cpu())
+    return {name: torch.cat(values) for name, values in parts.items()}
+
+
+def embed_teacher(split: Split) -> dict[str, Tensor]:
+    """The teacher's own pooled features, in the form that :func:`embed` gives a student's."""
+    return {kind: torch.from_numpy(np.array(split.features[f"{kind}_pooled"])).float() for kind in _kinds(split)}
+
+
+def _kinds(split: Split) -> list[str]:
+    return [kind for kind in (*SIDES, "prompt") if f"{kind}_pooled" in split.features]
+
+
+@dataclass
+class Scores:
+    """The scores of one encoder, by name."""
+
+    values: dict[str, float] = field(default_factory=dict)
+    replicates: dict[str, np.ndarray] = field(default_factory=dict)  # (R,) the same on each resample of the images
+    queries: dict[str, np.ndarray] = field(default_factory=dict)  # one value an image, or a caption
+    # What was chosen on dev; 'distinct': side -> [different embeddings, all], where some tie; of guesses 'deviation'.
+    facts: dict = field(default_factory=dict)
+
+    def add(self, credits: dict[str, np.ndarray], weights: np.ndarray, owner: np.ndarray | None = None) -> None:
+        """Add scores from their values per query: medians of ranks, means of others, which are shares in [0, 1] unless
+        they begin with similarity. ``owner``: the image of each query, where queries are captions.
+        """
+        for name, values in credits.items():
+            self.queries[name] = values
+            if name.endswith("_rank"):
+                name = name.replace("_rank", "_median_rank")
+                value, lines = np.median(values), replicate_medians(values, weights, owner)
+            else:
+                value, lines = values.mean(), replicate_means(values, weights, owner)
+                if not name.startswith("similarity"):
+                    lines = share_replicates(value, lines, weights.shape[1])
+            self.values[name], self.replicates[name] = float(value), lines
+
+    def rows(self) -> dict[str, list[float]]:
+        """score -> [value, low, high], with its 95 % interval over the scored images."""
+        return {name: [value, *interval(self.replicates[name])] for name, value in self.values.items()}
+
+    def arrays(self, prefix: str) -> dict[str, np.ndarray]:
+        """For a .npz file: '<prefix>/replicates/<score>' and '<prefix>/queries/<score>', float32."""
+        arrays = {f"{prefix}/replicates/{name}": values for name, values in self.replicates.items()}
+        arrays |= {f"{prefix}/queries/{name}": values for name, values in self.queries.items()}
+        return {name: values.astype(np.float32) for name, values in arrays.items()}
+
+
+class Evaluation:
+    """``Evaluation(splits, 'test').score(embedded)``; on 'dev' where something is to be chosen by the scores."""
+
+    def __init__(self, splits: dict[str, Split], on: str = "test"):
+        self.splits, self.on, self.scored = splits, on, splits[on]
+        # The splits that k-NN takes its neighbours from; none where images have captions.
+        self.bank = () if self.scored.has_text else ("fit",) if on == "dev" else ("fit", "dev")
+        self.bank_labels = np.concatenate([splits[name].labels for name in self.bank] or [np.zeros(1, int)])
+        self.needed = (*self.bank, on)  # the splits that an encoder has to embed
+        self.weights = resamples(len(self.scored))  # (R, N)
+        self.primary = knn.primary(len(self.bank_labels)) if self.bank else retrieval.PRIMARY  # stands for an encoder
+
+    @cached_property
+    def teacher(self) -> Embedded:
+        """The teacher's own features, in the form of an encoder's."""
+        return {name: embed_teacher(self.splits[name]) for name in self.needed}
+
+    def score(self, embedded: Embedded) -> Scores:
+        """Every score of the protocol that this data allows."""
+        scores, query, reference = self.counts(embedded), embedded[self.on], self.teacher[self.on]
+        if self.on == "test" and self.bank and len(self.splits["dev"]):  # the probe's penalty is chosen on dev
+            parts = [(embedded[name]["image"], self.splits[name].labels) for name in ("fit", "dev", "test")]
+            credits, scores.facts = linear.credits(*parts)
+            scores.add(credits, self.weights)
+        scores.add(fidelity.credits(query, reference, self.scored.teacher_scale), self.weights)
+        scores.values["cka"], influence = fidelity.linear_cka(query["image"], reference["image"])
+        # A resample holds as many images as the split, so that this is CKA + sum(weight x influence).
+        lines = replicate_means(scores.values["cka"] + len(influence) * influence, self.weights)
+        scores.replicates["cka"] = lines.clip(0, 1)
+        sides = {side: (len(np.unique(query[side], axis=0)), len(query[side])) for side in SIDES if side in query}
+        scores.facts["distinct"] = {side: [*counts] for side, counts in sides.items() if counts[0] < counts[1]}
+        return scores
+
+    def counts(self, embedded: Embedded) -> Scores:
+        """The scores without a fit and without the teacher: retrieval, zero-shot, k-NN, in_batch."""
+        return self._of(self._credits(embedded), [embedded[self.on]])
+
+    def chance(self, draws: Sequence[Embedded]) -> Scores:
+        """The mean of :meth:`counts` over encoders that guess, each a draw; ranks are left out."""
+        credits = [self._credits(embedded) for embedded in draws]
+        lines = {name: np.stack([one[name] for one in credits]) for name in credits[0] if not name.endswith("_rank")}
+        means = {name: values.mean(axis=0) for name, values in lines.items()}
+        scores = self._of(means, [embedded[self.on] for embedded in draws])
+        scores.facts["deviation"] = {name: float(values.mean(axis=1).std(ddof=1)) for name, values in lines.items()}
+        return scores
+
+    def _credits(self, embedded: Embedded) -> dict[str, np.ndarray]:
+        """Name -> one value a query: retrieval's, or k-NN's and in_batch's."""
+        query = embedded[self.on]
+        if not self.bank:
+            return retrieval.credits(query["image"], query["text"], self.scored.owner)
+        bank = torch.cat([embedded[name]["image"] for name in self.bank])
+        credits = knn.credits(bank, self.bank_labels, query["image"], self.scored.labels)
+        # The paper's figure for this data: each image looks for itself. Saturated, and shown as that.
+        return credits | retrieval.in_batch(query["image"], query["image"])
+
+    def _of(self, credits: dict[str, np.ndarray], queries: list[dict[str, Tensor]]) -> Scores:
+        scores, relevant = Scores(), self.scored.relevant
+        by_caption = {name: values for name, values in credits.items() if name.startswith("t2i")}
+        scores.add({name: values for name, values in credits.items() if name not in by_caption}, self.weights)
+        if by_caption:
+            scores.add(by_caption, self.weights, self.scored.owner)
+            value = float(np.mean([scores.values[name] for name in retrieval.RECALLS]))
+            lines = np.mean([scores.replicates[name] for name in retrieval.RECALLS], axis=0)
+            lines = share_replicates(value, lines, len(self.scored))
+            scores.values[self.primary], scores.replicates[self.primary] = value, lines
+        if "prompt" in queries[0] and relevant is not None and relevant.any():
+            similar = [zeroshot.similarities(query["image"], query["prompt"]) for query in queries]
+            value = float(np.mean([zeroshot.mean_average_precision(one, relevant) for one in similar]))
+            # Copies of a relevant image rank side by side and lift the precision of a resample, as a new image would
+            # not: resamples give the spread (of the first query), the score the centre. NaN: none is relevant.
+            lines = zeroshot.mean_average_precision(similar[0], relevant, self.weights)
+            lines = (value + np.nan_to_num(lines - np.nanmean(lines))).clip(0, 1)
+            scores.values["zeroshot_map"], scores.replicates["zeroshot_map"] = value, lines
+        return scores
+
+
+def controls(evaluation: Evaluation, width: int) -> dict[str, Scores]:
+    """The scores of each control, at the student's width. Those that only guess have no probe and no fidelity."""
+    return {
+        "teacher": evaluation.score(evaluation.teacher),
+        "pca": evaluation.score(pca(evaluation, width)),
+        "random": evaluation.chance([random_features(evaluation, width, draw) for draw in range(DRAWS)]),
+        "constant": evaluation.counts(_mapped(evaluation.teacher, lambda rows, *_: torch.ones(len(rows), width))),
+        "shuffled": evaluation.chance([shuffled_pairs(evaluation, draw) for draw in range(DRAWS)]),
+    }
+
+
+def pca(evaluation: Evaluation, width: int) -> Embedded:
+    """The teacher's features on the first principal axes of fit, not centred; images and texts count half each."""
+    fit, moments = evaluation.splits["fit"].features, 0.0  # (T, T) sum over sides of the mean of x x', unit rows x
+    for features in [fit[f"{side}_pooled"] for side in SIDES if f"{side}_pooled" in fit]:
+        for start in range(0, len(features), 8192):
+            rows = F.normalize(torch.from_numpy(np.array(features[start : start + 8192])).double(), dim=-1)
+            moments = moments + rows.T @ rows / len(features)
+    axes = torch.linalg.eigh(moments).eigenvectors[:, -width:]  # (T, width)
+    return _mapped(evaluation.teacher, lambda rows, *_: (F.normalize(rows.double(), dim=-1) @ axes).float())
+
+
+def random_features(evaluation: Evaluation, width: int, draw: int) -> Embedded:
+    """Independent normal vectors, which say nothing of their inputs."""
+    seeded, width = partial(generator, 0, "random features", draw), min(width, NARROW)
+    return _mapped(evaluation.teacher, lambda rows, *of: torch.randn(len(rows), width, generator=seeded(*of)))
+
+
+def shuffled_pairs(evaluation: Evaluation, draw: int) -> Embedded:
+    """The teacher's features with the scored images permuted, so that pairs and labels are wrong."""
+    order = torch.randperm(len(evaluation.scored), generator=generator(0, "shuffled pairs", draw))
+    scored = evaluation.teacher[evaluation.on]
+    return evaluation.teacher | {evaluation.on: scored | {"image": scored["image"][order]}}
+
+
+def _mapped(embedded: Embedded, function: Callable) -> Embedded:
+    return {split: {side: function(x, split, side) for side, x in sides.items()} for split, sides in embedded.items()}
+
+
+def failed_checks(evaluation: Evaluation, scored: dict[str, Scores]) -> list[str]:
+    """What is wrong with the controls, a line each: a guess off its chance level, a teacher unlike itself."""
+    checks = [("teacher", name, level, 1e-6) for name, level in (("similarity_cosine", 1), ("similarity_kl", 0))]
+    names = {evaluation.primary} if evaluation.bank else {"t2i_r@10", "in_batch@64"}
+    sizes = np.bincount(evaluation.bank_labels)  # a guess finds large classes more often: chance is no single number
+    for row in ("random", "shuffled") if sizes.max() <= 1.1 * sizes.min() else ():
+        deviation = scored[row].facts["deviation"]
+        for name in sorted(names & deviation.keys()):
+            # The constant encoder scores exactly chance, but loses all ties in a batch.
+            level = 1 / 64 if name == "in_batch@64" else scored["constant"].values[name]
+            checks.append((row, name, level, SIGMAS * deviation[name] / DRAWS**0.5 + 1e-9))
+    return [
+        f"{row} scores {scored[row].values[name]:.4f} in {name}, not {level:.4f} ± {slack:.1g}"
+        for row, name, level, slack in checks
+        if not abs(scored[row].values[name] - level) <= slack
+    ]

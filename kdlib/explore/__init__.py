@@ -1,1 +1,0 @@
-"""Tools to look at finished runs: the notebook inside (what was transferred), and the explorer."""

@@ -1,1 +1,0 @@
-"""One notebook: executed by papermill in a process of its own, and rendered as one page."""

@@ -1,0 +1,94 @@
+"""Executes a study's report notebooks, exports executed notebooks as pages, writes tables and what made them."""
+
+import os
+import re
+import sys
+import tempfile
+from importlib import metadata
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import papermill
+from latex2mathml.converter import convert
+from nbconvert import HTMLExporter
+from papermill.exceptions import PapermillExecutionError
+
+from kdlib.comparisons import QUESTIONS, compare
+from kdlib.tables import results, runs
+from kdlib.utils import project_root, read_json, reports_root, runs_root, write_atomic
+
+MATH = re.compile(r"\$\$(.+?)\$\$|(?<![\\\w])\$(?! )([^$\n]+?)\$(?!\w)", re.S)
+BLANK = re.compile(r'<th class="blank[^>]*>(?:&nbsp;|\xa0)</th>')  # pandas's empty heads, which screen readers announce
+
+
+def page_of(run: str | Path) -> Path:
+    """The page of a run's notebook: reports/<study>/<teacher>_<dataset>/<method>-seed<k>-<key8>.html."""
+    study, teacher, method, seed = Path(run).parts[-4:]
+    return reports_root() / study / teacher / f"{method}-{seed}.html"
+
+
+def page(notebook: Path, target: Path, links: dict[str, str] | None = None) -> None:
+    """Export an executed notebook as one HTML file without script or request; equations become MathML.
+
+    ``links``: name -> address of other pages; by default of the index above a run's page.
+    """
+    book, folder = nbformat.read(notebook, 4), project_root() / "notebooks"
+    book.cells = [cell for cell in book.cells if "papermill-error-cell-tag" not in cell.metadata.setdefault("tags", [])]
+    for cell in book.cells:
+        if cell.cell_type == "markdown":  # code keeps its dollars
+            parts = re.split(r"(```.*?```|`[^`]*`)", cell.source, flags=re.S)
+            cell.source = "".join(part if place % 2 else MATH.sub(_mathml, part) for place, part in enumerate(parts))
+    heading = next((cell.source.split("\n")[0] for cell in book.cells if cell.source.startswith("# ")), "# Report")
+    exporter = HTMLExporter(template_name="template", extra_template_basedirs=[str(folder)])
+    resources = {"title": f"{heading[2:]}, {target.parent.name}, {target.stem}",
+                 "css": (folder / "template" / "page.css").read_text(encoding="utf-8"),
+                 "links": {"All runs of this study": "../index.html"} if links is None else links}  # fmt: skip
+    write_atomic(target, BLANK.sub("<td></td>", exporter.from_notebook_node(book, resources)[0]))
+
+
+def _mathml(found: re.Match) -> str:
+    return convert(found[1] or found[2], display="block" if found[1] else "inline")
+
+
+def report(study: str, notebooks=("report", "claims"), path=None, executed: bool = False, out=None) -> Path:
+    """Make the pages of a study in reports/<study>/ (or ``out``), the first notebook's as index.html; returns that.
+
+    Beside them: results.csv, runs.csv, comparisons.csv, requirements.txt, the study file; a page of ablations if there
+    are any. ``path``: where runs lie. ``executed``: keep the executed notebooks, with PNG figures, which GitHub shows.
+    A cell that fails is shown by its page, and an error when all is written.
+    """
+    folder, root = Path(out or reports_root() / study), Path(path or runs_root()).expanduser().absolute()
+    table, failed = runs(study, root), []
+    tests = pd.concat({name: compare(table, name) for name in QUESTIONS}, names=["question"]).reset_index("question")
+    for name, frame in {"runs": table, "results": results(study, root), "comparisons": tests}.items():
+        if "path" in frame:  # from the study's folder, so that no table names a place on this machine
+            frame = frame.assign(path=frame.path.str.removeprefix(f"{root / study}{os.sep}"))
+        write_atomic(folder / f"{name}.csv", frame.to_csv(index=False, float_format="%.6g"))
+    installed = sorted((one.name.lower(), one.version) for one in metadata.distributions() if one.name != "kdlib")
+    write_atomic(folder / "requirements.txt", "".join(f"{name}=={version}\n" for name, version in installed))
+    file = project_root() / (read_json(root / study / "index.json") or {}).get("file", "")
+    if file.is_file():
+        write_atomic(folder / "study.yaml", file.read_bytes())
+    names = list(dict.fromkeys([*notebooks, *(["ablations"] if "ablation" in set(table.role) else [])]))
+    pages = {name: "index.html" if name == names[0] else f"{name}.html" for name in names}
+    # For the kernels: the kind of figures, and our 'python3', whatever else is registered by that name.
+    os.environ |= {"KDLIB_FIGURES": "png" if executed else "svg", "JUPYTER_PATH": f"{sys.prefix}/share/jupyter"}
+    for name, page_name in pages.items():
+        beside = file.parent / f"{name}.ipynb"  # a study's own notebook
+        source = beside if beside.is_file() else project_root() / "notebooks" / beside.name
+        with tempfile.TemporaryDirectory() as scratch:
+            made = Path(scratch, f"{name}.ipynb")
+            try:
+                papermill.execute_notebook(
+                    source, made, {"study": study, "path": str(root)}, kernel_name="python3", progress_bar=False,
+                    cwd=source.parent, allow_errors=True, extra_arguments=["--IPKernelApp.log_level=40"],
+                )  # fmt: skip
+            except PapermillExecutionError as error:
+                failed.append(f"{folder / page_name} shows the error of a cell: {error.ename}: {error.evalue}")
+            page(made, folder / page_name, {one.capitalize(): at for one, at in pages.items() if one != name})
+            if executed:
+                write_atomic(folder / f"{name}.ipynb", made.read_bytes())
+    if failed:
+        raise RuntimeError("; ".join(failed))
+    return folder / "index.html"

@@ -1,1 +1,0 @@
-"""Makes tables, verdicts, figures and pages from result files. Nothing is trained here."""

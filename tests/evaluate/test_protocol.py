@@ -1,0 +1,201 @@
+"""The same scores for every encoder; controls score what they must, and a control that does not is noticed."""
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from kdlib import students
+from kdlib.config import RunConfig
+from kdlib.evaluate import knn, protocol, retrieval
+from kdlib.evaluate.bootstrap import share_replicates
+from kdlib.evaluate.protocol import Evaluation, Scores, controls, embed, embed_teacher, failed_checks
+
+BOTH = {"in_batch@32", "in_batch@64", "similarity_cosine", "neighbour_agreement", "similarity_kl", "cka"}
+COCO = {*retrieval.RECALLS, "mean_recall", "i2t_median_rank", "t2i_median_rank", "zeroshot_map"} | BOTH
+TINY = {f"knn@{k}_top{n}" for k in (10, 20, 100, 200) for n in (1, 5)} | {"linear_top1", "ridge_top1"} | BOTH
+
+
+@pytest.fixture(params=["pairs", "classes"])
+def evaluation(request) -> Evaluation:
+    return Evaluation(request.getfixturevalue(request.param))
+
+
+@pytest.fixture(scope="module")
+def made(pairs, classes) -> dict[str, dict[str, Scores]]:
+    """The controls of both, at a width of 16."""
+    return {name: controls(Evaluation(splits), 16) for name, splits in (("pairs", pairs), ("classes", classes))}
+
+
+def rows_of(made, evaluation: Evaluation) -> dict[str, Scores]:
+    return dict(made["classes" if evaluation.bank else "pairs"])
+
+
+def test_score__has_every_score_of_the_protocol_with_an_interval_around_it(evaluation):
+    scores = evaluation.score(evaluation.teacher)
+    assert set(scores.values) == set(scores.replicates) == (TINY if evaluation.bank else COCO)
+    for name, (value, low, high) in json.loads(json.dumps(scores.rows(), allow_nan=False)).items():
+        assert value == scores.values[name] and low - 1e-9 <= value <= high + 1e-9
+    for name in scores.queries.keys() & scores.values.keys():
+        assert scores.values[name] == pytest.approx(scores.queries[name].mean())
+    arrays = scores.arrays("10/student")
+    assert arrays["10/student/replicates/cka"].dtype == np.float32
+    assert len(arrays) == len(scores.replicates) + len(scores.queries)
+
+
+def test_dev__is_scored_without_ever_opening_test(classes):
+    evaluation = Evaluation({name: classes[name] for name in ("fit", "dev")}, "dev")
+    scores = evaluation.score(evaluation.teacher)
+    assert evaluation.needed == ("fit", "dev") and len(scores.queries["knn@20_top1"]) == len(classes["dev"])
+    assert "linear_top1" not in scores.values  # its penalty is chosen on dev
+
+
+def test_mean_recall__is_the_mean_of_the_six_on_every_resample(pairs):
+    scores = Evaluation(pairs).counts(Evaluation(pairs).teacher)
+    assert scores.values["mean_recall"] == pytest.approx(np.mean([scores.values[name] for name in retrieval.RECALLS]))
+    lines = np.mean([scores.replicates[name] for name in retrieval.RECALLS], axis=0)
+    expected = share_replicates(scores.values["mean_recall"], lines, 90)
+    assert np.array_equal(scores.replicates["mean_recall"], expected)
+
+
+def test_add__ranks_are_medians_and_captions_go_with_their_image():
+    scores, weights, owner = Scores(), np.array([[1, 1, 1], [2, 0, 1]]), np.array([0, 0, 2])
+    credits = {"t2i_rank": np.array([1.0, 2.0, 9.0]), "similarity_cosine": np.array([1.0, 0.0, 0.0])}
+    scores.add(credits, weights, owner)
+    assert scores.values == {"t2i_median_rank": 2.0, "similarity_cosine": pytest.approx(1 / 3)}
+    assert scores.replicates["similarity_cosine"][1] == pytest.approx(2 / 5)
+
+
+def test_zeroshot_map__has_an_interval_where_resamples_lack_a_relevant_image(pairs):
+    relevant = np.arange(450).reshape(90, 5) == 0
+    evaluation = Evaluation({"test": replace(pairs["test"], relevant=relevant)})
+    value, low, high = evaluation.counts(evaluation.teacher).rows()["zeroshot_map"]
+    assert 0 <= low <= value <= high <= 1
+
+
+def test_score__counts_embeddings_that_coincide(pairs):
+    evaluation = Evaluation(pairs)
+    embedded = {"test": {side: values.clone() for side, values in evaluation.teacher["test"].items()}}
+    embedded["test"]["text"][:3] = embedded["test"]["text"][0]
+    assert evaluation.score(embedded).facts["distinct"] == {"text": [448, 450]}
+
+
+def test_chance__is_the_mean_over_draws(pairs):
+    evaluation = Evaluation(pairs)
+    draws = [evaluation.teacher, {"test": {name: rows.flip(0) for name, rows in evaluation.teacher["test"].items()}}]
+    found, alone = evaluation.chance(draws), [evaluation.counts(draw) for draw in draws]
+    assert set(found.values) == {name for name in alone[0].values if not name.endswith("rank")}
+    for name, value in found.values.items():
+        assert value == pytest.approx(np.mean([one.values[name] for one in alone])), name
+
+
+def test_score__order_of_the_scored_images_changes_nothing(classes):
+    order, test = np.random.default_rng(0).permutation(100), classes["test"]
+    features = replace(test.features, arrays={"image_pooled": test.features["image_pooled"][order]})
+    splits = classes, classes | {"test": replace(test, features=features, labels=test.labels[order])}
+    one, other = (Evaluation(each).score(Evaluation(each).teacher).values for each in splits)
+    assert other == pytest.approx(one, abs=1e-9)
+
+
+# ---------------------------------------------------------------- controls
+
+
+def test_constant__scores_exactly_chance(made):
+    """90 images with 5 captions each; ten classes."""
+    found = made["pairs"]["constant"].values
+    for k in (1, 5, 10):
+        assert found[f"t2i_r@{k}"] == pytest.approx(k / 90)
+        assert found[f"i2t_r@{k}"] == pytest.approx(1 - math.comb(445, k) / math.comb(450, k))
+    found = made["classes"]["constant"].values
+    assert found["knn@20_top1"] == pytest.approx(1 / 10) and found["knn@20_top5"] == pytest.approx(1 / 2)
+
+
+@pytest.mark.parametrize("row", ["random", "shuffled"])
+@pytest.mark.parametrize(
+    ("data", "name", "chance"),
+    [("pairs", "t2i_r@10", 1 / 9), ("pairs", "in_batch@64", 1 / 64), ("classes", "knn@20_top1", 1 / 10)],
+)
+def test_guesses__score_chance_within_3_sigma_of_the_mean_of_20_draws(made, row, data, name, chance):
+    scores = made[data][row]
+    assert abs(scores.values[name] - chance) < 3 * scores.facts["deviation"][name] / 20**0.5
+    assert scores.values.keys().isdisjoint({"cka", "linear_top1", "i2t_median_rank"})
+
+
+def test_teacher__keeps_everything_of_itself_and_pca_does_where_the_student_is_as_wide(made, evaluation):
+    own = rows_of(made, evaluation)["teacher"].values
+    same = evaluation.score(protocol.pca(evaluation, 32)).values
+    for name, value in {"similarity_cosine": 1, "cka": 1, "similarity_kl": 0}.items():
+        assert own[name] == pytest.approx(value, abs=1e-9)
+    assert same["similarity_cosine"] == pytest.approx(1, abs=1e-6)
+    assert same[evaluation.primary] == pytest.approx(own[evaluation.primary], abs=0.02)
+
+
+def test_pca__has_the_axes_of_an_independent_decomposition(classes):
+    """The teacher's test features on the right singular vectors of fit's, up to rotation: the same Gram matrix."""
+    fit, test = (F.normalize(embed_teacher(classes[name])["image"].double()).numpy() for name in ("fit", "test"))
+    axes = np.linalg.svd(fit, full_matrices=False)[2][:8]
+    mapped = protocol.pca(Evaluation(classes), 8)["test"]["image"].numpy()
+    assert np.allclose(mapped @ mapped.T, (test @ axes.T) @ (test @ axes.T).T, atol=1e-5)
+
+
+def test_failed_checks__are_none_on_sound_metrics(made, evaluation):
+    assert failed_checks(evaluation, rows_of(made, evaluation)) == []
+
+
+def test_failed_checks__name_a_metric_in_which_a_guess_sees_the_answer(made, evaluation, monkeypatch):
+    module = knn if evaluation.bank else retrieval
+    sound = module.credits
+    monkeypatch.setattr(module, "credits", lambda *data: {n: np.minimum(v + 0.3, 1) for n, v in sound(*data).items()})
+    guesses = [protocol.random_features(evaluation, 16, draw) for draw in range(20)]
+    scored = rows_of(made, evaluation) | {"random": evaluation.chance(guesses)}
+    name = "knn@20_top1" if evaluation.bank else "t2i_r@10"
+    assert any(line.startswith("random scores 0.") and name in line for line in failed_checks(evaluation, scored))
+
+
+def test_failed_checks__name_a_teacher_that_is_not_its_own_student(made, evaluation):
+    scored = rows_of(made, evaluation)
+    assert "teacher scores" in failed_checks(evaluation, scored | {"teacher": scored["pca"]})[0]
+
+
+def test_failed_checks__know_no_chance_level_where_classes_differ_in_size(classes, made):
+    labels = np.where(np.arange(200) < 150, 0, classes["fit"].labels)
+    scored = made["classes"] | {"random": made["classes"]["teacher"]}
+    assert failed_checks(Evaluation(classes | {"fit": replace(classes["fit"], labels=labels)}), scored) == []
+
+
+# ---------------------------------------------------------------- embeddings
+
+
+def test_embed__the_teacher_as_its_own_student_is_the_teacher(evaluation):
+    """A student that hands on what it reads gives the stored features back, whatever its mode was."""
+
+    class Identity(students.Student):
+        reads = "features"
+
+        def see(self, batch):
+            assert not self.training
+            return {"image": batch["image"]}
+
+        def read(self, batch):
+            return {"text": batch["text"]}
+
+    config = RunConfig(teacher="clip", dataset="coco")
+    student = Identity(config, students.Inputs(32, (4, 4), text=not evaluation.bank)).train()
+    for name in evaluation.needed:
+        passed, own = embed(student, evaluation.splits[name], "cpu"), embed_teacher(evaluation.splits[name])
+        assert passed.keys() == own.keys() and all(torch.equal(passed[side], own[side]) for side in own)
+
+
+def test_embed__the_batch_size_changes_nothing_and_the_limit_takes_the_first(pairs):
+    config = RunConfig(teacher="clip", dataset="coco", width=24)
+    student = students.build(config, students.Inputs(32, (4, 4), text=True))
+    whole = embed(student, pairs["test"], "cpu")
+    assert [len(whole[kind]) for kind in ("image", "text", "prompt")] == [90, 450, 5]
+    for batch in (1, 32):
+        for name, values in embed(student, pairs["test"], "cpu", batch, limit=40).items():
+            assert torch.allclose(values, whole[name][:40], atol=1e-6)
+            assert torch.allclose(values.norm(dim=1), torch.ones(len(values)), atol=1e-5)

@@ -1,0 +1,329 @@
+"""Features are built once, in order, continued after any kill, built again when damaged, and read without a write."""
+
+import errno
+import multiprocessing
+import os
+import signal
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from kdlib import data, features, teachers
+from kdlib.config import RunConfig
+from kdlib.data.base import BadImageError, Dataset
+from kdlib.features import CHUNK, FeatureError, features_key, fitted, is_built, reduced, teacher_features
+
+IMAGES = 150  # three chunks
+FORK = multiprocessing.get_context("fork")
+
+
+class Encoding(dict):
+    is_fast = False
+
+
+class Eye:
+    """A teacher whose pooled feature is the mean colour, and of a text its length; counts its chunks."""
+
+    family, source, revision, untrained, logit_scale, grid = "eye", "eye", "", [], 10.0, (2, 2)
+    preprocess, has_text = None, True
+
+    def __init__(self, scale: float = 1.0, before=lambda chunk: None):
+        self.scale, self.before, self.chunks = scale, before, []
+
+    def prepare(self, images):
+        return torch.stack([torch.from_numpy(np.array(image, dtype=np.float32)) for image in images])
+
+    def encode_image(self, pixels):
+        self.before(len(self.chunks))
+        self.chunks.append(len(pixels))
+        pooled = pixels.mean(dim=(1, 2)) * self.scale
+        tokens = pooled[:, None].repeat(1, 4, 1)
+        return {"pooled": pooled, "tokens": tokens, "attention": torch.full(tokens.shape[:2], 0.25)}
+
+    def tokenise(self, texts):
+        mask = torch.tensor([[place < len(text) for place in range(4)] for text in texts]).long()
+        return Encoding(input_ids=mask * 7, attention_mask=mask)
+
+    def encode_text(self, ids, mask):
+        pooled = mask.sum(dim=1, keepdim=True).float()
+        return {"pooled": pooled, "tokens": pooled[:, None].repeat(1, 4, 1), "attention": mask.float()}
+
+
+@pytest.fixture
+def dataset(tmp_path) -> Dataset:
+    """Image k is filled with k and has one to three captions, of one to three letters."""
+    for number in range(IMAGES):
+        Image.fromarray(np.full((8, 8, 3), number, dtype=np.uint8)).save(tmp_path / f"{number:03d}.png")
+    names = tuple(f"{number:03d}.png" for number in range(IMAGES))
+    captions = tuple(tuple("abc"[: 1 + text] for text in range(1 + number % 3)) for number in range(IMAGES))
+    return Dataset("noise", "fit", names, tuple(str(tmp_path / name) for name in names), captions=captions)
+
+
+@pytest.fixture
+def eye(monkeypatch):
+    """``eye(...)`` makes the teacher that is loaded from now on; marks are written after each chunk."""
+    monkeypatch.setattr(features, "MARK", -1.0)
+    monkeypatch.setattr(teachers, "describe", lambda config: {"family": config.teacher})
+
+    def make(*args, **options) -> Eye:
+        made = Eye(*args, **options)
+        monkeypatch.setattr(teachers, "load", lambda config: made)
+        return made
+
+    make()
+    return make
+
+
+def config(**fields) -> RunConfig:
+    return RunConfig(teacher="dino", dataset="folder", **fields)
+
+
+def contents(built: features.Features) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in sorted(built.path.glob("*.npy"))}
+
+
+# ---------------------------------------------------------------- what is built
+
+
+def test_build__rows_are_in_the_order_of_the_data_as_plain_npy_files(dataset, eye):
+    teacher = eye()
+    built = teacher_features(config(), dataset, tokens=True)
+    assert teacher.chunks == [CHUNK, CHUNK, IMAGES - 2 * CHUNK]
+    assert built["image_pooled"][:, 0].tolist() == list(range(IMAGES))
+    assert built["caption_count"].tolist() == [1 + number % 3 for number in range(IMAGES)]
+    assert built["text_length"].tolist() == [1 + text for number in range(IMAGES) for text in range(1 + number % 3)]
+    assert len(built["text_tokens"]) == built["text_length"].sum() and built["image_tokens"].dtype == np.float16
+    assert built.ids == list(dataset.ids) and built.skipped == [] and len(built) == IMAGES
+    assert isinstance(built["image_pooled"], np.memmap)
+    assert np.load(built.path / "image_pooled.npy").shape == (IMAGES, 3)
+    assert built.facts["grid"] == [2, 2] and built.facts["text"] is True and built.seconds > 0
+
+
+def test_means__are_those_of_the_arrays(dataset, eye):
+    found = features.means(teacher_features(config(), dataset, tokens=False))
+    assert found["image"].tolist() == [(IMAGES - 1) / 2] * 3 and found["image"].dtype == torch.float32
+    assert found["text"].item() == pytest.approx(np.mean([1] * 50 + [1, 2] * 50 + [1, 2, 3] * 50))
+
+
+def test_tokens__are_kept_where_they_are_asked_for_and_then_serve_others(dataset, eye):
+    without = teacher_features(config(), dataset, tokens=False)
+    assert not {"image_tokens", "text_tokens"} & set(without.arrays)
+    assert is_built(config(), dataset) and not is_built(config(), dataset, tokens=True)
+    whole = teacher_features(config(), dataset, tokens=True)
+    assert all(np.array_equal(whole[name], array) for name, array in without.arrays.items())
+    eye(before=lambda chunk: pytest.fail("the teacher ran again"))
+    assert teacher_features(config(), dataset, tokens=False).path == whole.path
+    assert features_key(config(), dataset) == without.path.name  # whatever was stored
+
+
+def test_head__is_what_the_first_images_alone_give(dataset, eye):
+    whole = teacher_features(config(), dataset, tokens=True)
+    alone = teacher_features(config(), dataset.take(range(100)), tokens=True)
+    head = whole.head(100)
+    assert head.arrays.keys() == alone.arrays.keys() and head.ids == alone.ids
+    assert all(np.array_equal(head[name], array) for name, array in alone.arrays.items())
+    assert all(torch.equal(mean, features.means(alone)[side]) for side, mean in features.means(head).items())
+
+
+def test_pixels__are_the_shorter_side_and_the_centre_even_of_a_large_jpeg(tmp_path):
+    """A photo-like image of 800 x 600: reduced while it is decoded, it must be what a full decode gives, nearly."""
+    rng = np.random.default_rng(0)
+    smooth = Image.fromarray(rng.integers(0, 255, (12, 16, 3), dtype=np.uint8)).resize((800, 600), Image.BICUBIC)
+    smooth.save(tmp_path / "large.jpg", quality=95)
+    photo = Dataset("photo", "fit", ("large.jpg",), (str(tmp_path / "large.jpg"),))
+    assert photo.images.at_least(0, 128).size == (200, 150)
+    quick = features.pixels(config(), photo, 64)["pixels"][0].astype(int)
+    slow = fitted(photo.images[0], 64).astype(int)
+    assert quick.shape == (3, 64, 64)
+    assert np.abs(quick - slow).mean() < 2 and np.abs(quick - slow).max() < 16
+
+
+def test_reduced__tokens_are_means_of_their_places_and_attention_sums_to_one():
+    tokens = torch.arange(16.0).view(1, 16, 1).repeat(2, 1, 3)
+    attention = torch.rand(2, 16, generator=torch.Generator().manual_seed(0)).softmax(dim=1)
+    result = reduced(tokens, attention, (4, 4), 2)
+    assert result["tokens"][0, :, 0].tolist() == [2.5, 4.5, 10.5, 12.5]  # means of 0 1 4 5, of 2 3 6 7, ...
+    assert torch.allclose(result["attention"].sum(dim=1), torch.ones(2))
+    assert torch.allclose(result["attention"][0, 0], attention[0, [0, 1, 4, 5]].sum())
+
+
+@pytest.mark.parametrize("teacher", ["clip", "blip"])
+def test_texts__ids_are_the_tokenizers_and_tokens_of_one_word_share_its_number(teacher, small_run):
+    run = small_run(teacher)
+    rows = data.load("coco", run.data_root, "test").take(range(3))
+    built, tokenizer = teacher_features(run, rows, tokens=False), teachers.load(run).tokenizer
+    alone = [tokenizer(text)["input_ids"] for own in rows.captions for text in own]
+    assert built["text_ids"].tolist() == [number for ids in alone for number in ids]
+    assert built["text_length"].tolist() == [len(ids) for ids in alone]
+    words = built["text_words"][: len(alone[0])].tolist()
+    spelled = words[1:-1]
+    assert words[0] == words[-1] == -1 and spelled == sorted(spelled) and {*spelled} == {*range(max(words) + 1)}
+    assert len(built["prompt_pooled"]) == len(rows.category_names)
+
+
+# ---------------------------------------------------------------- kills and damage
+
+
+@pytest.mark.parametrize("written", [0, 2])
+@pytest.mark.parametrize("chunk", [0, 1, 2])
+def test_build__continues_after_a_kill_at_any_chunk_bit_for_bit(dataset, eye, monkeypatch, chunk, written):
+    append, calls = features._append, []
+
+    def killed(folder, marked, arrays):
+        if len(calls) == chunk:  # with so many of its arrays written
+            append(folder, marked, dict(list(arrays.items())[:written]))
+            os.kill(os.getpid(), signal.SIGKILL)
+        calls.append(append(folder, marked, arrays))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(features, "_append", killed)
+        process = FORK.Process(target=teacher_features, args=(config(), dataset, True))
+        process.start()
+        process.join()
+    assert process.exitcode == -signal.SIGKILL and not is_built(config(), dataset, tokens=True)
+    teacher = eye()
+    resumed = teacher_features(config(), dataset, tokens=True)
+    assert sum(teacher.chunks) == IMAGES - chunk * CHUNK
+    whole = teacher_features(config(on_bad_image="skip"), dataset, tokens=True)
+    assert resumed.path != whole.path and contents(resumed) == contents(whole)
+
+
+@pytest.mark.parametrize("lost", ["more", "array", "half", "mark"])
+def test_build__what_does_not_fit_the_mark_is_cut_off_or_begun_anew(dataset, eye, lost):
+    eye(before=lambda number: number == 2 and pytest.fail("stop"))
+    with pytest.raises(pytest.fail.Exception):
+        teacher_features(config(), dataset, tokens=True)
+    folder = features.runs_root() / "features" / features_key(config(), dataset, tokens=True)
+    file = folder / "image_pooled.npy"
+    if lost == "more":
+        file.write_bytes(file.read_bytes() + b"half a row of an interrupted chunk")
+    elif lost == "array":
+        file.unlink()
+    else:
+        os.truncate(folder / ("progress.json" if lost == "mark" else file), 150)
+    teacher = eye()
+    built = teacher_features(config(), dataset, tokens=True)
+    assert sum(teacher.chunks) == (IMAGES - 2 * CHUNK if lost == "more" else IMAGES)
+    assert built["image_pooled"][:, 0].tolist() == list(range(IMAGES))
+
+
+@pytest.mark.parametrize("kind", ["truncated", "removed", "empty", "other shape", "manifest", "not a manifest"])
+def test_open__damaged_features_are_built_again_with_a_message(dataset, eye, kind):
+    built = teacher_features(config(), dataset, tokens=False)
+    before, file = contents(built), built.path / "image_pooled.npy"
+    if kind in ("manifest", "not a manifest"):
+        (built.path / "manifest.json").write_text('{"facts": {' if kind == "manifest" else "[]", encoding="utf-8")
+    elif kind == "removed":
+        file.unlink()
+    elif kind == "other shape":
+        np.save(file, np.zeros((3, IMAGES), dtype=np.float16))
+    else:
+        file.write_bytes(file.read_bytes()[:-2] if kind == "truncated" else b"")
+    with pytest.warns(UserWarning, match="is damaged .* and is built again"):
+        again = teacher_features(config(), dataset, tokens=False)
+    assert contents(again) == before
+
+
+def test_build__processes_that_need_it_at_once_build_it_once(dataset, eye, tmp_path):
+    def loads():
+        with open(tmp_path / "chunks", "a") as file:
+            file.write("x")
+
+    eye(before=lambda number: loads())
+    processes = [FORK.Process(target=teacher_features, args=(config(), dataset, False)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0, 0] and (tmp_path / "chunks").read_text() == "xxx"
+
+
+def test_build__a_full_disk_is_one_sentence_and_the_next_run_continues(dataset, eye, monkeypatch):
+    written, calls = features._append, []
+
+    def full(*args):
+        calls.append(1)
+        if len(calls) == 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return written(*args)
+
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(FeatureError, match=r"No space left .* continues, or set KDLIB_RUNS"),
+    ):
+        patch.setattr(features, "_append", full)
+        teacher_features(config(), dataset, tokens=False)
+    teacher = eye()
+    teacher_features(config(), dataset, tokens=False)
+    assert teacher.chunks == [IMAGES - 2 * CHUNK]
+
+
+# ---------------------------------------------------------------- keys, values, images, users
+
+
+def test_key__changes_with_all_that_the_numbers_depend_on(dataset, eye):
+    fields = [{}, {"feature_dtype": "float32"}, {"token_grid": 1}, {"on_bad_image": "skip"}]
+    keys = [features_key(config(**field), dataset) for field in fields]
+    keys += [features_key(config(), dataset, tokens=True), features_key(config(), dataset.take(range(9)))]
+    keys += [features_key(RunConfig(teacher="beit", dataset="folder"), dataset)]
+    assert len(set(keys)) == len(keys) and all(len(key) == 24 for key in keys)
+    same = [{"seed": 5}, {"method": "attention"}, {"device": "cpu"}, {"epochs": [9]}]
+    assert {features_key(config(**field), dataset) for field in same} == {keys[0]}
+    assert not (features.runs_root() / "features").exists()  # nothing was built for it
+
+
+@pytest.mark.parametrize("scale", [1e4, float("nan"), float("inf")])
+def test_values__that_float16_cannot_hold_are_an_error_at_the_first_chunk(dataset, eye, scale):
+    teacher = eye(scale)
+    with pytest.raises(FeatureError, match=r"image_pooled is up to .*, which float16 cannot hold. Set feature_dtype"):
+        teacher_features(config(), dataset, tokens=False)
+    assert len(teacher.chunks) == 1
+    if scale == 1e4:
+        assert teacher_features(config(feature_dtype="float32"), dataset, tokens=False)["image_pooled"].max() == 1.49e6
+    else:
+        with pytest.raises(FeatureError, match="float32 cannot hold"):
+            teacher_features(config(feature_dtype="float32"), dataset, tokens=False)
+
+
+def damage(dataset, rows):
+    for row in rows:
+        os.truncate(dataset.paths[row], 40)
+
+
+def test_bad_images__are_all_named_at_once_and_skipped_when_asked(dataset, eye):
+    damage(dataset, [3, 70, 149])
+    with pytest.raises(BadImageError, match="3 images of noise/fit cannot be read") as caught:
+        teacher_features(config(), dataset, tokens=False)
+    assert all(f"{row:03d}.png" in str(caught.value) for row in (3, 70, 149)) and "on_bad_image" in str(caught.value)
+    built = teacher_features(config(on_bad_image="skip"), dataset, tokens=False)
+    kept = [row for row in range(IMAGES) if row not in (3, 70, 149)]
+    assert built["image_pooled"][:, 0].tolist() == built.rows.tolist() == kept
+    assert len(built.skipped) == 3 and built.ids == [f"{row:03d}.png" for row in kept]
+    assert built["caption_count"].tolist() == [1 + row % 3 for row in kept]
+    assert features.pixels(config(on_bad_image="skip"), dataset, 4).ids == built.ids
+    head = built.head(71)
+    assert len(head) == 69 and len(head.skipped) == 2 and "070.png" in head.skipped[1]
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o077, 0o600)])
+def test_second_user__modes_follow_the_umask_and_reading_needs_no_lock_and_no_write(
+    dataset, eye, monkeypatch, mask, mode
+):
+    before = os.umask(mask)
+    try:
+        built = teacher_features(config(), dataset, tokens=False)
+    finally:
+        os.umask(before)
+    assert {file.stat().st_mode & 0o777 for file in built.path.iterdir()} == {mode}
+
+    def refused(path):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(features, "locked", refused)
+    times = {file: file.stat().st_mtime_ns for file in [built.path, *built.path.iterdir()]}
+    assert len(teacher_features(config(), dataset, tokens=False)) == IMAGES
+    assert times == {file: file.stat().st_mtime_ns for file in [built.path, *built.path.iterdir()]}
+    with pytest.raises(FeatureError, match=r"cannot be written: Permission denied.*KDLIB_RUNS"):
+        teacher_features(config(), dataset, tokens=True)

@@ -1,0 +1,89 @@
+"""What a student took over, on arrays whose answer is known."""
+
+from itertools import permutations
+
+import numpy as np
+import pytest
+
+from kdlib import representation
+from kdlib.experiment import Experiment
+
+
+def normal(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=shape)
+
+
+def test_debiased_cka__is_1_for_equal_geometry_and_0_for_none_even_with_few_images():
+    features = normal(30, 200)
+    turned = np.linalg.qr(normal(200, 200, seed=1))[0]
+    assert representation.debiased_cka(features, 3 * features @ turned + 5) == pytest.approx(1)
+    unrelated = [representation.debiased_cka(features, normal(30, 200, seed=seed)) for seed in range(2, 60)]
+    assert abs(np.mean(unrelated)) < 3 * np.std(unrelated) / len(unrelated) ** 0.5
+    assert np.isnan(representation.debiased_cka(features, np.ones((30, 4))))
+
+
+def test_debiased_cka__is_the_definition_of_song_and_others():
+    """HSIC as a mean over all quadruples of different images (U-statistic), which the formula shortens."""
+    first, second = normal(6, 3), normal(6, 2, seed=1)
+
+    def hsic(x, y):
+        k, l = (z @ z.T for z in (x, y))  # noqa: E741
+        terms = [k[i, j] * (l[i, j] + l[q, r] - 2 * l[i, q]) for i, j, q, r in permutations(range(6), 4)]
+        return sum(terms) / len(terms)
+
+    expected = hsic(first, second) / (hsic(first, first) * hsic(second, second)) ** 0.5
+    assert representation.debiased_cka(first, second) == pytest.approx(expected)
+
+
+def test_debiased_cka__refuses_too_few_or_other_images():
+    for first, second in ((3, 3), (8, 9)):
+        with pytest.raises(ValueError, match=f"CKA of {first} and {second} images: .* at least 4"):
+            representation.debiased_cka(normal(first, 2), normal(second, 2))
+
+
+def test_neighbours__are_those_of_the_sorted_cosines_across_chunks(monkeypatch):
+    features = normal(50, 6)
+    units = features / np.linalg.norm(features, axis=1, keepdims=True)
+    similar = units @ units.T
+    np.fill_diagonal(similar, -9)
+    monkeypatch.setattr(representation, "CHUNK", 7)
+    np.testing.assert_array_equal(representation.neighbours(features, 4), np.argsort(-similar)[:, :4])
+    assert (representation.kept_neighbours(5 * features, features, 4) == 1).all()
+    assert representation.neighbours(features[:3], 9).shape == (3, 2)
+
+
+def test_kept_neighbours__is_the_share_of_the_teachers():
+    angles = np.radians([0, 10, 20, 90, 100, 110])
+    teacher = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    swapped = teacher[[0, 3, 2, 1, 4, 5]]  # images 1 and 3 change places
+    kept = representation.kept_neighbours(swapped, teacher, 2)
+    np.testing.assert_allclose(kept, [0.5, 0, 0.5, 0, 0.5, 0.5])
+
+
+def test_attention_agreement__tells_the_own_map_from_anothers():
+    maps = np.eye(5, 9) + 0.1
+    own, other = representation.attention_agreement(7 * maps, maps)
+    np.testing.assert_allclose(own, 1)
+    assert (other < 0).all()
+    own, other = representation.attention_agreement(np.tile(maps[:1], (5, 1)), maps)
+    assert own.mean() == pytest.approx(other.mean())
+    assert (representation.attention_agreement(np.ones((5, 9)), maps)[0] == 0).all()
+    larger = maps.reshape(5, 3, 3).repeat(2, axis=1).repeat(2, axis=2).reshape(5, 36)
+    assert representation.attention_agreement(larger, maps)[0].mean() > 0.9
+
+
+@pytest.mark.usefixtures("shared_features")
+@pytest.mark.parametrize(("teacher", "method"), [("clip", "attention"), ("dino", "resnet")])
+def test_measure__has_a_row_a_measure_between_chance_and_1(small_run, teacher, method):
+    experiment = Experiment.open(small_run(teacher, method=method, epochs=1))
+    experiment.train()
+    frame = representation.measure(experiment, count=3).set_index("measure")
+    assert list(frame.index) == ["cka", "neighbours", "attention"][: 2 + (method == "attention")]
+    assert (
+        (frame.value <= 1).all()
+        and frame[1:].low.le(frame[1:].value).all()
+        and frame[1:].high.ge(frame[1:].value).all()
+    )
+    assert frame.chance["neighbours"] == pytest.approx(3 / (len(experiment.splits["test"]) - 1))
+    if method == "attention":  # a head of 1 epoch still has most of its teacher's geometry
+        assert frame.value["cka"] > 0.5 and frame.value["neighbours"] > 2 * frame.chance["neighbours"]
