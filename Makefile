@@ -9,13 +9,14 @@ LAB ?=
 # An image that is uploaded to the explorer comes in one message; the server's own limit is 10 MB.
 ROOM := {"websocket_max_message_size": 67108864}
 
-.PHONY: study test bench lab lint help
+.PHONY: study test bench lab example lint help
 
 help:
 	@echo "make study   install if needed, run the demo study, make its report (WORKERS=2, SEEDS=3)"
 	@echo "make test    install if needed, run the tests"
 	@echo "make lab     open the notebooks in JupyterLab"
 	@echo "make bench   measure how fast it is here, as ratios; nothing else should run meanwhile (an hour)"
+	@echo "make example make reports/example again, after make study"
 	@echo "make lint    check style"
 
 # The stamp is newer than pyproject.toml once everything it names is installed.
@@ -34,6 +35,14 @@ test: $(VENV)/installed
 # BENCH: further options of tests/bench.
 bench: $(VENV)/installed
 	$(BIN)/python tests/bench $(BENCH)
+
+# The rendered report in the repository: PNG figures, since GitHub's viewer removes SVG; no path of this machine.
+example: export KDLIB_FIGURES := png
+example: $(VENV)/installed
+	$(BIN)/python -c 'from kdlib.report import report; report("mini", ["report"], executed=True, out="reports/example")'
+	cd notebooks && ../$(BIN)/papermill --no-progress-bar clip_coco.ipynb ../reports/example/clip_coco.ipynb \
+		-p study mini -p epochs "5,10"
+	rm reports/example/*.html && sed -i 's#$(CURDIR)/##g' reports/example/*
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

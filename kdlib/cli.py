@@ -8,30 +8,21 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from pydantic import ValidationError
-
-from kdlib.study import in_words, load
 
 app = typer.Typer(
-    help="A study of visual model distillation. Start with: kdlib run notebooks/studies/mini.yaml",
+    help="A study of visual model distillation. Start with: kdlib run notebooks/studies/mini.yaml\n\n"
+    "--debug, or KDLIB_DEBUG=1, shows the traceback of an error.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-data_app = typer.Typer(help="Download a data set, or check one as runs read it.", no_args_is_help=True)
+data_app = typer.Typer(help="Download a data set, or check one.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
 File = Annotated[Path, typer.Argument(help="a study file, as notebooks/studies/mini.yaml", show_default=False)]
 DataRoot = Annotated[str | None, typer.Option(help="the data set's folder, in place of the study file's")]
 Seeds = Annotated[int | None, typer.Option(min=1, help="number of seeds, from 0, in place of the study file's")]
 Workers = Annotated[int, typer.Option(min=0, help="experiments at a time; 0: what suits the machine")]
-
-
-@app.callback()
-def options(debug: Annotated[bool, typer.Option("--debug", help="show the traceback of an error")] = False) -> None:
-    """What holds for every command; KDLIB_DEBUG=1 is --debug too."""
-    if debug:
-        os.environ["KDLIB_DEBUG"] = "1"
 
 
 @app.command()
@@ -45,34 +36,38 @@ def run(
 ) -> None:
     """Run what is missing of a study, then make its report; after an interruption the same command continues.
 
-    Exit code 1: some experiments are not done; their folders say why.
+    The exit code is 1 when some experiments are not done; their folders say why.
     """
     from kdlib.run import run as run_study
+    from kdlib.study import load
 
     try:
         found = run_study(load(study, data_root, seeds), workers, scheduler, memory_gb)
     except KeyboardInterrupt:
         print("\nInterrupted. What is done is kept; the same command continues.", file=sys.stderr)
         raise typer.Exit(130) from None
-    if left := {name: why for name, why in found.items() if why}:
-        for name, why in left.items():
-            print(f"  {name}: {why}", file=sys.stderr)
+    left = [f"  {name}: {why}" for name, why in found.items() if why]
+    if left:
+        print(*left, sep="\n", file=sys.stderr)
         raise typer.Exit(1)
 
 
 @app.command()
 def status(study: File, data_root: DataRoot = None, seeds: Seeds = None) -> None:
     """Say of each experiment whether it is done, running, failed, out of memory or to do, and why."""
+    os.environ["HF_HUB_OFFLINE"] = "1"  # it asks what is here
     from kdlib.status import lines
+    from kdlib.study import load
 
-    for line in lines(load(study, data_root, seeds)):
-        print(line)
+    print(*lines(load(study, data_root, seeds)), sep="\n")
 
 
 @app.command()
 def plan(study: File, workers: Workers = 0, data_root: DataRoot = None, seeds: Seeds = None) -> None:
-    """Say what of a study is missing, and about how many GB and hours it takes; measured here, nothing is kept."""
+    """Say what of a study is missing, and about how many GB and hours it takes: measured here, nothing is kept."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
     from kdlib.plan import plan as plan_study
+    from kdlib.study import load
 
     print(plan_study(load(study, data_root, seeds), workers))
 
@@ -81,6 +76,7 @@ def plan(study: File, workers: Workers = 0, data_root: DataRoot = None, seeds: S
 def report(study: File) -> None:
     """Make the pages and tables of a study from the results that are there; runs no experiment."""
     from kdlib.report import report as make
+    from kdlib.study import load
 
     config = load(study)
     print(make(config.study, config.reports))
@@ -88,7 +84,7 @@ def report(study: File) -> None:
 
 @app.command()
 def export(
-    run: Annotated[str, typer.Argument(help="a run's folder, or study, teacher and method, as 'mini dino resnet'")],
+    run: Annotated[str, typer.Argument(help="a run's folder, or words, as 'mini dino resnet'")],
     folder: Annotated[Path, typer.Argument(help="the folder to write")],
 ) -> None:
     """Write a student as files that run without this package: ONNX, int8, safetensors, tokenizer, model card."""
@@ -101,30 +97,28 @@ def export(
 def data_get(
     name: Annotated[str, typer.Argument(help="tinyimagenet (0.25 GB) or coco (20 GB)")],
     folder: Annotated[Path, typer.Argument(help="the folder that holds the data sets")],
-    source: Annotated[Path | None, typer.Option("--from", help="folder with the archives, in place of the web")] = None,
+    source: Annotated[Path | None, typer.Option("--from", help="an archive that is at hand")] = None,
     keep: Annotated[bool, typer.Option("--keep", help="keep the archives after they are extracted")] = False,
-    check: Annotated[bool, typer.Option("--check", help="download nothing; read what is there as runs do")] = False,
+    check: Annotated[bool, typer.Option("--check", help="read what is there as runs do; download nothing")] = False,
 ) -> None:
-    """Download a data set from its official site, check its archives and extract them; or --check what is there."""
+    """Download a data set from its official site, check its archives and extract them; or check what is there."""
     from kdlib.data import download
 
-    if check:
-        print(download.check(name, folder))
-    else:
-        print(f"Use it with: --data-root {download.get(name, folder, source, keep)}")
+    done = download.check(name, folder) if check else f"--data-root {download.get(name, folder, source, keep)}"
+    print(done)
 
 
 def main() -> None:
     """Run the command line. An error is one sentence; SIGTERM, which schedulers of clusters send, is as Ctrl-C."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    debug = bool(os.environ.get("KDLIB_DEBUG")) or "--debug" in sys.argv
+    sys.argv = [word for word in sys.argv if word != "--debug"]
     try:
         app()
     except Exception as error:
-        if os.environ.get("KDLIB_DEBUG"):
+        from kdlib.study import said
+
+        if debug:
             traceback.print_exc()
-        words = in_words(error) if isinstance(error, ValidationError) else str(error)
-        known = isinstance(error, OSError | ValueError | RuntimeError) or type(error).__module__.startswith("kdlib.")
-        words = error.args[0] if isinstance(error, KeyError) and error.args else words
-        named = words if known or isinstance(error, KeyError) else f"{type(error).__name__}: {words} (--debug says where)"
-        print(f"kdlib: {named}", file=sys.stderr)
+        print(f"kdlib: {said(error)}", file=sys.stderr)
         sys.exit(2)

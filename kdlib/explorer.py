@@ -137,7 +137,7 @@ class Explorer:
         axes = (figure := Figure(figsize=(6, 1.8), layout="constrained")).subplots()
         reach, names = [scores.value - scores.low, scores.high - scores.value], scores.encoder.map(show.NAMES)
         axes.errorbar(scores.value, names, xerr=reach, fmt="o", color="#0072B2", capsize=3)
-        axes.set(xlabel=show.NAMES[scores.metric.iloc[0]], xlim=(0, None))
+        axes.set(xlabel=show.NAMES[scores.metric.iloc[0]], xlim=(0, None), ymargin=0.2)
         figure.savefig(buffer := io.BytesIO(), dpi=100)
         source = base64.b64encode(buffer.getvalue()).decode()
         alt = ", ".join(f"{name} {value:.3f}" for name, value in zip(names, scores.value, strict=True))

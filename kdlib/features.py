@@ -1,7 +1,5 @@
 """The teacher as data: its outputs on one split, computed once into runs/features/<key>/, then memory-mapped."""
 
-import errno
-import os
 import shutil
 import time
 import warnings
@@ -94,7 +92,7 @@ def ahead(make: Callable, items: Iterable) -> Iterator:
 
 def teacher_features(config: RunConfig, dataset: Dataset, tokens: bool) -> Features:
     """The teacher's features of one split, built where they are missing. Those with tokens serve whoever needs none."""
-    tokens = tokens or is_built(config, dataset, tokens=True)
+    tokens = tokens or (_cache(config, dataset, tokens=True)[0] / "manifest.json").exists()
     return _ensure(*_cache(config, dataset, tokens), dataset, lambda prompts: _teacher_encoder(config, tokens, prompts))
 
 
@@ -102,11 +100,6 @@ def pixels(config: RunConfig, dataset: Dataset, size: int) -> Features:
     """The decoded images of one split, (N, 3, size, size) uint8 as array 'pixels', built where they are missing."""
     encoder = lambda image: fitted(image, size), lambda images, captions: {"pixels": np.stack(images)}, {}, {}
     return _ensure(*_cache(config, dataset, size=size), dataset, lambda prompts: encoder)
-
-
-def is_built(config: RunConfig, dataset: Dataset, tokens: bool = False, size: int = 0) -> bool:
-    """Whether :func:`teacher_features` or, with ``size``, :func:`pixels` would find what it needs."""
-    return any((_cache(config, dataset, kind, size)[0] / "manifest.json").exists() for kind in {True, tokens})
 
 
 def features_key(config: RunConfig, dataset: Dataset, tokens: bool = False) -> str:
@@ -172,36 +165,32 @@ def _teacher_encoder(config: RunConfig, tokens: bool, prompts: list[str]) -> tup
 
 def _ensure(folder: Path, record: dict, dataset: Dataset, load: Callable) -> Features:
     """The features in ``folder``: opened without a lock or a write where they are whole, else built under a lock."""
+    if found := _opened(folder):
+        return found
     try:
-        if found := _opened(folder):
-            return found
         with locked(folder.with_name(f"{folder.name}.lock")):
-            return _opened(folder, remove=True) or _build(folder, record, dataset, load)
+            found = _opened(folder)
+            if not found and (folder / "manifest.json").exists():
+                warnings.warn(f"{folder} is damaged (an array or its manifest) and is built again.", stacklevel=4)
+                shutil.rmtree(folder)
+            return found or _build(folder, record, dataset, load)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS):
-            raise
-        remedy = "Make room and run again, which continues, or set KDLIB_RUNS to a folder that can be written."
-        raise FeatureError(f"{folder} cannot be written: {os.strerror(error.errno)}. {remedy}") from error
+        remedy = "Make room, or set KDLIB_RUNS to a folder that can be written, and run again, which continues."
+        raise FeatureError(f"{folder} cannot be built: {error}. {remedy}") from error
 
 
-def _opened(folder: Path, remove: bool = False) -> Features | None:
-    """The finished features in ``folder``; None where there are none, or damaged ones, which ``remove`` takes away."""
-    if not (folder / "manifest.json").exists():
-        return None
+def _opened(folder: Path) -> Features | None:
+    """The finished features in ``folder``; None where there are none, or damaged ones."""
+    manifest = read_json(folder / "manifest.json")
     try:
-        manifest = read_json(folder / "manifest.json")
         files = {name: folder / f"{name}.npy" for name in manifest["arrays"]}
         arrays = {name: np.load(file, mmap_mode="r") for name, file in files.items()}
         found = {name: [file.stat().st_size, *arrays[name].shape] for name, file in files.items()}
-        if found != manifest["arrays"]:
-            raise ValueError(f"its arrays have bytes and shapes {found}")
-        fields = {name: manifest[name] for name in ("ids", "rows", "skipped", "facts", "seconds")}
-        return Features(folder, arrays=arrays, **fields | {"rows": np.array(manifest["rows"])})
-    except (FileNotFoundError, EOFError, ValueError, KeyError, TypeError) as error:
-        if remove:
-            warnings.warn(f"{folder} is damaged ({error}) and is built again.", stacklevel=5)
-            shutil.rmtree(folder)
+        fields = {name: manifest[name] for name in ("ids", "skipped", "facts", "seconds")}
+        features = Features(path=folder, arrays=arrays, rows=np.array(manifest["rows"]), **fields)
+    except (FileNotFoundError, EOFError, ValueError, KeyError, TypeError):
         return None
+    return features if found == manifest["arrays"] else None
 
 
 def _build(folder: Path, record: dict, dataset: Dataset, load: Callable) -> Features:

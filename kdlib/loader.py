@@ -13,11 +13,9 @@ from torch import Tensor
 
 from kdlib.config import RunConfig
 from kdlib.data.base import Dataset
-from kdlib.features import FeatureError, Features, ahead, pixels, teacher_features
+from kdlib.features import Features, ahead, pixels, teacher_features
 from kdlib.machine import choose, to_device
 from kdlib.utils import derive, generator
-
-HELD_BYTES = 2**28  # pooled features up to this size are kept in the memory of the CPU or GPU
 
 
 @dataclass(frozen=True)
@@ -54,11 +52,6 @@ class Split:
     source: Features | None = None  # the pixels that random crops are cut from
     vocabulary: Vocabulary | None = None
 
-    def __post_init__(self):
-        for other in (self.pixels, self.source):
-            if other is not None and other.ids != self.features.ids:
-                raise FeatureError(f"{self.features.path} and {other.path} hold different images: delete both.")
-
     def __len__(self) -> int:
         return len(self.features)
 
@@ -77,8 +70,7 @@ class Split:
         return np.repeat(np.arange(len(self)), self.features["caption_count"])
 
     @property
-    def teacher_scale(self) -> float:
-        """From the teacher's cosines to its logits."""
+    def teacher_scale(self) -> float:  # from the teacher's cosines to its logits
         return self.features.facts["logit_scale"]
 
 
@@ -109,12 +101,11 @@ def crops(config: RunConfig, reads: str) -> bool:
 
 def check(split: Split, losses: set[str], config: RunConfig, reads: str) -> None:
     """Raise ValueError for losses that cannot be computed on these training images."""
-    paired = sorted(losses & {"contrastive", "combined", "teacher_contrastive"})
+    extra, paired = config.extra_images, sorted(losses & {"contrastive", "combined", "teacher_contrastive"})
     if paired and split.has_text and not split.features["caption_count"].all():
-        remedy = "Add a captions.json, or take losses without pairs, as feature_regression+anchor_kl."
-        raise ValueError(f"Images of {config.extra_images} have no captions; {', '.join(paired)} takes pairs. {remedy}")
+        raise ValueError(f"Images of {extra} have no captions; {', '.join(paired)} takes pairs. Add a captions.json.")
     if "labels" in losses and (split.labels < 0).any():
-        raise ValueError(f"Images of {config.extra_images} have no labels, which the objective needs: leave them out.")
+        raise ValueError(f"Images of {extra} have no labels, which the objective needs: leave them out.")
     if "attention_transfer" in losses and crops(config, reads):
         raise ValueError("attention_transfer has the teacher's map of whole images. Set crop to 1 and flip to false.")
 
@@ -135,25 +126,18 @@ class Reader:
     """Reads rows of a split as a batch, float32: ``image`` (B, T) and ``text`` (B, T), and what the student reads.
 
     ``pixels`` (B, 3, S, S) in [0, 1], ``image_tokens`` (B, N, T), ``image_attention`` (B, N), ``text_mask`` (B, L),
-    ``text_ids``, ``text_tokens``, ``text_attention``. ``device``: where arrays up to HELD_BYTES are kept.
+    ``text_ids``, ``text_tokens``, ``text_attention``.
     """
 
-    def __init__(self, split: Split, reads: str, text_reads: str = "", attention: bool = False, device=None):
+    def __init__(self, split: Split, reads: str, text_reads: str = "", attention: bool = False):
         self.split, self.reads, self.attention = split, reads, attention or reads == "tokens"
         self.text_reads = text_reads or ("tokens" if reads == "tokens" else "features")
-        arrays, self.held = split.features.arrays, {}
-        for name in ("image_pooled", "text_pooled"):
-            if device is not None and name in arrays and arrays[name].nbytes <= HELD_BYTES:
-                self.held[name] = torch.from_numpy(np.array(arrays[name])).to(device)
-        lengths = {kind: arrays[f"{kind}_length"] for kind in ("text", "prompt") if f"{kind}_length" in arrays}
+        kinds = [kind for kind in ("text", "prompt") if f"{kind}_length" in split.features]
         # The tokens of text j are offsets[j] to offsets[j + 1].
-        self.offsets = {kind: np.cumsum([0, *length], dtype=np.int64) for kind, length in lengths.items()}
+        self.offsets = {kind: np.cumsum([0, *split.features[f"{kind}_length"]], dtype=np.int64) for kind in kinds}
 
     def rows(self, name: str, rows: np.ndarray) -> Tensor:
-        """Rows of an array as float32, from memory where it is held there."""
-        if name not in self.held:
-            return torch.from_numpy(self.split.features[name][rows]).float()
-        return self.held[name][torch.from_numpy(rows).to(self.held[name].device, non_blocking=True)].float()
+        return torch.from_numpy(self.split.features[name][rows]).float()
 
     def images(self, rows: np.ndarray, cropped: np.ndarray | None = None) -> dict[str, Tensor]:
         """The batch of the images ``rows`` (B,); ``cropped`` pixels take the place of the whole images'."""
@@ -192,7 +176,7 @@ class TrainLoader:
         if len(split) < 2:
             raise ValueError(f"{len(split)} training images; a loss over pairs needs at least 2.")
         self.split, self.config, self.anchors, self.device = split, config, anchors, choose(config.device)
-        self.reader = Reader(split, reads, text_reads, attention, self.device)
+        self.reader = Reader(split, reads, text_reads, attention)
         self.crops, self.batch_size = crops(config, reads), min(config.batch_size, len(split))
 
     def __len__(self) -> int:

@@ -61,9 +61,10 @@ def report(study: str, notebooks=("report", "claims"), path=None, executed: bool
     folder, root = Path(out or reports_root() / study), Path(path or runs_root()).expanduser().absolute()
     table, failed = runs(study, root), []
     tests = pd.concat({name: compare(table, name) for name in QUESTIONS}, names=["question"]).reset_index("question")
-    for name, frame in {"runs": table, "results": results(study, root), "comparisons": tests}.items():
-        if "path" in frame:  # from the study's folder, so that no table names a place on this machine
-            frame = frame.assign(path=frame.path.str.removeprefix(f"{root / study}{os.sep}"))
+    # Paths are from the study's folder; the scores' key leads to the run, and to its path.
+    places = table.assign(path=table.path.str.removeprefix(f"{root / study}{os.sep}"))
+    scores = results(study, root).drop(columns="path")
+    for name, frame in {"runs": places, "results": scores, "comparisons": tests}.items():
         write_atomic(folder / f"{name}.csv", frame.to_csv(index=False, float_format="%.6g"))
     installed = sorted((one.name.lower(), one.version) for one in metadata.distributions() if one.name != "kdlib")
     write_atomic(folder / "requirements.txt", "".join(f"{name}=={version}\n" for name, version in installed))

@@ -9,7 +9,6 @@ import torch
 
 from kdlib.evaluate.bootstrap import interval, replicate_means, resamples
 from kdlib.evaluate.metrics import cosines, unit_rows
-from kdlib.experiment import Experiment
 from kdlib.losses import resample
 
 CHUNK = 256  # rows of cosines at a time
@@ -61,23 +60,25 @@ def attention_agreement(student: np.ndarray, teacher: np.ndarray) -> tuple[np.nd
     A student that always looks at the same places has the second value in both. A uniform map gives 0.
     """
     if student.shape != teacher.shape:
-        student = resample(torch.as_tensor(student), teacher.shape[1]).numpy()
-    maps = []
-    for one in (student, teacher):
-        centred = one.astype(np.float64) - one.mean(axis=1, keepdims=True, dtype=np.float64)
-        maps.append(centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12))
-    return (maps[0] * maps[1]).sum(axis=1), (maps[0] * np.roll(maps[1], 1, axis=0)).sum(axis=1)
+        student = resample(torch.as_tensor(student), teacher.shape[1])
+    maps = [np.asarray(one, dtype=np.float64) for one in (student, teacher)]
+    maps = [one - one.mean(axis=1, keepdims=True) for one in maps]
+    own, other = (one / np.maximum(np.linalg.norm(one, axis=1, keepdims=True), 1e-12) for one in maps)
+    return (own * other).sum(axis=1), (own * np.roll(other, 1, axis=0)).sum(axis=1)
 
 
-def measure(experiment: Experiment, count: int = 5) -> pd.DataFrame:
-    """A row a measure of a finished run: measure, value, low, high (95 %, over images), chance; CKA has no interval."""
-    student, teacher = experiment.embed(), experiment.embed(who="teacher")
-    rows = [("cka", debiased_cka(student["image"], teacher["image"]), np.nan, np.nan, 0.0)]
-    kept, images = kept_neighbours(student["image"], teacher["image"], count), len(student["image"])
+def measure(student: dict, teacher: dict, count: int = 5) -> pd.DataFrame:
+    """A row a measure of what ``Experiment.embed`` returns: measure, value, low, high (95 %, over images), chance.
+
+    The measures: cka, without an interval; neighbours, of ``count``; attention, where the student has maps.
+    """
+    images = len(teacher["image"])
+    kept = kept_neighbours(student["image"], teacher["image"], count)
     values = {"neighbours": (kept, min(count, images - 1) / (images - 1))}
     if "image_attention" in student:
         own, other = attention_agreement(student["image_attention"], teacher["image_attention"])
         values["attention"] = own, other.mean()
+    rows = [("cka", debiased_cka(student["image"], teacher["image"]), np.nan, np.nan, 0.0)]
     for name, (each, chance) in values.items():
         rows.append((name, each.mean(), *interval(replicate_means(each, resamples(images))), chance))
     return pd.DataFrame(rows, columns=["measure", "value", "low", "high", "chance"])

@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 
 from kdlib.config import RunConfig
-from kdlib.study import Planned, Study
+from kdlib.study import Planned, Study, said
 from kdlib.utils import read_json, runs_root
 
 PAGE = "its page is missing"
@@ -76,7 +76,7 @@ def lines(study: Study) -> Iterator[str]:
             now[planned.name] = folder, CHANGED if moved else problem
         found = now
     except Exception as error:  # of a teacher, a data set, or code of the user's own
-        unchecked = str(error.args[0] if isinstance(error, KeyError) else error)
+        unchecked = said(error)
     states = {name: state_of(*place) for name, place in found.items()}
     for name, (state, why) in states.items():
         yield f"{state:<14} {name}{why and f': {why}'}"

@@ -84,7 +84,7 @@ class Study(BaseModel, frozen=True, extra="forbid"):
         try:
             return Planned(path, RunConfig(**given, epochs=variant.epochs or self.epochs))
         except ValidationError as error:
-            raise ValueError(f"{notebook} {method}{name and f'+{name}'}: {in_words(error)}") from None
+            raise ValueError(f"{notebook} {method}{name and f'+{name}'}: {said(error)}") from None
 
 
 class Planned(NamedTuple):
@@ -109,8 +109,13 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def in_words(error: ValidationError) -> str:
-    """What pydantic refused, in a sentence: the name, the value, and the choices."""
+def said(error: Exception) -> str:
+    """An error in a sentence; of what pydantic refused the name, the value and the choices."""
+    if not isinstance(error, ValidationError):
+        words = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+        expected = isinstance(error, KeyError | OSError | ValueError | RuntimeError | yaml.YAMLError)
+        known = expected or type(error).__module__.startswith("kdlib.")
+        return words if known and words else f"{type(error).__name__}: {words} (--debug says where)"
     found = []
     for entry in error.errors():
         name, message = ".".join(map(str, entry["loc"])), entry["msg"].removeprefix("Value error, ").rstrip(".")
@@ -141,9 +146,7 @@ def load(path: str | Path, data_root: str | None = None, seeds: int | None = Non
         study = study.model_copy(update=changed)
         _check(study)
     except (ValueError, KeyError, yaml.YAMLError) as error:
-        words = in_words(error) if isinstance(error, ValidationError) else str(error)
-        words = error.args[0] if isinstance(error, KeyError) else " ".join(words.split())
-        raise ValueError(f"{path}: {words}") from error
+        raise ValueError(f"{path}: {' '.join(said(error).split())}") from error
     return study
 
 

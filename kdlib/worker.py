@@ -82,7 +82,7 @@ def _notebook(job: Job, limit: float) -> tuple[str, str]:
         papermill.execute_notebook(
             job.notebook, scratch, job.parameters, kernel_name="python3", progress_bar=False, start_timeout=120,
             cwd=Path(job.notebook).parent if job.page else None, iopub_timeout=60, coalesce_streams=True,
-            store_widget_state=False, extra_arguments=["--IPKernelApp.log_level=40"],
+            store_widget_state=False, extra_arguments=["--IPKernelApp.log_level=50"],
         )  # fmt: skip
         outcome = "done"
     except PapermillExecutionError as problem:

@@ -46,9 +46,9 @@ folder.mkdir(parents=True, exist_ok=True)
 (folder / "result.json").write_text(json.dumps({"budgets": {str(budget): {} for budget in epochs}}))"""
 
 
-def write(folder: Path, behaviour: str = "", parameters: str = PARAMETERS, **fields) -> Path:
+def write(folder: Path, behaviour: str = "", cell: str = PARAMETERS, **fields) -> Path:
     """A study file with its notebook in ``folder``; ``behaviour``: code that the notebook runs before its result."""
-    cells = [nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]}), nbformat.v4.new_code_cell(WORK)]
+    cells = [nbformat.v4.new_code_cell(cell, metadata={"tags": ["parameters"]}), nbformat.v4.new_code_cell(WORK)]
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
     metadata = {"kernelspec": kernel, "kdlib": {"teacher": "clip", "dataset": "coco"}}
     (folder / "started").mkdir(parents=True, exist_ok=True)

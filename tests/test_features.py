@@ -13,7 +13,7 @@ from PIL import Image
 from kdlib import data, features, teachers
 from kdlib.config import RunConfig
 from kdlib.data.base import BadImageError, Dataset
-from kdlib.features import CHUNK, FeatureError, features_key, fitted, is_built, reduced, teacher_features
+from kdlib.features import CHUNK, FeatureError, features_key, fitted, reduced, teacher_features
 
 IMAGES = 150  # three chunks
 FORK = multiprocessing.get_context("fork")
@@ -110,7 +110,7 @@ def test_means__are_those_of_the_arrays(dataset, eye):
 def test_tokens__are_kept_where_they_are_asked_for_and_then_serve_others(dataset, eye):
     without = teacher_features(config(), dataset, tokens=False)
     assert not {"image_tokens", "text_tokens"} & set(without.arrays)
-    assert is_built(config(), dataset) and not is_built(config(), dataset, tokens=True)
+    assert not (without.path.parent / features_key(config(), dataset, tokens=True)).exists()
     whole = teacher_features(config(), dataset, tokens=True)
     assert all(np.array_equal(whole[name], array) for name, array in without.arrays.items())
     eye(before=lambda chunk: pytest.fail("the teacher ran again"))
@@ -182,7 +182,8 @@ def test_build__continues_after_a_kill_at_any_chunk_bit_for_bit(dataset, eye, mo
         process = FORK.Process(target=teacher_features, args=(config(), dataset, True))
         process.start()
         process.join()
-    assert process.exitcode == -signal.SIGKILL and not is_built(config(), dataset, tokens=True)
+    manifest = features.runs_root() / "features" / features_key(config(), dataset, tokens=True) / "manifest.json"
+    assert process.exitcode == -signal.SIGKILL and not manifest.exists()
     teacher = eye()
     resumed = teacher_features(config(), dataset, tokens=True)
     assert sum(teacher.chunks) == IMAGES - chunk * CHUNK
@@ -228,7 +229,7 @@ def test_open__damaged_features_are_built_again_with_a_message(dataset, eye, kin
 
 def test_build__processes_that_need_it_at_once_build_it_once(dataset, eye, tmp_path):
     def loads():
-        with open(tmp_path / "chunks", "a") as file:
+        with open(tmp_path / "chunks", "a", encoding="utf-8") as file:
             file.write("x")
 
     eye(before=lambda number: loads())
@@ -237,7 +238,8 @@ def test_build__processes_that_need_it_at_once_build_it_once(dataset, eye, tmp_p
         process.start()
     for process in processes:
         process.join()
-    assert [process.exitcode for process in processes] == [0, 0, 0] and (tmp_path / "chunks").read_text() == "xxx"
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    assert (tmp_path / "chunks").read_text("utf-8") == "xxx"
 
 
 def test_build__a_full_disk_is_one_sentence_and_the_next_run_continues(dataset, eye, monkeypatch):
@@ -251,7 +253,7 @@ def test_build__a_full_disk_is_one_sentence_and_the_next_run_continues(dataset, 
 
     with (
         monkeypatch.context() as patch,
-        pytest.raises(FeatureError, match=r"No space left .* continues, or set KDLIB_RUNS"),
+        pytest.raises(FeatureError, match=r"No space left .* set KDLIB_RUNS .* continues"),
     ):
         patch.setattr(features, "_append", full)
         teacher_features(config(), dataset, tokens=False)
@@ -325,5 +327,5 @@ def test_second_user__modes_follow_the_umask_and_reading_needs_no_lock_and_no_wr
     times = {file: file.stat().st_mtime_ns for file in [built.path, *built.path.iterdir()]}
     assert len(teacher_features(config(), dataset, tokens=False)) == IMAGES
     assert times == {file: file.stat().st_mtime_ns for file in [built.path, *built.path.iterdir()]}
-    with pytest.raises(FeatureError, match=r"cannot be written: Permission denied.*KDLIB_RUNS"):
+    with pytest.raises(FeatureError, match=r"cannot be built: .*Permission denied.*KDLIB_RUNS"):
         teacher_features(config(), dataset, tokens=True)

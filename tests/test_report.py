@@ -64,7 +64,8 @@ def test_report__page_tables_and_executed_notebook(pages):
     assert "<script" not in page and "Traceback" not in page
     runs, scores, tests = (pd.read_csv(pages / f"{name}.csv") for name in ("runs", "results", "comparisons"))
     assert (len(runs), set(runs.outcome)) == (64, {"ok", "failed"})
-    assert not scores.path.str.startswith("/").any() and set(tests.question) >= {"teacher", "epochs", "method"}
+    assert set(scores.key) == set(runs.key.dropna()) and not runs.path.str.startswith("/").any()
+    assert set(tests.question) >= {"teacher", "epochs", "method"}
     assert "torch==" in (pages / "requirements.txt").read_text(encoding="utf-8")
     assert (pages / "study.yaml").exists()
     outputs = [one for cell in nbformat.read(pages / "report.ipynb", 4).cells for one in cell.get("outputs", [])]

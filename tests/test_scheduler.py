@@ -33,7 +33,7 @@ def cluster(tmp_path, monkeypatch):
             "--host",
             "127.0.0.1",
         ]
-        log = open(tmp_path / f"log-{len(processes)}", "w")  # noqa: SIM115, closed with the process
+        log = open(tmp_path / f"log-{len(processes)}", "wb")  # noqa: SIM115, closed with the process
         processes.append(subprocess.Popen(call, env=os.environ | environment, stdout=log, stderr=log, cwd=tmp_path))
 
     def start(workers: int, **environment) -> str:

@@ -1,48 +1,65 @@
 """Data sets by name. Another one: a function ``(root, split) -> Dataset``, used as 'package.module:function'."""
 
-import inspect
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from kdlib.config import RunConfig
-from kdlib.data import coco, extra, folder, shapes, tinyimagenet
+from kdlib.data import coco, folder, shapes, tinyimagenet
 from kdlib.data.base import SPLITS, BadImageError, Dataset, separate
-from kdlib.data.files import DataError
-from kdlib.data.folder import counts
+from kdlib.data.files import DataError, by_hash
 from kdlib.utils import find
 
+EXTRA_SEED = 2  # the demo study's data have seed 0, the images that the toy teachers were trained on seed 1
 DATASETS: dict[str, Callable] = {"tinyimagenet": tinyimagenet.load, "coco": coco.load, "folder": folder.load}
 
-__all__ = ["DATASETS", "SPLITS", "BadImageError", "DataError", "Dataset", "counts", "load", "open_data", "separate"]
+__all__ = ["DATASETS", "SPLITS", "BadImageError", "DataError", "Dataset", "load", "open_data", "separate"]
 
 
 def load(name: str, root: str | Path, split: str, on_missing: str = "error") -> Dataset:
     """``split`` (fit, dev or test) of data set ``name`` below ``root``; 'shapes' is the synthetic data."""
     if split not in SPLITS:
         raise ValueError(f"There is no split '{split}'; the splits are {', '.join(SPLITS)}.")
-    read = find(DATASETS, name, "data set")  # an unknown name is an error before anything is made
-    if str(root) == "shapes" and read in (tinyimagenet.load, coco.load):
-        root = shapes.ensure()
-    takes = "on_missing" in inspect.signature(read).parameters
-    return read(root, split, on_missing) if takes else read(root, split)
+    read = find(DATASETS, name, "data set")
+    if read not in (tinyimagenet.load, coco.load):
+        return read(root, split)
+    return read(shapes.ensure() if str(root) == "shapes" else root, split, on_missing)
 
 
 def open_data(config: RunConfig) -> dict[str, Dataset]:
-    """The splits that a run reads, no image in two of them; with extra images also 'train', fit and then those.
-
-    Captions need dev only with a cooldown, and scores on dev need no test.
-    """
+    """The splits that a run reads, no image in two of them; with extra images also 'train', fit and then those."""
 
     def read(split: str) -> Dataset:
         return load(config.dataset, config.data_root, split, config.on_missing)
 
-    fit = read("fit").limited(config.train_limit)
-    dev = config.score_on == "dev" or fit.labels is not None or config.cooldown > 0
-    names = [name for name, wanted in (("dev", dev), ("test", config.score_on == "test")) if wanted]
-    splits = {"fit": fit} | {name: read(name) for name in names}
+    splits = {"fit": read("fit")}
+    if config.train_limit:
+        ids = splits["fit"].ids
+        chosen = set(by_hash(ids, "train_limit/{}".format)[: config.train_limit])
+        splits["fit"] = splits["fit"].take(row for row, name in enumerate(ids) if name in chosen)
+    if config.score_on == "dev" or splits["fit"].labels is not None or config.cooldown > 0:
+        splits["dev"] = read("dev")
+    if config.score_on == "test":
+        splits["test"] = read("test")
     if config.extra_images:
-        splits["extra"] = extra.load(config.extra_images, fit, config.on_missing)
+        splits["extra"] = _extra(config.extra_images, splits["fit"], config.on_missing)
     splits = separate(splits, config.on_overlap)
     if more := splits.pop("extra", None):
         splits["train"] = splits["fit"].followed_by(more, split="train", left_out=more.left_out)
     return splits
+
+
+def _extra(given: str, first: Dataset, on_missing: str) -> Dataset:
+    """A folder of images, or 'shapes:20000', which have captions or labels as ``first`` has, the split fit."""
+    if not given.startswith("shapes"):
+        return folder.loose(Path(given), first, on_missing)
+    count = int(given[7:]) if given[7:].isdecimal() else 0
+    if not 2 <= count <= 100_000:
+        raise DataError(f"extra_images is '{given}'. Write 'shapes:20000' for 20,000 synthetic images, up to 100,000.")
+    scenes = first.captions is not None
+    each = 0 if scenes else max(2, -(-count // len(shapes.CLASSES)))  # of one alone none would be left for dev
+    root = shapes.ensure(shapes.ShapesSpec(EXTRA_SEED, each, 0, count if scenes else 0, 0))
+    fit, dev = ((coco if scenes else tinyimagenet).load(root, split) for split in ("fit", "dev"))
+    whole = fit.followed_by(dev).take(range(count))
+    known = whole.labels if whole.class_names == first.class_names else None  # else they say nothing of its classes
+    return replace(whole, split="extra", ids=[f"extra/{name}" for name in whole.ids], labels=known)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from kdlib.data.files import DataError, by_hash, content_hashes, listed
+from kdlib.data.files import DataError, content_hashes, listed
 from kdlib.utils import digest
 
 SPLITS = ("fit", "dev", "test")
@@ -24,10 +24,7 @@ class BadImageError(DataError):
 
 
 def decode(content: bytes, name: str, least: int = 0) -> Image.Image:
-    """An upright RGB image as a viewer shows it on a white page; 16 bits become 8, embedded profiles are not applied.
-
-    With ``least`` a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size while no side falls below so many pixels.
-    """
+    """An upright RGB image as a viewer shows it on white; a JPEG may be reduced to sides of ``least`` pixels."""
     try:
         image = Image.open(io.BytesIO(content))
         if least:
@@ -49,22 +46,20 @@ def decode(content: bytes, name: str, least: int = 0) -> Image.Image:
 
 @dataclass(frozen=True)
 class Images(Sequence):
-    """The images of a split, decoded when they are asked for."""
+    """The images of a split, decoded when they are asked for; ``at_least(row, side)`` may reduce a JPEG."""
 
     paths: tuple[str, ...]
 
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, row: int) -> Image.Image:
-        return self.at_least(row, 0)
-
-    def at_least(self, row: int, least: int) -> Image.Image:
-        """Image ``row``; a JPEG may be reduced while its sides stay at ``least`` pixels or more."""
+    def __getitem__(self, row: int, least: int = 0) -> Image.Image:
         path = self.paths[row]
-        if os.path.lexists(path) and not (os.path.isfile(path) and os.access(path, os.R_OK)):
-            raise BadImageError(f"{path}: no file that can be read (permissions, a broken link, a pipe or a device)")
+        if os.path.lexists(path) and not os.access(path, os.R_OK):  # one that is gone is no bad image: a lost disk
+            raise BadImageError(f"{path}: a broken link, or no permission to read it")
         return decode(Path(path).read_bytes(), path, least)
+
+    at_least = __getitem__
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,21 +83,21 @@ class Dataset:
     title: str = ""
 
     def __post_init__(self):
-        self.__dict__["title"] = self.title or self.name
-        where = f"{self.title}: the split '{self.split}'"
+        own = self.__dict__
+        own["title"] = self.title or self.name
+        for field in ("ids", "paths", "class_names", "captions", "categories", "category_names", "left_out"):
+            own[field] = own[field] if own[field] is None else tuple(own[field])
+        if self.labels is not None:
+            own["labels"] = np.asarray(self.labels, dtype=np.int64)
         if not self.ids:
-            unused = f"; not used: {listed(self.left_out)}" if self.left_out else ""
-            raise DataError(f"{where} is empty{unused}. Was the archive extracted completely?")
-        counts = {field: len(values) for field, values in self.rows().items()} | {"different ids": len(set(self.ids))}
+            unused = listed(self.left_out) or "nothing"
+            raise DataError(f"{self.title}: the split '{self.split}' is empty; not used: {unused}.")
+        counts = {field: len(values) for field, values in self._rows().items()} | {"different ids": len(set(self.ids))}
         if len(set(counts.values())) > 1:
-            raise DataError(f"{where} needs as many of each, one an image: {counts}.")
+            raise DataError(f"{self.title}: the split '{self.split}' needs one of each for an image: {counts}.")
 
     def __len__(self) -> int:
         return len(self.ids)
-
-    def rows(self) -> dict[str, Sequence]:
-        """The fields that it has of those with a row an image."""
-        return {field: getattr(self, field) for field in ROWS if getattr(self, field) is not None}
 
     @property
     def images(self) -> Images:
@@ -116,44 +111,37 @@ class Dataset:
         labels = None if self.labels is None else self.labels.tolist()
         return digest([content_hashes(self.paths), labels, *(getattr(self, field) for field in fields)])
 
+    def _rows(self) -> dict[str, Sequence]:
+        return {field: getattr(self, field) for field in ROWS if getattr(self, field) is not None}
+
     def take(self, rows: Iterable[int], **changes) -> "Dataset":
         """The same data set with only these rows, in this order."""
         rows = list(rows)
-        return self._with({field: [values[row] for row in rows] for field, values in self.rows().items()}, changes)
-
-    def limited(self, count: int) -> "Dataset":
-        """At most ``count`` images, those with the smallest SHA-1 of a salted id; 0 is all."""
-        chosen = set(by_hash(self.ids, "train_limit/{}".format)[: count or None])
-        return self.take(row for row, name in enumerate(self.ids) if name in chosen)
+        return replace(
+            self, **{field: [values[row] for row in rows] for field, values in self._rows().items()} | changes
+        )
 
     def followed_by(self, extra: "Dataset", **changes) -> "Dataset":
         """These images, then the extra ones, whose label is -1 and whose captions are () where they have none."""
         unknown = {"labels": [-1] * len(extra), "captions": [()] * len(extra), "categories": [()] * len(extra)}
-        unknown |= extra.rows()
-        return self._with({field: [*values, *unknown[field]] for field, values in self.rows().items()}, changes)
-
-    def _with(self, rows: dict[str, list], changes: dict) -> "Dataset":
-        if "labels" in rows:
-            rows["labels"] = np.array(rows["labels"], dtype=np.int64)
-        return replace(self, **{k: v if k == "labels" else tuple(v) for k, v in rows.items()} | changes)
+        unknown |= extra._rows()
+        return replace(self, **{field: [*values, *unknown[field]] for field, values in self._rows().items()} | changes)
 
 
 def separate(splits: dict[str, Dataset], on_overlap: str = "error") -> dict[str, Dataset]:
     """No image, by id or content, in two splits: it stays in the first of test, dev, fit and extra that has it."""
-    seen, kept, every = {}, {}, []
+    seen, kept, every = {}, dict(splits), []
     for split in sorted(splits, key=PRECEDENCE.index):
         data = splits[split]
         marks = list(zip(data.ids, content_hashes(data.paths), strict=True))
-        known = [seen.get(name) or seen.get(content) for name, content in marks]
-        pairs = [(name, f"is {twin}") for name, twin in zip(data.ids, known, strict=True) if twin]
+        twins = [seen.get(name) or seen.get(content) for name, content in marks]
+        pairs = [(name, f"is {twin}") for name, twin in zip(data.ids, twins, strict=True) if twin]
         seen = {mark: f"{name} of {split}" for name, content in marks for mark in (name, content) if mark} | seen
-        kept[split], every = data, every + pairs
+        every += pairs
         if pairs and on_overlap == "drop":
-            rows = [row for row, twin in enumerate(known) if not twin]
+            rows = [row for row, twin in enumerate(twins) if not twin]
             kept[split] = data.take(rows, left_out=(*data.left_out, *pairs))
     if every and on_overlap == "error":
-        raise DataError(
-            f"{len(every)} images are in two splits: {listed(every)}. Take them out, or set on_overlap to 'drop', "
-            "which leaves them out of training and counts them."
-        )
-    return {split: kept[split] for split in splits}
+        remedy = "Set on_overlap to 'drop', which leaves them out of training and counts them"
+        raise DataError(f"{len(every)} images are in two splits: {listed(every)}. {remedy}.")
+    return kept

@@ -1,19 +1,17 @@
 """Draws the synthetic images: single objects, and scenes with five captions. Every number comes from the generator."""
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw
 
-OUTLINES = ("circle", "square", "triangle", "star", "cross", "ring", "pentagon", "crescent", "heart", "arrow")
 FILLS = ("solid", "striped")
 COLOURS = {
     "red": (205, 50, 45), "green": (60, 150, 70), "blue": (55, 90, 200), "yellow": (220, 195, 60),
     "purple": (140, 70, 170), "orange": (230, 135, 45), "white": (235, 235, 230), "black": (30, 30, 35),
 }  # fmt: skip
 NUMBERS = ("no", "one", "two", "three", "four")
-SUPERSAMPLING = 3
 
 
 def _regular(corners: int, inner: float = 1.0) -> np.ndarray:
@@ -24,38 +22,34 @@ def _regular(corners: int, inner: float = 1.0) -> np.ndarray:
     return np.array([(r * math.cos(a), r * math.sin(a)) for r, a in zip(radii, angles, strict=True)])
 
 
-def _outline(name: str) -> list[np.ndarray]:
-    """Closed outlines in the unit disc; a second one is cut out of the first."""
-    circle = _regular(48)
-    t = np.linspace(0, 2 * math.pi, 60, endpoint=False)
-    heart = -(13 * np.cos(t) - 5 * np.cos(2 * t) - 2 * np.cos(3 * t) - np.cos(4 * t)) / 17
-    arm = np.array([(-0.34, -1), (0.34, -1), (0.34, -0.34)])
-    turns = [np.array([[c, s], [-s, c]]) for c, s in ((1, 0), (0, 1), (-1, 0), (0, -1))]
-    return {
-        "circle": [circle],
-        "square": [_regular(4)],
-        "triangle": [_regular(3)],
-        "star": [_regular(5, inner=0.42)],
-        "pentagon": [_regular(5)],
-        "ring": [circle, 0.55 * circle],
-        "crescent": [circle, 0.85 * circle + np.array([0.42, 0.0])],
-        "cross": [np.concatenate([arm @ turn for turn in turns])],
-        "heart": [np.stack([np.sin(t) ** 3, heart], axis=1)],
-        "arrow": [np.array([(-1, -0.28), (0.1, -0.28), (0.1, -0.75), (1, 0), (0.1, 0.75), (0.1, 0.28), (-1, 0.28)])],
-    }[name]
+_ARM = np.array([(-0.34, -1), (0.34, -1), (0.34, -0.34)])
+_TURNS = [np.array([[c, s], [-s, c]]) for c, s in ((1, 0), (0, 1), (-1, 0), (0, -1))]
+_T = np.linspace(0, 2 * math.pi, 60, endpoint=False)
+_HEART = -(13 * np.cos(_T) - 5 * np.cos(2 * _T) - 2 * np.cos(3 * _T) - np.cos(4 * _T)) / 17
+POLYGONS = {  # closed outlines in the unit disc; a second one is cut out of the first
+    "circle": [_regular(48)],
+    "square": [_regular(4)],
+    "triangle": [_regular(3)],
+    "star": [_regular(5, inner=0.42)],
+    "cross": [np.concatenate([_ARM @ turn for turn in _TURNS])],
+    "ring": [_regular(48), 0.55 * _regular(48)],
+    "pentagon": [_regular(5)],
+    "crescent": [_regular(48), 0.85 * _regular(48) + np.array([0.42, 0.0])],
+    "heart": [np.stack([np.sin(_T) ** 3, _HEART], axis=1)],
+    "arrow": [np.array([(-1, -0.28), (0.1, -0.28), (0.1, -0.75), (1, 0), (0.1, 0.75), (0.1, 0.28), (-1, 0.28)])],
+}
+OUTLINES = tuple(POLYGONS)
 
 
 def _mask(size, outline: str, fill: str, centre, radius: float, angle: float, stripe: float) -> Image.Image:
-    """An antialiased mask of one object; ``size``, ``centre`` and ``radius`` in pixels."""
-    scale = SUPERSAMPLING
-    mask = Image.new("L", (size[0] * scale, size[1] * scale), 0)
-    draw = ImageDraw.Draw(mask)
+    """A mask of one object, drawn at three times its size; ``size``, ``centre`` and ``radius`` in pixels."""
+    mask = Image.new("L", (size[0] * 3, size[1] * 3), 0)
     turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
-    for order, points in enumerate(_outline(outline)):
-        moved = (points @ turn.T * radius + np.array(centre)) * scale
-        draw.polygon([tuple(point) for point in moved], fill=0 if order else 255)
+    for order, points in enumerate(POLYGONS[outline]):
+        moved = (points @ turn.T * radius + np.array(centre)) * 3
+        ImageDraw.Draw(mask).polygon([tuple(point) for point in moved], fill=0 if order else 255)
     if fill == "striped":
-        rows, columns = np.mgrid[0 : mask.height, 0 : mask.width] / scale
+        rows, columns = np.mgrid[0 : mask.height, 0 : mask.width] / 3
         along = (columns - centre[0]) * math.cos(angle + 0.6) + (rows - centre[1]) * math.sin(angle + 0.6)
         gaps = (along / stripe) % 1.0 < 0.45
         mask = Image.fromarray(np.where(gaps, 0, np.asarray(mask)).astype(np.uint8))
@@ -64,25 +58,23 @@ def _mask(size, outline: str, fill: str, centre, radius: float, angle: float, st
 
 def _background(rng: np.random.Generator, size) -> Image.Image:
     """A dull gradient between two random colours."""
-    width, height = size
     first, second = rng.uniform(70, 190, 3), rng.uniform(70, 190, 3)
     angle = rng.uniform(0, 2 * math.pi)
-    rows, columns = np.mgrid[0:height, 0:width]
-    along = columns / width * math.cos(angle) + rows / height * math.sin(angle)
+    rows, columns = np.mgrid[0 : size[1], 0 : size[0]]
+    along = columns / size[0] * math.cos(angle) + rows / size[1] * math.sin(angle)
     along = (along - along.min()) / (np.ptp(along) + 1e-9)
     return Image.fromarray((first + (second - first) * along[..., None]).astype(np.uint8))
 
 
 def _clutter(image: Image.Image, rng: np.random.Generator, strokes: int) -> None:
     """Draw random line segments into ``image``."""
-    draw = ImageDraw.Draw(image)
     width, height = image.size
     for _ in range(strokes):
         x, y = rng.uniform(0, width), rng.uniform(0, height)
         angle, length = rng.uniform(0, math.pi), rng.uniform(0.15, 0.5) * width
         colour = tuple(int(value) for value in rng.uniform(40, 215, 3))
         end = (x + length * math.cos(angle), y + length * math.sin(angle))
-        draw.line([(x, y), end], fill=colour, width=int(rng.integers(1, 4)))
+        ImageDraw.Draw(image).line([(x, y), end], fill=colour, width=int(rng.integers(1, 4)))
 
 
 def _noise(image: Image.Image, rng: np.random.Generator, sigma: float) -> Image.Image:
@@ -102,8 +94,7 @@ def draw_object(rng: np.random.Generator, outline: str, fill: str, size: int = 6
     return _noise(image, rng, rng.uniform(4, 18)), mask
 
 
-@dataclass(frozen=True)
-class Thing:
+class Thing(NamedTuple):
     """One object of a scene; place in a 3 x 3 grid, counted from the top left."""
 
     outline: str
@@ -111,16 +102,6 @@ class Thing:
     large: bool
     column: int
     row: int
-
-    @property
-    def phrase(self) -> str:
-        """As 'large red star'."""
-        return f"{'large' if self.large else 'small'} {self.colour} {self.outline}"
-
-    @property
-    def place(self) -> str:
-        """As 'top left'; 'middle' in the centre."""
-        return f"{('top', '', 'bottom')[self.row]} {('left', '', 'right')[self.column]}".strip() or "middle"
 
 
 def draw_scene(rng: np.random.Generator) -> tuple[Image.Image, list[Thing]]:
@@ -137,8 +118,8 @@ def draw_scene(rng: np.random.Generator) -> tuple[Image.Image, list[Thing]]:
         outline, colour = str(rng.choice(OUTLINES)), str(rng.choice(list(COLOURS)))
         thing = Thing(outline, colour, bool(rng.integers(0, 2)), column=int(cell) % 3, row=int(cell) // 3)
         radius = step * (0.52 if thing.large else 0.32)
-        centre = np.array([left + (thing.column + 0.5) * step, top + (thing.row + 0.5) * step])
-        centre = centre + rng.uniform(-0.1, 0.1, 2) * step
+        middle = np.array([left + (thing.column + 0.5) * step, top + (thing.row + 0.5) * step])
+        centre = middle + rng.uniform(-0.1, 0.1, 2) * step
         mask = _mask(size, thing.outline, "solid", centre, radius, rng.uniform(-0.5, 0.5), radius)
         shade = np.array(COLOURS[thing.colour]) + rng.normal(0, 14, 3)
         image.paste(tuple(int(value) for value in shade.clip(0, 255)), mask=mask)
@@ -154,24 +135,23 @@ def _listed(parts: list[str]) -> str:
     return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
-def _relation(first: Thing, second: Thing) -> str:
-    if first.row != second.row:
-        return "above" if first.row < second.row else "below"
-    return "to the left of" if first.column < second.column else "to the right of"
-
-
 def captions(rng: np.random.Generator, things: list[Thing]) -> list[str]:
     """Five captions of a scene. Each leaves something else out, as size, place or colour."""
     order = [things[i] for i in rng.permutation(len(things))]
-    one, number = order[0], len(things)
+    one, number, others = order[0], len(things), "all alone"
+    phrases = [_article(f"{'large' if thing.large else 'small'} {thing.colour} {thing.outline}") for thing in order]
+    place = f"{('top', '', 'bottom')[one.row]} {('left', '', 'right')[one.column]}".strip() or "middle"
+    if number > 1:
+        across = "to the left of" if one.column < order[1].column else "to the right of"
+        down = "above" if one.row < order[1].row else "below"
+        others = f"{across if one.row == order[1].row else down} {_article(order[1].outline)}"
     counts = {name: sum(thing.outline == name for thing in things) for name in OUTLINES}
     counted = [f"{NUMBERS[n]} {name}{'s' if n > 1 and name[-1] != 's' else ''}" for name, n in counts.items() if n]
-    others = f"{_relation(one, order[1])} {_article(order[1].outline)}" if number > 1 else "all alone"
     return [
-        f"a picture of {_listed([_article(thing.phrase) for thing in order])}",
+        f"a picture of {_listed(phrases)}",
         f"{_article(f'{one.colour} {one.outline}')} {others}",
-        f"there is {_article(one.phrase)} in the {one.place}",
+        f"there is {phrases[0]} in the {place}",
         f"{_listed(counted)} on a plain background",
         f"{NUMBERS[number]} {'shape' if number == 1 else 'shapes'} coloured "
-        f"{_listed([thing.colour for thing in order])}, the first of them in the {one.place}",
+        f"{_listed([thing.colour for thing in order])}, the first of them in the {place}",
     ]

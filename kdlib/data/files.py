@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import json
 import os
-import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,7 +14,8 @@ from kdlib.utils import file_digest, locked, read_json, runs_root, write_atomic
 
 # Every format that Pillow decodes by itself; some it only recognises, or leaves to another program.
 UNREAD = ("BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF")
-SUFFIXES = {end for end, kind in Image.registered_extensions().items() if kind in Image.OPEN and kind not in UNREAD}
+KINDS = Image.registered_extensions().items()
+SUFFIXES = tuple(suffix for suffix, kind in KINDS if kind in Image.OPEN and kind not in UNREAD)
 _known = {"": ""}  # 'path|bytes|time of the last change in ns' -> SHA-256 of the content
 
 
@@ -29,17 +29,11 @@ def scan(folder: Path, above: tuple = ()) -> list[str]:
     for entry in os.scandir(folder) if os.path.isdir(folder) else ():
         if entry.name.startswith("."):
             continue
-        if entry.name.encode("utf-8", "ignore").decode() != entry.name:
-            raise DataError(f"{folder}: the name {entry.name!a} is not UTF-8 text. Rename it.")
         if not entry.is_dir():
             found.append(entry.name)
         elif os.path.realpath(entry.path) not in above:  # else a link to a folder that it lies in
             found += [f"{entry.name}/{name}" for name in scan(entry.path, above)]
     return sorted(found)
-
-
-def is_image(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in SUFFIXES
 
 
 def in_classes(top: Path, part: str, classes: Sequence[str] | None = None) -> tuple[dict[str, list[str]], list]:
@@ -50,10 +44,11 @@ def in_classes(top: Path, part: str, classes: Sequence[str] | None = None) -> tu
     found, rest = {name: [] for name in classes or ()}, []
     for name in scan(top / part):
         owner = next((folder for folder in name.split("/")[:-1] if classes is None or folder in found), None)
-        if owner is not None and is_image(name):
+        is_image = name.lower().endswith(SUFFIXES)
+        if owner is not None and is_image:
             found.setdefault(owner, []).append(os.path.join(part, name))
         elif not name.endswith("_boxes.txt"):  # Tiny ImageNet's own
-            reason = "is in no folder of a class" if is_image(name) else "has no suffix of an image format"
+            reason = "is in no folder of a class" if is_image else "has no suffix of an image format"
             rest.append((os.path.join(part, name), reason))
     return found, rest
 
@@ -62,34 +57,24 @@ def place(root: str | Path, folder: str, mark: str) -> Path:
     """The folder that holds the file ``mark``: ``root``, ``folder`` in it, one or two levels down, or one up."""
     root = Path(root).expanduser()
     for pattern in (mark, f"{folder}/{mark}", f"*/{mark}", f"*/*/{mark}", f"../{mark}"):
-        if len(found := sorted(root.glob(pattern))) > 1:
+        found = sorted(root.glob(pattern))
+        if len(found) > 1:
             raise DataError(f"{root} holds several data sets: {', '.join(map(str, found[:3]))}. Give one of them.")
         if found:
             return found[0].parents[mark.count("/")]
     held = ", ".join(sorted(path.name for path in root.glob("*"))[:8]) or "nothing"
-    raise DataError(
-        f"{root}: {mark} is missing, and there is {held}. Give the folder that holds {folder}; 'kdlib data get' "
-        "downloads it, or extracts an archive that is at hand (--from FILE)."
-    )
-
-
-def text_lines(path: Path) -> list[tuple[int, str]]:
-    """(number, line) of the lines of a UTF-8 file that are not blank."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text ({error}). Save it as UTF-8.") from error
-    return [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
+    raise DataError(f"{root}: {mark} is missing, and there is {held}. Get {folder} with 'kdlib data get'.")
 
 
 @contextlib.contextmanager
-def reading(path: Path) -> Iterator[dict]:
-    """The content of a JSON file. What is wrong with it, or is missed while it is read, is an error that names it."""
+def reading(path: Path) -> Iterator[dict | str]:
+    """The content of a JSON or text file. What is wrong with it, or is missed while it is read, names the file."""
     try:
-        yield json.loads(path.read_text(encoding="utf-8-sig"))
-    except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+        content = path.read_text(encoding="utf-8-sig")
+        yield json.loads(content) if path.suffix == ".json" else content
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         why = f"{type(error).__name__}: {error}"
-        raise DataError(f"{path} is damaged, or another file than its name says ({why}). Extract it again.") from error
+        raise DataError(f"{path} is damaged, or another file than its name says ({why}).") from error
 
 
 def listed(pairs: Sequence[tuple[str, str]]) -> str:
@@ -99,9 +84,9 @@ def listed(pairs: Sequence[tuple[str, str]]) -> str:
 
 def left_out(where: object, wrong: list[tuple[str, str]], on_missing: str) -> list[tuple[str, str]]:
     """What cannot be used: counted with on_missing 'skip', and an error that lists it with 'error'."""
-    if wrong and on_missing != "skip":
-        remedy = "Correct them, extract the archive again, or set on_missing to 'skip', which leaves them out"
-        raise DataError(f"{where}: {len(wrong)} entries cannot be used: {listed(wrong)}. {remedy} and counts them.")
+    if wrong and on_missing == "error":
+        remedy = "Correct them, or set on_missing to 'skip', which leaves them out and counts them"
+        raise DataError(f"{where}: {len(wrong)} entries cannot be used: {listed(wrong)}. {remedy}.")
     return wrong
 
 
@@ -116,20 +101,17 @@ def content_hashes(paths: Sequence[str]) -> list[str]:
     if not _known.keys() >= set(keys):
         _known.update(read_json(memory) or {})
     new = {key: path for key, path in zip(keys, paths, strict=True) if key not in _known}
-    with ThreadPoolExecutor() as pool:
-        parts = [list(new)[start : start + 64] for start in range(0, len(new), 64)]
-        hashes = pool.map(lambda part: [(key, file_digest(new[key])) for key in part], parts)
-        fresh = dict(pair for part in hashes for pair in part)
-    _known.update(fresh)
-    with contextlib.suppress(OSError):  # where it cannot be written, it is computed again
-        if fresh:
-            with locked(memory.with_suffix(".lock")):
-                write_atomic(memory, json.dumps((read_json(memory) or {}) | fresh))
+    if new:
+        with ThreadPoolExecutor() as pool:
+            fresh = dict(zip(new, pool.map(file_digest, new.values()), strict=True))
+        _known.update(fresh)
+        with contextlib.suppress(OSError), locked(memory.with_suffix(".lock")):  # else it is computed again
+            write_atomic(memory, json.dumps((read_json(memory) or {}) | fresh))
     return [_known[key] for key in keys]
 
 
 def _key(path: str) -> str:
-    found = os.stat(path) if os.path.exists(path) else os.lstat(path)  # which raises for a file that is gone
-    if not stat.S_ISREG(found.st_mode) or not os.access(path, os.R_OK):
+    if not os.access(path, os.R_OK):
         return ""
+    found = os.stat(path)
     return f"{os.path.abspath(path)}|{found.st_size}|{found.st_mtime_ns}"

@@ -1,57 +1,55 @@
-"""A folder of images: photos/<class>/*, cut by hash, or photos/{train,val}/<class>/*, where val/ is ``test``."""
+"""Own images: photos/<class>/*, cut by hash, or photos/{train,val}/<class>/*, or extra ones without classes."""
 
-from os.path import basename, dirname, splitext
+from os.path import basename
 from pathlib import Path
 
-import numpy as np
-
+from kdlib.data import coco
 from kdlib.data.base import Dataset
-from kdlib.data.files import DataError, by_hash, in_classes, is_image, scan
+from kdlib.data.files import SUFFIXES, DataError, by_hash, in_classes, left_out, reading, scan
 
 DEV_SHARE, TEST_SHARE = 0.1, 0.2
 
 
 def load(root: str | Path, split: str) -> Dataset:
     """Of each class the images with the smallest SHA-1 of the name are ``test`` (20 %), the next ``dev`` (10 %)."""
-    top, images, rest = read(root)
-    classes = sorted({name for part in images.values() for name in part})
-    rows = [(path, label) for label, name in enumerate(classes) for path in images[split].get(name, ())]
-    ids, labels = tuple(path for path, _ in rows), np.array([label for _, label in rows], dtype=np.int64)
-    paths, left = tuple(str(top / path) for path in ids), tuple(rest) if split == "fit" else ()
-    return Dataset("folder", split, ids, paths, labels, tuple(classes), left_out=left, title=top.name)
-
-
-def read(root: str | Path) -> tuple[Path, dict[str, dict[str, list[str]]], list]:
-    """The folder, {split: {class: paths below it}}, and (path, reason) of what is not used."""
     top = Path(root).expanduser()
     if not top.is_dir():
         raise DataError(f"{top}: there is no such folder. Set data_root to one that holds a folder for each class.")
-    inner = [path for path in top.iterdir() if not path.name.startswith(".") and (path.is_dir() or is_image(path.name))]
+    inner = [path for path in top.glob("[!.]*") if path.is_dir() or path.name.lower().endswith(SUFFIXES)]
     if len(inner) == 1 and inner[0].is_dir() and sum(path.is_dir() for path in inner[0].iterdir()) > 1:
         top = inner[0]  # one folder more
     val = next((name for name in ("val", "valid", "validation", "test") if (top / name).is_dir()), "")
-    parts = ["train", val] if val and (top / "train").is_dir() else [""]
-    found, rest = in_classes(top, parts[0])
-    images = {"fit": {}, "dev": {}, "test": {}}
-    if len(parts) == 2:
-        images["test"], more = in_classes(top, val, list(found))
-        rest += more + [(path, f"is beside train and {val}") for path in scan(top) if path.split("/")[0] not in parts]
-    for name, paths in found.items():
-        order, count = by_hash(paths, basename), len(paths)
-        tests = max(1, round(TEST_SHARE * count)) if len(parts) == 1 and count > 1 else 0
-        devs = tests + (max(1, round(DEV_SHARE * count)) if count - tests > 1 else 0)
-        for split, part in (("test", order[:tests]), ("dev", order[tests:devs]), ("fit", order[devs:])):
-            images[split].setdefault(name, sorted(part))
-    return top, images, rest
+    cut = not val or not (top / "train").is_dir()
+    found, rest = in_classes(top, "" if cut else "train")
+    if not cut:
+        tests, more = in_classes(top, val, list(found))
+        beside = [path for path in scan(top) if path.split("/")[0] not in ("train", val)]
+        rest += more + [(path, f"is beside train and {val}") for path in beside]
+    ids, labels, classes = [], [], sorted(found)
+    for label, name in enumerate(classes):
+        order, count = by_hash(found[name], basename), len(found[name])
+        test = max(1, round(TEST_SHARE * count)) if cut and count > 1 else 0
+        dev = test + (max(1, round(DEV_SHARE * count)) if count - test > 1 else 0)
+        parts = {"test": order[:test] if cut else tests[name], "dev": order[test:dev], "fit": order[dev:]}
+        ids += sorted(parts[split])
+        labels += [label] * len(parts[split])
+    paths, left = [str(top / path) for path in ids], rest if split == "fit" else ()
+    return Dataset("folder", split, ids, paths, labels, classes, left_out=left, title=top.name)
 
 
-def counts(root: str | Path):
-    """A table of the files: split, class, suffix, the reason why they are left out, and how many."""
-    import pandas as pd
-
-    _, images, rest = read(root)
-    rows = [(split, name, path, "") for split, part in images.items() for name, paths in part.items() for path in paths]
-    rows += [("", basename(dirname(path)), path, reason) for path, reason in rest]
-    rows = [(split, name, splitext(path)[1].lower(), reason) for split, name, path, reason in rows]
-    frame = pd.DataFrame(rows, columns=["split", "class", "suffix", "left_out"])
-    return frame.value_counts(sort=False).rename("images").reset_index()
+def loose(root: Path, first: Dataset, on_missing: str) -> Dataset:
+    """All images below ``root``, with the captions of captions.json: {"folder/name.jpg": ["a caption", ...], ...}."""
+    files, path, captions = scan(root), root / "captions.json", None
+    names = [name for name in files if name.lower().endswith(SUFFIXES)]
+    rest = [(name, "has no suffix of an image format") for name in files if name not in (*names, path.name)]
+    if first.captions is not None and path.exists():
+        with reading(path) as record:
+            texts = {name: tuple(record.get(name, ())[: coco.CAPTIONS]) for name in names}
+        silent = [name for name, own in texts.items() if not own or not all(map(coco.is_caption, own))]
+        rest += left_out(path, [(name, "has no caption, or a blank one") for name in silent], on_missing)
+        names = [name for name in names if name not in silent]
+        captions = [texts[name] for name in names]
+    if not names:
+        raise DataError(f"extra_images: no image in {root} can be used. Give a folder of images, or 'shapes:20000'.")
+    ids, paths = [f"extra/{name}" for name in names], [str(root / name) for name in names]
+    return Dataset(first.name, "extra", ids, paths, captions=captions, left_out=rest)

@@ -131,7 +131,7 @@ def _examined(experiment: Experiment, epochs: int, student: ExportedStudent, fol
         "primary": evaluation.primary,
         "scores": scores,
         "least_cosine": agreement,
-        "bytes": {path.name: path.stat().st_size for path in sorted(folder.iterdir())},
+        "bytes": {path.name: path.stat().st_size for path in sorted(folder.iterdir()) if path.suffix != ".md"},
         "ms": {path.name: _times(path, partial(feeds, "fit", path.name.split(".")[0]), calls) for path in graphs},
         "hardware": machine.hardware(torch.device("cpu")),
         "versions": machine.versions() | {name: version(name) for name in LIBRARIES},

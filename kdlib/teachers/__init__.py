@@ -12,7 +12,7 @@ from PIL import Image
 from kdlib import keys, machine
 from kdlib.config import RunConfig
 from kdlib.teachers.base import Teacher, audit
-from kdlib.teachers.blip import Blip
+from kdlib.teachers.blip import Blip, RandomHeads
 from kdlib.teachers.checkpoint import TeacherError, digests, refuse_foreign, snapshot
 from kdlib.teachers.clip import Clip, Siglip2
 from kdlib.teachers.vit import Beit, Dino, Dinov2, Dinov3
@@ -31,24 +31,20 @@ def family(config: RunConfig) -> type[Teacher]:
         raise TeacherError(error.args[0]) from error
     if not (isinstance(kind, type) and issubclass(kind, Teacher)):
         raise TeacherError(f"The teacher {config.teacher} is no subclass of kdlib.teachers.Teacher.")
-    if config.untrained_heads and kind.RANDOM_HEADS is None:
+    if config.untrained_heads and kind is not Blip:
         raise TeacherError(f"untrained_heads is a variant of blip; {config.teacher} has no such layers. Take it out.")
-    return kind.RANDOM_HEADS if config.untrained_heads else kind
+    return RandomHeads if config.untrained_heads else kind
 
 
 def resolve(config: RunConfig) -> Path:
-    """The folder of the configuration's checkpoint, downloaded where it is not there yet.
-
-    'toy' is a packaged one; '' the published one at its pinned commit, or main, with a warning, where that is gone;
-    else a folder or a model id, also as owner/name@revision.
-    """
+    """The folder of the configuration's checkpoint, downloaded where it is not there yet."""
     kind, source = family(config), config.checkpoint
-    name, _, revision = (source or kind.DEFAULT).partition("@")
     folder = Path(__file__).parent / "toy" / config.teacher if source == "toy" else Path(source)
     if source == "toy" and not folder.is_dir():
         raise TeacherError(f"{config.teacher} has no toy teacher. Set checkpoint to '' (published), an id, a folder.")
     if not (source and folder.is_dir()):
-        if name.startswith(("/", ".", "~")) or name.count("/") != 1:
+        name, _, revision = (source or kind.DEFAULT).partition("@")
+        if name.startswith("/") or name.count("/") != 1:
             raise TeacherError(f"checkpoint '{source}' is neither a folder that is there nor a model id, owner/name.")
         pinned = kind.REVISION if name == kind.DEFAULT and not revision else ""
         folder = snapshot(name, revision or pinned or "main")
@@ -57,7 +53,7 @@ def resolve(config: RunConfig) -> Path:
             folder = snapshot(name, "main")
         if folder is None:
             raise TeacherError(f"{name} has no revision '{revision or 'main'}'. Take a branch, tag or commit of it.")
-    refuse_foreign(folder, config.teacher, dict(kind.MODELS), {n: dict(TEACHERS[n].MODELS) for n in TEACHERS})
+    refuse_foreign(folder, config.teacher, kind, TEACHERS)
     return folder
 
 

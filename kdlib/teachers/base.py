@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from kdlib.machine import autocast
-from kdlib.teachers.checkpoint import PROCESSORS, TOKENIZERS, TeacherError, load_model, load_part
+from kdlib.teachers.checkpoint import TeacherError, load_model, load_part
 
 # Two texts that differ in words and not in length: a vocabulary without these words makes one of them.
 TEXTS, LONGER = ("a red circle", "a blue square"), "two large dogs and a small cat run over the green meadow"
@@ -27,8 +27,6 @@ class Teacher:
     DEFAULT = ""  # the published checkpoint, a model id
     REVISION = ""  # the commit of it that is meant
     MODELS = ()  # (model_type in config.json, class of transformers); a family of your own may define load instead
-    OPTIONS = ()  # (name, value) of its from_pretrained
-    RANDOM_HEADS = None  # the class of the variant that config.untrained_heads asks for
     forward_text = None
 
     family: str
@@ -43,18 +41,17 @@ class Teacher:
     untrained: list[str] = field(default_factory=list)  # weights that are used and were not in the checkpoint
     image_parameters: int = 0  # weights that each side uses
     text_parameters: int = 0
-    audit: dict = field(default_factory=dict)
 
     @classmethod
     def load(cls, folder: Path) -> tuple[nn.Module, list[str]]:
         """The model, and the names of its weights and buffers that the checkpoint lacks."""
-        return load_model(dict(cls.MODELS), folder, **dict(cls.OPTIONS))
+        return load_model(dict(cls.MODELS), folder)
 
     @classmethod
     def processors(cls, folder: Path) -> tuple[Callable | None, Callable | None]:
         """The preprocessing, unless the family defines ``prepare``, and the tokenizer of a family that reads texts."""
-        preprocess = load_part("AutoImageProcessor", folder, PROCESSORS) if cls.prepare is Teacher.prepare else None
-        return preprocess, load_part("AutoTokenizer", folder, TOKENIZERS) if cls.forward_text else None
+        preprocess = load_part("AutoImageProcessor", folder) if cls.prepare is Teacher.prepare else None
+        return preprocess, load_part("AutoTokenizer", folder) if cls.forward_text else None
 
     def prepare(self, images: list) -> Tensor:
         """RGB images -> preprocessed pixels (B, 3, H, W) float32 on the CPU; may be called from several threads."""
@@ -74,10 +71,9 @@ class Teacher:
     def encode_images(self, images: list) -> dict[str, Tensor]:
         return self.encode_image(self.prepare(images))
 
-    def encode_texts(self, texts: list[str]) -> dict[str, Tensor]:  # with their mask (B, L)
+    def encode_texts(self, texts: list[str]) -> dict[str, Tensor]:
         words = self.tokenise(texts)
-        mask = words["attention_mask"]
-        return self.encode_text(words["input_ids"], mask) | {"mask": mask.float()}
+        return self.encode_text(words["input_ids"], words["attention_mask"])
 
     def _encode(self, forward: Callable, *inputs: Tensor) -> dict[str, Tensor]:
         if self.device.type == "cuda":
@@ -106,9 +102,8 @@ class Teacher:
         return side, side
 
     @property
-    def logit_scale(self) -> float:
-        """From cosines to logits; 1 / 0.07, as in DINO's k-NN and at BLIP's start, unless the checkpoint has one."""
-        return 1 / 0.07
+    def logit_scale(self) -> float:  # from cosines to logits, unless the checkpoint has one
+        return 1 / 0.07  # as in DINO's k-NN and at BLIP's start
 
 
 def audit(teacher: Teacher, missing: list[str], untrained_allowed: bool) -> None:
@@ -116,16 +111,15 @@ def audit(teacher: Teacher, missing: list[str], untrained_allowed: bool) -> None
 
     A weight is used when the gradient of the outputs reaches it. Names come first, whatever else is wrong.
     """
-    model, untrained, fault = teacher.model, set(missing), None
+    untrained, fault = set(missing), None
     try:
         outputs = _outputs(teacher)  # with gradients, which tell what is used
-        used = {side: _reached(model, output.values()) for side, output in outputs.items()}
+        used = {side: _reached(teacher.model, output) for side, output in outputs.items()}
         teacher.image_parameters = sum(used["image"].values())
         teacher.text_parameters = sum(used.get("text", {}).values())
-        names = {name for name, buffer in model.named_buffers() if buffer.is_floating_point()}.union(*used.values())
-        untrained &= names | {"logit_scale", "logit_bias"}
+        buffers = {name for name, buffer in teacher.model.named_buffers() if buffer.is_floating_point()}
+        untrained &= buffers.union(*used.values(), ("logit_scale", "logit_bias"))
         teacher.width, teacher.untrained = outputs["image"]["pooled"].shape[1], sorted(untrained)
-        teacher.audit = {"weights_and_buffers": len(names), "not_in_checkpoint": len(untrained)}
         _check(teacher, outputs)
     except torch.OutOfMemoryError:
         raise
@@ -135,7 +129,7 @@ def audit(teacher: Teacher, missing: list[str], untrained_allowed: bool) -> None
         first = ", ".join(sorted(untrained)[:6]) + " ..." * (len(untrained) > 6)
         raise TeacherError(
             f"{teacher.source} is no trained {teacher.family} teacher: {len(untrained)} weights that its outputs use "
-            f"are not in the checkpoint: {first}. Take one that {type(model).__name__} wrote. {fault or ''}"
+            f"are not in the checkpoint: {first}. Take one that {type(teacher.model).__name__} wrote. {fault or ''}"
         )
     if fault:
         raise TeacherError(f"{teacher.source} cannot serve as {teacher.family} teacher: {fault}.")
@@ -147,9 +141,10 @@ def _outputs(teacher: Teacher) -> dict[str, dict[str, Tensor]]:
     images = [noise.integers(0, 256, (*shape, 3), dtype=np.uint8) for shape in ((size, 2 * size), (2 * size, size))]
     images += [np.full((size, size, 3), level, dtype=np.uint8) for level in (0, 128, 255)]
     pixels = [teacher.prepare([Image.fromarray(image)]) for image in images]
-    if {made.shape for made in pixels} != {(1, 3, size, size)}:
-        made = f"{[tuple(made.shape) for made in pixels[:3]]} of a wide, a tall and a square image"
-        raise TeacherError(f"its preprocessing makes {made}, not (1, 3, {size}, {size}); set both sides, or crop")
+    shapes, wanted = [tuple(made.shape) for made in pixels[:3]], (1, 3, size, size)
+    if set(shapes) != {wanted}:
+        made = f"{shapes} of a wide, a tall and a square image, not {wanted}"
+        raise TeacherError(f"its preprocessing makes {made}; set both sides, or crop")
     if not (largest := torch.cat(pixels[2:]).abs().max()) <= 10:
         made = f"values up to {largest:.4g} of black, grey and white, beyond 10"
         raise TeacherError(f"its preprocessing makes {made}; correct do_rescale, image_mean or image_std")
@@ -161,14 +156,13 @@ def _outputs(teacher: Teacher) -> dict[str, dict[str, Tensor]]:
     return outputs
 
 
-def _reached(model: nn.Module, outputs) -> dict[str, int]:
+def _reached(model: nn.Module, outputs: dict[str, Tensor]) -> dict[str, int]:
     """Name -> size of the parameters that a gradient from ``outputs`` reaches; of all where none is recorded."""
-    parameters = gradients = dict(model.named_parameters())
-    total = torch.stack([output.float().square().sum() for output in outputs]).sum()
-    if total.requires_grad:
-        found = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
-        gradients = dict(zip(parameters, found, strict=True))
-    return {name: value.numel() for name, value in parameters.items() if gradients[name] is not None}
+    names, parameters = zip(*model.named_parameters(), strict=True)
+    total = sum(output.float().square().sum() for output in outputs.values())
+    found = torch.autograd.grad(total, parameters, allow_unused=True) if total.requires_grad else parameters
+    known = zip(names, parameters, found, strict=True)
+    return {name: parameter.numel() for name, parameter, gradient in known if gradient is not None}
 
 
 def _check(teacher: Teacher, outputs: dict[str, dict[str, Tensor]]) -> None:

@@ -4,7 +4,6 @@ Not BlipModel: no public checkpoint carries its projections, which are then rand
 25024, 28034, 37486; the likely cause of the paper's BLIP numbers).
 """
 
-import torch
 from torch import Tensor
 
 from kdlib.teachers.base import Teacher
@@ -38,11 +37,8 @@ def see(vision, pixels: Tensor):
     No other map is kept: at 384 pixels those of 64 images take 1 GB a layer, and BLIP has no fused attention.
     """
     maps = []
-    hook = vision.encoder.layers[-1].self_attn.register_forward_hook(lambda *call: maps.append(call[-1][1]))
-    try:
+    with vision.encoder.layers[-1].self_attn.register_forward_hook(lambda *call: maps.append(call[-1][1])):
         outputs = vision(pixels)
-    finally:
-        hook.remove()
     return outputs, maps[0].mean(dim=1)[:, 0, 1:]
 
 
@@ -58,12 +54,6 @@ class RandomHeads(Blip):
 
     MODELS = (("blip", "BlipModel"),)
 
-    @classmethod
-    def load(cls, folder):
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)  # what the checkpoint lacks is the same each time
-            return super().load(folder)
-
     def forward_image(self, pixels: Tensor) -> dict[str, Tensor]:
         outputs, attention = see(self.model.vision_model, pixels)
         project = self.model.visual_projection
@@ -75,6 +65,3 @@ class RandomHeads(Blip):
         project = self.model.text_projection
         pooled, tokens = project(outputs.pooler_output), project(outputs.last_hidden_state)
         return {"pooled": pooled, "tokens": tokens, "attention": attention}
-
-
-Blip.RANDOM_HEADS = RandomHeads

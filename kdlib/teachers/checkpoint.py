@@ -5,21 +5,22 @@ import functools
 import pickle
 import re
 import sys
+import traceback
 from contextlib import suppress
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from kdlib.utils import file_digest, read_json
+from kdlib.data.files import content_hashes
+from kdlib.utils import read_json
 
 # By exact names: repositories of open_clip carry the same weights a second time under other ones.
 SAFETENSORS = ("model.safetensors", "model-*-of-*.safetensors")
 PICKLES = ("pytorch_model.bin", "pytorch_model-*-of-*.bin")
-PROCESSORS = (("preprocessor_config.json",), ("processor_config.json",))
-TOKENIZERS = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("vocab.txt",))
 SMALL = ("[!.]*.json", "[!.]*.txt")  # configuration, preprocessing, tokenizer
 NO_PART = ("recipe.json", "leakage.json", "README.md")  # what may lie beside a checkpoint
+TOKENIZERS = ("tokenizer.json", "merges.txt", "vocab.txt")  # one of them, or transformers makes up a tokenizer
 
 
 class TeacherError(Exception):
@@ -40,67 +41,61 @@ def files(folder: Path) -> list[Path]:
 
 def digests(folder: Path) -> dict[str, str]:
     """Name -> SHA-256 of each file of a checkpoint. In the hub's cache large files have it as their name."""
-    found = {}
-    for path in files(folder):
-        found[path.name] = _sha256(path, path.stat().st_size, path.stat().st_mtime_ns)
-        blob = path.resolve()
-        if blob.parent.name == "blobs" and len(blob.name) == 64 and blob.name != found[path.name]:
-            raise TeacherError(f"{path} is not what the hub published: its SHA-256 differs. Delete {blob}.")
-    return found
+    found = dict(zip(files(folder), content_hashes([str(path) for path in files(folder)]), strict=True))
+    for blob, sha in ((path.resolve(), sha) for path, sha in found.items()):
+        if blob.parent.name == "blobs" and len(blob.name) == 64 and blob.name != sha:
+            raise TeacherError(f"{blob} is not what the hub published: its SHA-256 differs. Delete it.")
+    return {path.name: sha for path, sha in found.items()}
 
 
-_sha256 = functools.lru_cache(lambda path, size, changed: file_digest(path))
-
-
-def refuse_foreign(folder: Path, family: str, models: dict, families: dict[str, dict]) -> None:
+def refuse_foreign(folder: Path, family: str, kind: type, families: dict[str, type]) -> None:
     """Raise TeacherError for a folder that transformers would refuse with words that mislead, or load wrongly."""
     for path in files(folder):
         if path.stat().st_size < 500 and path.read_bytes().startswith(b"version https://git-lfs"):
             raise TeacherError(f"{path} is git-lfs's pointer to a file, not the file. Run 'git lfs pull' in {folder}.")
-    if not models:  # a family of the user's knows its own layout
+    if not kind.MODELS:  # a family of the user's knows its own layout
         return
     config = read_json(folder / "config.json")
     if (folder / "adapter_config.json").is_file():
         raise TeacherError(f"{folder} holds an adapter (PEFT), no model. Save model.merge_and_unload() in its place.")
     if not config:
         raise TeacherError(f"{folder}: config.json is missing or no JSON. Put the model's own there.")
-    if {"architecture", "pretrained_cfg"} & set(config):
+    if "pretrained_cfg" in config:
         raise TeacherError(f"{folder} is timm's. Take it in transformers' layout, or write a family around it.")
-    if (kind := config.get("model_type", next(iter(models)))) not in models:
-        fitting = ", ".join(name for name in families if kind in families[name]) or "another family"
-        written = f"{', '.join(config.get('architectures') or ['an unnamed class'])} (model_type {kind})"
-        raise TeacherError(f"{folder} was written by {written}; {family} loads {models}. Set teacher to {fitting}.")
+    written = config.get("model_type")
+    if written not in dict(kind.MODELS):
+        fitting = [name for name, other in families.items() if written in dict(other.MODELS)] or ["another family"]
+        raise TeacherError(
+            f"{folder} is of model_type {written}; {family} loads {', '.join(dict(kind.MODELS))}. "
+            f"Set teacher to {', '.join(fitting)}."
+        )
     if not matching(folder, *SAFETENSORS, *PICKLES):
         raise TeacherError(f"{folder} holds no weights, neither model*.safetensors nor pytorch_model*.bin.")
 
 
-def load_model(models: dict[str, str], folder: Path, **options) -> tuple[nn.Module, list[str]]:
+def load_model(models: dict[str, str], folder: Path) -> tuple[nn.Module, list[str]]:
     """The model in float32, and the names of its parameters and buffers that the checkpoint lacks."""
     import transformers
 
     transformers.logging.disable_progress_bar()  # no page can draw it
     transformers.logging.set_verbosity_error()  # the audit replaces its warnings
-    name = models[read_json(folder / "config.json").get("model_type", next(iter(models)))]
-    options |= {"local_files_only": True, "trust_remote_code": False, "output_loading_info": True}
+    name = models[read_json(folder / "config.json")["model_type"]]
+    options = {"local_files_only": True, "trust_remote_code": False, "output_loading_info": True}
     options |= {"dtype": torch.float32, "attn_implementation": "eager"}  # fused kernels give no attention maps
     try:  # a pickle is read with weights_only
-        model, info = getattr(transformers, name).from_pretrained(folder, **options)
-    except pickle.UnpicklingError as error:
-        what = re.search(r"GLOBAL ([\w.]+)", str(error))
-        raise TeacherError(
-            f"{folder}: reading its pickle would run {what[1] if what else 'code'}, and it was not read. Do not use it."
-        ) from None
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # what the checkpoint lacks is the same each time
+            model, info = getattr(transformers, name).from_pretrained(folder, **options)
+    except pickle.UnpicklingError as error:  # torch's advice is to trust it
+        code = (re.findall(r"GLOBAL ([\w.]+)", str(error)) or ["code"])[0]
+        raise TeacherError(f"{folder}: its pickle would run {code}, and it was not read. Do not use it.") from None
     except Exception as error:  # damaged files make the libraries below raise all kinds
-        raise TeacherError(
-            f"{folder} cannot be loaded as {name}: {error}. Is a file cut off, or another model's? Get it again."
-        ) from error
-    missing, unexpected = sorted(info["missing_keys"]), info["unexpected_keys"]
-    for key in unexpected:
-        if missing and key.endswith(missing[0]):
-            prefix = (
-                f"'{key.removesuffix(missing[0])}', as DataParallel ('module.') and torch.compile ('_orig_mod.') do"
-            )
-            raise TeacherError(f"{folder}: the names of its weights begin with {prefix}. Save the model inside it.")
+        raise TeacherError(f"{folder} cannot be loaded as {name}: {error}. Is a file cut off? Get it again.") from error
+    missing = sorted(info["missing_keys"])
+    prefixed = [key for key in info["unexpected_keys"] if missing and key.endswith(missing[0])]
+    if prefixed:
+        prefix = f"'{prefixed[0].removesuffix(missing[0])}', as DataParallel and torch.compile do"
+        raise TeacherError(f"{folder}: the names of its weights begin with {prefix}. Save the model inside it.")
     fuse_attention(getattr(model, "vision_model", model))
     return model, missing
 
@@ -116,20 +111,19 @@ def fuse_attention(vision: nn.Module) -> None:
         part.config._attn_implementation = "sdpa"
 
 
-def load_part(kind: str, folder: Path, complete: tuple):
-    """A processor or a tokenizer, by its class in transformers; it needs one of the sets of files in ``complete``."""
+def load_part(kind: str, folder: Path):
+    """A processor or a tokenizer, by its class in transformers."""
     import transformers
 
     transformers.logging.set_verbosity_error()
-    if not any(all((folder / name).is_file() for name in names) for names in complete):  # or it would make up its own
-        needed = " or ".join(" with ".join(names) for names in complete)
-        raise TeacherError(f"{folder} lacks {needed}, which save_pretrained(folder) writes beside the weights.")
+    if kind == "AutoTokenizer" and not any((folder / name).is_file() for name in TOKENIZERS):
+        raise TeacherError(f"{folder} lacks {' or '.join(TOKENIZERS)}, which save_pretrained(folder) writes.")
     try:
         part = getattr(transformers, kind).from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # the files are read by a library that raises Exception itself
         asks = "trust_remote_code" in str(error)  # transformers' advice is to trust it
         why = "it asks for code of its own (auto_map), which is never run" if asks else error
-        raise TeacherError(f"{folder}: {complete[0][0]} cannot be used: {why}.") from error
+        raise TeacherError(f"{folder}: its {kind[4:]} cannot be used: {why}.") from error
     if hasattr(part, "padding_side"):
         part.padding_side = part.truncation_side = "right"  # as all teachers were trained
     return part
@@ -153,29 +147,20 @@ def snapshot(name: str, revision: str) -> Path | None:
 
     if not sys.stderr.isatty():
         utils.disable_progress_bars()
-    with suppress(errors.LocalEntryNotFoundError):
-        if re.fullmatch("[0-9a-f]{40}", revision):
-            return get(local_files_only=True)
     try:
-        HfApi().model_info(name, revision=revision, timeout=30)  # one question, where a listing is tried six times
+        if re.fullmatch("[0-9a-f]{40}", revision):
+            with suppress(errors.LocalEntryNotFoundError):
+                return get(local_files_only=True)
+            HfApi().model_info(name, revision=revision, timeout=30)  # one question; to list a commit it asks six times
         return get()
     except errors.RevisionNotFoundError:
         return None
     except Exception as error:  # the client raises two dozen kinds, one as the cause of another
-        with suppress(errors.LocalEntryNotFoundError):
-            return get(local_files_only=True)
-        causes, hub = [error], constants.ENDPOINT
-        while (cause := causes[-1].__cause__ or causes[-1].__context__) and cause not in causes:
-            causes.append(cause)
-        kinds = {type(cause) for cause in causes}
-    if any("No space left" in str(cause) for cause in causes):
-        raise TeacherError(f"The disk of {constants.HF_HUB_CACHE} is full. Make room, or set HF_HOME to another disk.")
-    if errors.GatedRepoError in kinds:
-        raise TeacherError(f"{name} is gated. Accept its conditions on {hub}/{name}, then hf auth login (or HF_TOKEN).")
-    if errors.RepositoryNotFoundError in kinds:
-        where = f"and there is no such folder in {Path.cwd()} either"
-        raise TeacherError(f"The hub knows no public model {name}, {where}. A private one needs hf auth login.")
-    why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"{hub} did not deliver it ({causes[-1]})"
-    raise TeacherError(
-        f"{name} is not all in the hub's cache, and {why}. Run again online, or give a folder that has it."
-    )
+        said = "".join(traceback.format_exception(error, limit=0))  # the first cause comes first
+    if "GatedRepoError" in said:
+        page = f"{constants.ENDPOINT}/{name}"
+        raise TeacherError(f"{name} is gated. Accept its conditions on {page}, then hf auth login (or HF_TOKEN).")
+    if "RepositoryNotFoundError" in said:
+        raise TeacherError(f"There is no public model {name}, and no such folder in {Path.cwd()}.")
+    lacks = f"{name} is not all in {constants.HF_HUB_CACHE}, and did not come: {said.splitlines()[0]}"
+    raise TeacherError(f"{lacks}. Run again online, or set HF_HOME to a disk with room.")

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from kdlib.teachers.base import Teacher
-from kdlib.teachers.checkpoint import PROCESSORS, TOKENIZERS, load_part
+from kdlib.teachers.checkpoint import load_part
 
 
 class Clip(Teacher):
@@ -32,8 +32,7 @@ class Clip(Teacher):
         return {"pooled": joint[rows, end], "tokens": joint, "attention": attention}
 
     @property
-    def logit_scale(self) -> float:
-        """The factor from cosines to logits that the checkpoint was trained with; a bias cancels in a softmax."""
+    def logit_scale(self) -> float:  # SigLIP's bias cancels in a softmax
         return self.model.logit_scale.exp().item()
 
 
@@ -51,11 +50,11 @@ class Siglip2(Clip):
     def processors(cls, folder):
         from tokenizers import normalizers
 
-        tokenizer = load_part("PreTrainedTokenizerFast", folder, TOKENIZERS[:1])  # others would rebuild it from parts
+        tokenizer = load_part("PreTrainedTokenizerFast", folder)  # others would rebuild it from parts
         own = tokenizer.backend_tokenizer.normalizer
         lower = normalizers.Lowercase()  # as in training; the published file leaves it to whoever calls
         tokenizer.backend_tokenizer.normalizer = lower if own is None else normalizers.Sequence([lower, own])
-        return load_part("AutoImageProcessor", folder, PROCESSORS), tokenizer
+        return load_part("AutoImageProcessor", folder), tokenizer
 
     def tokenise(self, texts: list[str]):
         """Every text is padded to the full length, as in training, since its feature is taken at the last position."""

@@ -1,6 +1,6 @@
 """Vision-only teachers. DINO, DINOv2 and DINOv3 learnt without labels, BEiT from visual tokens and ImageNet-22k."""
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from kdlib.teachers.base import Teacher
 
@@ -11,7 +11,6 @@ class Dino(Teacher):
     DEFAULT = "facebook/dino-vitb16"
     REVISION = "a77533c84408875b30b5e8beb766c82a5be82bf4"  # refs/pr/7, which has safetensors
     MODELS = (("vit", "ViTModel"),)
-    OPTIONS = (("add_pooling_layer", False),)  # DINO never trained the pooler
 
     def forward_image(self, pixels: Tensor) -> dict[str, Tensor]:
         outputs = self.model(pixels, output_attentions=True)
@@ -27,7 +26,6 @@ class Dinov2(Dino):
     DEFAULT = "facebook/dinov2-base"
     REVISION = "f9e44c814b77203eaa57a6bdbbd535f21ede1415"
     MODELS = (("dinov2", "Dinov2Model"), ("dinov2_with_registers", "Dinov2WithRegistersModel"))
-    OPTIONS = ()
 
     @property
     def image_size(self) -> int:
@@ -54,10 +52,6 @@ class Beit(Teacher):
     def forward_image(self, pixels: Tensor) -> dict[str, Tensor]:
         outputs = self.model(pixels, output_attentions=True)
         tokens = outputs.last_hidden_state[:, 1:]  # (B, N, T)
-        # BEiT's last norm comes after the mean (pooler.layernorm); the tokens go through the same one.
-        norm = self.model.pooler.layernorm
-        pooled = tokens.mean(dim=1)
-        if norm is not None:
-            pooled, tokens = norm(pooled), norm(tokens)
+        norm = self.model.pooler.layernorm or nn.Identity()  # after the mean, so the tokens go through it too
         attention = outputs.attentions[-1].mean(dim=1)[:, 0, 1:]  # (B, N), where the class token looks
-        return {"pooled": pooled, "tokens": tokens, "attention": attention}
+        return {"pooled": norm(tokens.mean(dim=1)), "tokens": norm(tokens), "attention": attention}

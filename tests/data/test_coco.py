@@ -62,27 +62,8 @@ def test_load__ids_of_any_kind_match(top, kind):
     expected = load(top).fingerprint
     made.change(top / CAPTIONS, edit)
     assert load(top).fingerprint == expected
-
-
-def test_load__ids_may_be_words(top):
-    def edit(record):
-        for entry in record["images"]:
-            entry["id"] = f"büro {entry['id']}"
-        for note in record["annotations"]:
-            note["image_id"] = f"büro {note['image_id']}"
-
-    made.change(top / CAPTIONS, edit)
-    (top / INSTANCES).unlink()
-    assert load(top).ids == ("büro 900", "büro 901", "büro 902", "büro 903")
-
-
-def test_load__doubled_entries_are_read_once(top):
-    expected = load(top).ids
-    made.change(top / CAPTIONS, lambda record: record["images"].extend(record["images"]))
-    assert load(top).ids == expected
-    made.change(top / CAPTIONS, lambda record: record["images"][0].update(file_name="other.jpg"))
-    with pytest.raises(DataError, match=r"the image id 903 is other\.jpg and 000000000903\.jpg\. Take one"):
-        load(top)
+    made.change(top / CAPTIONS, lambda record: record["images"].extend(record["images"]))  # an entry twice
+    assert load(top).fingerprint == expected
 
 
 @pytest.mark.parametrize("place", ["val2017/val2017", "images/val2017"])
@@ -98,7 +79,7 @@ def subset(record):
     """903 has no caption, 901 three that are no text, and one is of an image of elsewhere."""
     record["annotations"] = [note for note in record["annotations"] if note["image_id"] != 903]
     mine = [note for note in record["annotations"] if note["image_id"] == 901]
-    for note, text in zip(mine, (" \n ", None, "\ud83d dog"), strict=False):  # the first half of a surrogate pair
+    for note, text in zip(mine, (" \n ", None, "\ud83d dog"), strict=False):  # half of a surrogate pair
         note["caption"] = text
     record["annotations"].append({"id": 7, "image_id": 555, "caption": "of another file"})
 
@@ -107,9 +88,7 @@ def test_load__what_is_missing_is_one_error_or_left_out_and_counted(top):
     (top / "val2017/000000000902.jpg").unlink()
     made.picture(top / "val2017/more.png", 1)
     made.change(top / CAPTIONS, subset)
-    with pytest.raises(
-        DataError, match=r"captions_val2017\.json: 6 entries cannot be used: caption 7 has no image 555;"
-    ):
+    with pytest.raises(DataError, match=r"captions_val2017\.json: 6 entries cannot be used: caption 7 has no image"):
         load(top)
     test = load(top, on_missing="skip")
     assert test.ids == ("900", "901") and test.captions[1] == tuple(f"caption {i} of 901." for i in (0, 1, 2))
@@ -125,10 +104,7 @@ def test_load__what_is_missing_is_one_error_or_left_out_and_counted(top):
     ("file", "content", "message"),
     [
         (CAPTIONS, b"\xff\xfe{}", r"captions_val2017\.json is damaged"),
-        (CAPTIONS, b"[" * 100_000, r"captions_val2017\.json is damaged"),
-        (CAPTIONS, b'{"images": []}', r"captions_val2017\.json is damaged.*KeyError: 'annotations'.*Extract it again"),
-        (CAPTIONS, b"[]", r"captions_val2017\.json is damaged"),
-        (CAPTIONS, b'{"images": [{"id": true, "file_name": "a"}], "annotations": []}', "True is no id"),
+        (CAPTIONS, b'{"images": []}', r"captions_val2017\.json is damaged, or another file.*KeyError: 'annotations'"),
         (CAPTIONS, b'{"images": [], "annotations": []}', "the split 'test' is empty"),
         (INSTANCES, b'{"annotations": [{"image_id": 900, "category_id": 5}], "categories": []}', "KeyError: '5'"),
     ],
@@ -136,15 +112,6 @@ def test_load__what_is_missing_is_one_error_or_left_out_and_counted(top):
 def test_load__a_file_that_is_no_record_is_named(top, file, content, message):
     (top / file).write_bytes(content)
     with pytest.raises(DataError, match=message):
-        load(top)
-
-
-def test_load__interchanged_files_are_refused(top):
-    shutil.copy(top / INSTANCES.replace("val", "train"), top / INSTANCES)
-    with pytest.raises(DataError, match=r"instances_val2017\.json.*other images.*interchanged"):
-        load(top)
-    shutil.copy(top / CAPTIONS, top / INSTANCES)
-    with pytest.raises(DataError, match=r"instances_val2017\.json is damaged, or another file than its name says"):
         load(top)
 
 

@@ -6,7 +6,7 @@ import made
 import pytest
 
 from kdlib import data
-from kdlib.data import DataError, extra
+from kdlib.data import DataError, folder
 
 NAMES = ("a.png", "b.JPG", "more/c d.webp", "more/f.tif", "more/é.bmp")
 
@@ -14,15 +14,15 @@ NAMES = ("a.png", "b.JPG", "more/c d.webp", "more/f.tif", "more/é.bmp")
 @pytest.fixture
 def gathered(tmp_path):
     """A folder of five images, one folder of them linked, and other things."""
-    folder = tmp_path / "gathered"
+    root = tmp_path / "gathered"
     for seed, name in enumerate(NAMES):
-        made.picture(folder / name, seed)
-    (folder / "more").rename(tmp_path / "elsewhere")
-    (folder / "more").symlink_to(tmp_path / "elsewhere")
-    (folder / "more/loop").symlink_to(folder)
-    made.write(folder / "notes.txt", "no image")
-    made.write(folder / ".hidden.png", "no image")
-    return folder
+        made.picture(root / name, seed)
+    (root / "more").rename(tmp_path / "elsewhere")
+    (root / "more").symlink_to(tmp_path / "elsewhere")
+    (root / "more/loop").symlink_to(root)
+    made.write(root / "notes.txt", "no image")
+    made.write(root / ".hidden.png", "no image")
+    return root
 
 
 @pytest.fixture
@@ -30,49 +30,35 @@ def fit(small_shapes):
     return {name: data.load(name, small_shapes, "fit") for name in ("tinyimagenet", "coco")}
 
 
-def test_load__takes_all_images_below_a_folder(gathered, fit):
-    loaded = extra.load(str(gathered), fit["tinyimagenet"])
-    assert loaded.ids == tuple(f"extra/{name}" for name in NAMES) and loaded.labels is None and loaded.captions is None
-    assert loaded.left_out == (("notes.txt", "has no suffix of an image format"),)
-    assert {image.size for image in loaded.images} == {(8, 8)}
-
-
-def test_load__captions_are_read_where_the_data_have_some(gathered, fit):
-    assert extra.load(str(gathered), fit["coco"]).captions is None
+def test_loose__captions_are_read_where_the_data_have_some(gathered, fit):
+    assert folder.loose(gathered, fit["coco"], "error").captions is None
     texts = {name: [f"picture {name}"] * 7 for name in NAMES}
     made.write(gathered / "captions.json", texts)
-    assert extra.load(str(gathered), fit["coco"]).captions[2] == ("picture more/c d.webp",) * 5
-    assert extra.load(str(gathered), fit["tinyimagenet"]).captions is None
+    assert folder.loose(gathered, fit["coco"], "error").captions[2] == ("picture more/c d.webp",) * 5
+    assert folder.loose(gathered, fit["tinyimagenet"], "error").captions is None
     for wrong in ([], [" \n"], [None], ["a dog", "\ud83d dog"]):
         made.write(gathered / "captions.json", texts | {"b.JPG": wrong})
         with pytest.raises(DataError, match=r"captions\.json: 1 entries cannot be used: b\.JPG has no caption"):
-            extra.load(str(gathered), fit["coco"])
-        assert len(extra.load(str(gathered), fit["coco"], "skip")) == 4
-    for wrong in ("[]", "{", '{"a.png": 3}', '{"a.png": "a dog"}', "[" * 100_000):
+            folder.loose(gathered, fit["coco"], "error")
+        assert len(folder.loose(gathered, fit["coco"], "skip")) == 4
+    for wrong in ("[]", "{", '{"a.png": 3}'):
         made.write(gathered / "captions.json", wrong)
         with pytest.raises(DataError, match=r"captions\.json is damaged"):
-            extra.load(str(gathered), fit["coco"])
+            folder.loose(gathered, fit["coco"], "error")
 
 
 @pytest.mark.parametrize("given", ["nowhere", "shapes", "shapes:", "shapes:many", "shapes:1", "shapes:200000"])
-def test_load__what_is_not_there_is_an_error_with_the_remedy(tmp_path, fit, given):
+def test_open_data__extra_images_that_are_not_there_are_an_error_with_the_remedy(small_run, given):
     with pytest.raises(DataError, match="shapes:20000"):
-        extra.load(given if given.startswith("shapes") else str(tmp_path / given), fit["coco"])
-
-
-def test_shapes__objects_have_labels_and_scenes_have_captions(fit):
-    objects = extra.load("shapes:50", fit["tinyimagenet"])
-    assert len(objects) == 50 == len(objects.labels) and objects.captions is None and len(set(objects.ids)) == 50
-    scenes = extra.load("shapes:30", fit["coco"])
-    assert len(scenes) == 30 and all(len(texts) == 5 for texts in scenes.captions) and scenes.labels is None
-    assert extra.load("shapes:50", fit["tinyimagenet"].take(range(9), class_names=("tench",))).labels is None
+        data.open_data(small_run(extra_images=given))
 
 
 @pytest.mark.parametrize("teacher", ["dino", "clip"])
 def test_open_data__train_is_fit_and_then_the_extra_images(small_run, gathered, teacher):
     splits = data.open_data(small_run(teacher, extra_images=str(gathered), train_limit=20))
     train, first = splits["train"], splits["fit"]
-    assert train.ids == (*first.ids, *(f"extra/{name}" for name in NAMES)) and len(train.images) == 25
+    assert train.ids == (*first.ids, *(f"extra/{name}" for name in NAMES))
+    assert len(train.images) == 25 and train.images[-1].size == (8, 8)
     assert train.split == "train" and train.left_out == (("notes.txt", "has no suffix of an image format"),)
     if teacher == "dino":
         assert train.labels.tolist() == [*first.labels.tolist(), *[-1] * 5] and train.class_names == first.class_names
@@ -80,9 +66,15 @@ def test_open_data__train_is_fit_and_then_the_extra_images(small_run, gathered, 
         assert train.captions == (*first.captions, *[()] * 5) and train.category_names == first.category_names
 
 
-def test_open_data__synthetic_extra_images_are_none_of_the_studys(small_run):
+def test_open_data__synthetic_extra_images_are_others_and_have_labels_or_captions(small_run, gathered):
     splits = data.open_data(small_run("dino", extra_images="shapes:40"))  # an overlap is an error
     assert (splits["train"].labels >= 0).all() and len(splits["train"]) == len(splits["fit"]) + 40
+    splits = data.open_data(small_run("clip", extra_images="shapes:30"))
+    assert len(splits["train"]) == len(splits["fit"]) + 30 and all(len(own) == 5 for own in splits["train"].captions)
+    for seed, name in enumerate(("cat/1.png", "cat/2.png", "cat/3.png", "dog/1.png", "dog/2.png", "dog/3.png")):
+        made.picture(gathered.parent / "pets" / name, 100 + seed)
+    pets = {"dataset": "folder", "data_root": str(gathered.parent / "pets")}
+    assert set(data.open_data(small_run("dino", extra_images="shapes:40", **pets))["train"].labels[2:]) == {-1}
 
 
 def test_open_data__an_extra_image_that_is_scored_is_found_by_its_content(small_run, gathered, small_shapes):

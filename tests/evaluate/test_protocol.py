@@ -167,9 +167,6 @@ def test_failed_checks__know_no_chance_level_where_classes_differ_in_size(classe
     assert failed_checks(Evaluation(classes | {"fit": replace(classes["fit"], labels=labels)}), scored) == []
 
 
-# ---------------------------------------------------------------- embeddings
-
-
 def test_embed__the_teacher_as_its_own_student_is_the_teacher(evaluation):
     """A student that hands on what it reads gives the stored features back, whatever its mode was."""
 

@@ -61,10 +61,10 @@ def change(path, **fields) -> None:
     path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | fields), encoding="utf-8")
 
 
-def change_weights(folder, names, values=lambda value: value) -> None:
-    """Rename weights by ``names`` (None: leave it out), and replace their values."""
+def rename_weights(folder, names) -> None:
+    """Rename weights by ``names`` (None: leave it out)."""
     state = load_file(folder / "model.safetensors")
-    kept = {names(name): values(value) for name, value in state.items() if names(name)}
+    kept = {names(name): value for name, value in state.items() if names(name)}
     save_file(kept, folder / "model.safetensors", {"format": "pt"})
 
 
@@ -77,7 +77,6 @@ def test_own__is_counted_without_what_its_outputs_do_not_use(own):
     teacher = own("unused.bias")
     used = [p.numel() for name, p in Small().named_parameters() if "unused" not in name]
     assert (teacher.untrained, teacher.width, teacher.image_parameters) == ([], 8, sum(used))
-    assert teacher.audit["not_in_checkpoint"] == 0
 
 
 def test_own__missing_weights_and_buffers_are_named_first_whatever_else_is_wrong(own):
@@ -96,6 +95,7 @@ def test_own__missing_weights_and_buffers_are_named_first_whatever_else_is_wrong
         ({"forward_image": replaced(attention=lambda values: -values)}, "attention is negative or all zero"),
         ({"forward_image": replaced(pooled=lambda values: values / 0)}, "image pooled has NaN or infinity"),
         ({"forward_image": replaced(pooled=lambda values: values * 0 + 1)}, "one answer to two images"),
+        ({"forward_image": replaced(pooled=lambda values: values * 0)}, "one answer to two images"),
         ({"forward_image": replaced(tokens=lambda values: values[..., :4])}, r"is \(2, 16, 4\), not \(2, 16, 8\)"),
         ({"grid": (7, 7)}, r"not \(2, 49, 8\) \(grid \(7, 7\)\)"),
         ({"image_size": 40}, r"preprocessing makes .*\(1, 3, 32, 32\).*, not \(1, 3, 40, 40\)"),
@@ -112,7 +112,6 @@ def test_own__outputs_that_cannot_be_right_are_refused(own, attributes, words):
     ("changed", "words"),
     [
         ({"do_rescale": False}, r"values up to 509 of .* correct do_rescale"),
-        ({"image_std": [0.005] * 3}, "values up to 100 of"),
         ({"do_center_crop": False}, r"\(1, 3, 64, 128\).* of a wide, a tall and a square image, .* set both sides"),
     ],
 )
@@ -153,22 +152,14 @@ def test_audit__refuses_a_captioning_checkpoint_by_the_names_of_what_it_lacks(co
 def test_audit__names_exactly_what_is_missing(copy, family, part):
     config, folder = copy(family)
     gone = sorted(name for name in load_file(folder / "model.safetensors") if name.startswith(part))
-    change_weights(folder, lambda name: None if name in gone else name)
+    rename_weights(folder, lambda name: None if name in gone else name)
     with pytest.raises(TeacherError, match=rf"{len(gone)} weights .*: {', '.join(gone)}\."):
-        teachers.load(config)
-
-
-@pytest.mark.parametrize(("value", "words"), [(0.0, "one answer to two images"), (float("nan"), "NaN or infinity")])
-def test_audit__refuses_weights_that_are_all_zero_or_nan(copy, value, words):
-    config, folder = copy("dino")
-    change_weights(folder, lambda name: name, lambda weight: torch.full_like(weight, value))
-    with pytest.raises(TeacherError, match=words):
         teachers.load(config)
 
 
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module._orig_mod."])
 def test_load__names_a_prefix_that_training_left_in_the_weights(copy, prefix):
     config, folder = copy("dino")
-    change_weights(folder, lambda name: f"{prefix}{name}")
+    rename_weights(folder, lambda name: f"{prefix}{name}")
     with pytest.raises(TeacherError, match=rf"begin with '{prefix}', as DataParallel .* Save the model inside"):
         teachers.load(config)

@@ -2,10 +2,7 @@
 
 import hashlib
 import json
-import os
 import shutil
-import subprocess
-import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -13,29 +10,27 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 import torch
+from huggingface_hub import constants
 from safetensors.torch import load_file
 
 from kdlib import teachers
-from kdlib.teachers.checkpoint import TeacherError
+from kdlib.config import RunConfig
+from kdlib.teachers.checkpoint import TeacherError, snapshot
 
 DINO = teachers.TEACHERS["dino"]
-OPEN_CLIP = ("open_clip_model.safetensors", "open_clip_config.json")
 
 
 class Hub:
     """``repositories[id]``: revision -> files; ``gated`` and ``cut``: ids that are refused, files that break off."""
 
-    def __init__(self):
+    def __init__(self, cache: Path):
+        self.cache = cache
         self.repositories, self.gated, self.cut, self.requests = {}, set(), set(), []
         handler = type("Answer", (Answer,), {"hub": self})
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self.server.daemon_threads = True
         self.address = f"http://127.0.0.1:{self.server.server_port}"
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-    def stop(self):
-        self.server.shutdown()
-        self.server.server_close()
 
     def commit(self, name: str, folder: Path, *revisions: str, sha: str = "") -> str:
         """Publish a folder's files; the commit's hash is made up unless given."""
@@ -97,63 +92,29 @@ class Answer(BaseHTTPRequestHandler):
         pass
 
 
-SERVE = """
-import json, sys, warnings
-from kdlib import teachers
-from kdlib.config import RunConfig
-for line in sys.stdin:
-    name, fields = json.loads(line)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        try:
-            value = getattr(teachers, name)(RunConfig(dataset="coco", **fields))
-            answer = {"value": value.revision if name == "load" else value if name == "describe" else str(value)}
-        except teachers.TeacherError as error:
-            answer = {"error": str(error)}
-    answer["warnings"] = [str(one.message) for one in caught if one.category is UserWarning]
-    print(json.dumps(answer), flush=True)
-"""
-
-
-class Client:
-    """``client("load", checkpoint="owner/name")`` in a process of its own: the hub's client reads its address once."""
-
-    def __init__(self, **environment: str):
-        apart = {"HF_TOKEN": "", "HF_HUB_DISABLE_TELEMETRY": "1"} | environment
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-        self.process = subprocess.Popen([sys.executable, "-c", SERVE], env=os.environ | apart, text=True, **pipes)
-        self.warnings: list[str] = []
-
-    def __call__(self, name: str, **fields):
-        self.process.stdin.write(json.dumps([name, {"teacher": "dino"} | fields]) + "\n")
-        self.process.stdin.flush()
-        answer = json.loads(self.process.stdout.readline())
-        self.warnings = answer["warnings"]
-        if "error" in answer:
-            raise TeacherError(answer["error"])
-        return answer["value"]
-
-    def close(self):
-        self.process.communicate()
-
-
 @pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    return tmp_path_factory.mktemp("home")
+def running(tmp_path_factory):
+    hub = Hub(tmp_path_factory.mktemp("home"))
+    yield hub
+    hub.server.shutdown()
 
 
-@pytest.fixture(scope="module")
-def hub():
-    running = Hub()
-    yield running
-    running.stop()
+@pytest.fixture
+def hub(running, monkeypatch):
+    """The hub, where its client looks: addresses that huggingface_hub reads once, and no waiting between retries."""
+    monkeypatch.setattr(constants, "ENDPOINT", running.address)
+    files = running.address + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", files)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(running.cache))
+    monkeypatch.setenv("HF_TOKEN", "")
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    return running
 
 
-@pytest.fixture(scope="module")
-def client(hub, home):
-    running = Client(HF_ENDPOINT=hub.address, HF_HOME=str(home))
-    yield running
-    running.close()
+def client(name: str, **fields):
+    """What a function of ``teachers`` gives, as in a new process."""
+    snapshot.cache_clear()
+    return getattr(teachers, name)(RunConfig(**{"teacher": "dino", "dataset": "coco"} | fields))
 
 
 @pytest.fixture(scope="module")
@@ -163,87 +124,85 @@ def published(tmp_path_factory):
     for kind in ("main", "request"):
         (root / kind).mkdir()
         shutil.copy(toy / "config.json", root / kind)
-        old = {"do_normalize": True, "do_resize": True, "feature_extractor_type": "ViTFeatureExtractor", "resample": 2}
-        old |= {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "size": 64}
+        old = {"feature_extractor_type": "ViTFeatureExtractor", "size": 64}
         (root / kind / "preprocessor_config.json").write_text(json.dumps(old), encoding="utf-8")
     shutil.copy(toy / "model.safetensors", root / "request")
     torch.save(load_file(toy / "model.safetensors"), root / "main" / "pytorch_model.bin")
-    for kind in ("main", "request"):
-        for name in (*OPEN_CLIP, "code.py"):
-            (root / kind / name).write_text("not a part of it", encoding="utf-8")
+    for name in ("open_clip_model.safetensors", "open_clip_config.json", "code.py"):
+        (root / "request" / name).write_text("not a part of it", encoding="utf-8")
     return lambda kind: root / kind
 
 
-def test_published__is_the_pinned_commit_without_its_pickle(client, hub, published):
+def test_published__is_the_pinned_commit_without_its_pickle(hub, published, recwarn):
     hub.commit(DINO.DEFAULT, published("main"), "main")
     hub.commit(DINO.DEFAULT, published("request"), sha=DINO.REVISION)
-    assert client("load", checkpoint="") == DINO.REVISION and not client.warnings
+    assert client("load", checkpoint="").revision == DINO.REVISION
+    assert not [warning for warning in recwarn if "is gone" in str(warning.message)]
     identity = client("describe", checkpoint="")
-    (Path(client("resolve", checkpoint="")) / "tf_model.h5").write_bytes(b"put into the cache by another program")
+    (client("resolve", checkpoint="") / "tf_model.h5").write_bytes(b"put into the cache by another program")
     assert client("describe", checkpoint="") == identity
     taken = {request.split("/")[-1] for request in hub.requests if "/resolve/" in request}
     assert taken == {"config.json", "preprocessor_config.json", "model.safetensors", "open_clip_config.json"}
 
 
-def test_published__a_commit_that_is_gone_gives_main_with_a_warning(client, hub, published):
+def test_published__a_commit_that_is_gone_gives_main_with_a_warning(hub, published):
     shutil.copytree(published("main"), published("beit"))
     shutil.copy(Path(teachers.__file__).parent / "toy" / "beit" / "config.json", published("beit"))
     beit = teachers.TEACHERS["beit"]
     sha = hub.commit(beit.DEFAULT, published("beit"), "main")
-    folder = Path(client("resolve", teacher="beit", checkpoint=""))
+    with pytest.warns(UserWarning, match=f"pinned commit {beit.REVISION} is gone"):
+        folder = client("resolve", teacher="beit", checkpoint="")
     assert folder.name == sha and (folder / "pytorch_model.bin").is_file()
-    assert f"pinned commit {beit.REVISION} is gone" in client.warnings[0]
 
 
-def test_model_id__means_main_or_the_revision_behind_the_at(client, hub, published):
+def test_model_id__means_main_or_the_revision_behind_the_at(hub, published):
     main = hub.commit("owner/two", published("main"), "main")
     other = hub.commit("owner/two", published("request"), "refs/pr/7", "v1")
-    assert client("load", checkpoint="owner/two") == main
-    assert {client("load", checkpoint=f"owner/two@{name}") for name in (other, "v1", "refs/pr/7")} == {other}
+    assert client("load", checkpoint="owner/two").revision == main
+    assert {client("load", checkpoint=f"owner/two@{name}").revision for name in (other, "v1", "refs/pr/7")} == {other}
     with pytest.raises(TeacherError, match="owner/two has no revision 'v9'"):
         client("resolve", checkpoint="owner/two@v9")
 
 
-def test_hub__says_what_to_do_about_a_gated_repository(client, hub, published):
+def test_hub__says_what_to_do_about_a_gated_repository_and_one_that_is_none(hub, published):
     hub.commit("owner/gated", published("request"), "main")
     hub.gated.add("owner/gated")
-    with pytest.raises(TeacherError, match=r"owner/gated is gated\. Accept its conditions on http.*hf auth login"):
-        client("resolve", checkpoint="owner/gated")
+    for name, words in {
+        "owner/gated": r"owner/gated is gated\. Accept its conditions on http.*hf auth login",
+        "/nowhere/my-vit": "neither a folder that is there nor a model id",
+        "models/my-vit": rf"public model models/my-vit, and no such folder in {Path.cwd()}",
+    }.items():
+        with pytest.raises(TeacherError, match=words):
+            client("resolve", checkpoint=name)
 
 
-def test_hub__a_relative_path_that_is_no_folder_is_said_to_be_none(client):
-    with pytest.raises(TeacherError, match=rf"public model models/my-vit, and there is no such folder in {Path.cwd()}"):
-        client("resolve", checkpoint="models/my-vit")
-
-
-def test_hub__a_file_that_breaks_off_is_no_checkpoint_and_the_next_run_continues(client, hub, published):
+def test_hub__a_file_that_breaks_off_is_no_checkpoint_and_the_next_run_continues(hub, published):
     sha = hub.commit("owner/cut", published("request"), "main")
     hub.cut.add("model.safetensors")
-    with pytest.raises(TeacherError, match=r"owner/cut is not all in the hub.* Run again"):
+    with pytest.raises(TeacherError, match=r"owner/cut is not all in .*, and did not come: .*Run again"):
         client("load", checkpoint="owner/cut")
     hub.cut.clear()
-    assert client("load", checkpoint="owner/cut") == sha
+    assert client("load", checkpoint="owner/cut").revision == sha
 
 
-def test_describe__finds_damage_by_the_hubs_own_digest(client, hub, published):
+def test_describe__finds_damage_by_the_hubs_own_digest(hub, published):
     hub.commit("owner/damaged", published("request"), "main")
     files = client("describe", checkpoint="owner/damaged")["files"]
-    path = Path(client("resolve", checkpoint="owner/damaged")) / "model.safetensors"
+    path = client("resolve", checkpoint="owner/damaged") / "model.safetensors"
     assert files["model.safetensors"] == path.resolve().name
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.resolve().write_bytes(content)
-    with pytest.raises(TeacherError, match=r"not what the hub published.* Delete .*blobs"):
+    with pytest.raises(TeacherError, match=r"blobs.* is not what the hub published.* Delete it"):
         client("load", checkpoint="owner/damaged")
 
 
-def test_offline__what_is_complete_in_the_cache_serves(client, hub, published, home):
+@pytest.mark.parametrize("switched_off", [False, True])
+def test_offline__what_is_complete_in_the_cache_serves(hub, published, monkeypatch, switched_off):
     sha = hub.commit("owner/kept", published("main"), "main")
-    assert client("load", checkpoint="owner/kept") == sha
-    for environment in ({"HF_HUB_OFFLINE": "1", "HF_ENDPOINT": hub.address}, {"HF_ENDPOINT": "http://127.0.0.1:9"}):
-        offline = Client(HF_HOME=str(home), **environment)
-        assert Path(offline("resolve", checkpoint="owner/kept")).name == sha
-        assert Path(offline("resolve", checkpoint=f"owner/kept@{sha}")).name == sha
-        with pytest.raises(TeacherError, match=r"HF_HUB_OFFLINE is set|did not deliver it .*refused"):
-            offline("resolve", checkpoint="owner/other")
-        offline.close()
+    assert client("load", checkpoint="owner/kept").revision == sha
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", switched_off)
+    assert {client("resolve", checkpoint=f"owner/kept{commit}").name for commit in ("", f"@{sha}")} == {sha}
+    with pytest.raises(TeacherError, match="offline mode is enabled" if switched_off else "Connection refused"):
+        client("resolve", checkpoint="owner/other")

@@ -5,7 +5,6 @@ import json
 import os
 from pathlib import Path
 
-import huggingface_hub
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -124,22 +123,17 @@ def remove(name: str):
     return lambda folder: (folder / name).unlink()
 
 
-POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
-
-
 @pytest.mark.parametrize(
     ("family", "damage", "words"),
     [
         ("dino", add("config.json", '{"architecture": "vit_base", "pretrained_cfg": {}}'), "is timm's"),
-        ("dino", add("model.safetensors", POINTER), r"model.safetensors is git-lfs's pointer .* 'git lfs pull'"),
+        ("dino", add("model.safetensors", "version https://git-lfs"), r"git-lfs's pointer .* 'git lfs pull'"),
         ("dino", add("adapter_config.json", "{}"), r"holds an adapter \(PEFT\).*merge_and_unload"),
-        ("dino", add("config.json", '{"model_type": "clip", "architectures": ["CLIPModel"]}'),
-         r"written by CLIPModel \(model_type clip\); dino loads .*ViTModel.* Set teacher to clip"),
+        ("dino", add("config.json", '{"model_type": "clip"}'), "of model_type clip; dino loads vit.* teacher to clip"),
         ("dino", add("config.json", "no JSON"), "config.json is missing or no JSON"),
-        ("dino", remove("config.json"), "config.json is missing or no JSON"),
         ("dino", remove("model.safetensors"), "holds no weights"),
-        ("dino", remove("preprocessor_config.json"), "lacks preprocessor_config.json"),
-        ("clip", remove("tokenizer.json"), "lacks tokenizer.json or vocab.json with merges.txt or vocab.txt"),
+        ("dino", remove("preprocessor_config.json"), "ImageProcessor cannot be used: .* preprocessor_config.json"),
+        ("clip", remove("tokenizer.json"), "lacks tokenizer.json or merges.txt or vocab.txt"),
         ("dino", lambda folder: os.truncate(folder / "model.safetensors", 10_000), "loaded as ViTModel: .*cut off"),
         ("dino", lambda folder: save_file({"layernorm.weight": torch.ones(7)}, folder / "model.safetensors"), "as ViT"),
     ],
@@ -149,17 +143,3 @@ def test_folder__that_is_no_checkpoint_of_the_family_is_one_sentence(copy, famil
     damage(folder)
     with pytest.raises(TeacherError, match=words):
         teachers.load(config)
-
-
-def test_checkpoint__that_is_no_folder_and_no_id_is_a_sentence(tmp_path):
-    with pytest.raises(TeacherError, match="neither a folder that is there nor a model id"):
-        teachers.resolve(RunConfig(teacher="dino", dataset="coco", checkpoint=str(tmp_path / "nowhere")))
-
-
-def test_snapshot__a_full_disk_is_named(monkeypatch):
-    def full(*_, **__):
-        raise ValueError("download failed") from OSError(28, "No space left on device")
-
-    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", full)
-    with pytest.raises(TeacherError, match=r"The disk of .* is full. Make room, or set HF_HOME"):
-        teachers.resolve(RunConfig(teacher="dino", dataset="coco", checkpoint="owner/never-had"))

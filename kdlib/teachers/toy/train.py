@@ -1,10 +1,9 @@
 """Train the toy teachers again: ``python -m kdlib.teachers.toy.train [dino beit clip blip]``, 20 minutes each.
 
-Sizes, preprocessing and tokenizer (400 tokens, trained on these captions) are the files beside the weights.
-
-dino (on the class token) and beit (on the mean of the patches) learn labels, unlike the real DINO: minutes on two cores
-are too few for self-distillation. Patches have labels too (arXiv:2104.10858), or a ViT this small stays at chance. clip
-and blip learn pairs; blip's config.json has a wide initial deviation, since its default of 1e-10 suits loaded weights.
+Sizes, preprocessing and tokenizer (400 tokens, trained on these captions) are the files beside the weights. dino (on
+the class token) and beit (on the mean of the patches) learn labels, unlike the real DINO: minutes on two cores are too
+few for self-distillation. Patches have labels too (arXiv:2104.10858), or a ViT this small stays at chance. clip and
+blip learn pairs; blip's config.json has a wide initial deviation, since its default of 1e-10 suits loaded weights.
 """
 
 import math
@@ -18,10 +17,10 @@ import transformers
 from torch import nn
 
 from kdlib.data import drawing
-from kdlib.teachers.checkpoint import PROCESSORS, TOKENIZERS, load_part
+from kdlib.teachers.checkpoint import load_part
 
 SEED = 1  # the study's data has seed 0
-IMAGES, BATCH, WIDTH, PATCHES = 24_000, 128, 128, 8
+IMAGES, BATCH, WIDTH = 24_000, 128, 128
 RECIPES = {"dino": (8, 7e-4), "beit": (8, 7e-4), "clip": (10, 1e-3), "blip": (10, 1e-3)}  # epochs, peak learning rate
 CLASSES = [(outline, fill) for outline in drawing.OUTLINES for fill in drawing.FILLS]
 
@@ -32,7 +31,7 @@ def classes(family: str, folder: Path, count: int):
     for number, label in enumerate(labels.tolist()):
         image, mask = drawing.draw_object(np.random.default_rng([SEED, 0, label, number]), *CLASSES[label])
         images.append(image)
-        covered = np.asarray(mask).reshape(PATCHES, 8, PATCHES, 8).mean(axis=(1, 3)) > 64
+        covered = np.asarray(mask).reshape(8, 8, 8, 8).mean(axis=(1, 3)) > 64  # of 8 x 8 patches
         patches.append(np.where(covered, label, len(CLASSES)))  # 20: background
     patches = torch.from_numpy(np.stack(patches))  # (images, 8, 8)
     head, patch_head = nn.Linear(WIDTH, 20), nn.Linear(WIDTH, 21)
@@ -58,7 +57,7 @@ def pairs(family: str, folder: Path, count: int):
         image, things = drawing.draw_scene(rng)
         images.append(image)
         captions += drawing.captions(rng, things)
-    texts = load_part("AutoTokenizer", folder, TOKENIZERS)(captions, padding=True, return_tensors="pt")
+    texts = load_part("AutoTokenizer", folder)(captions, padding=True, return_tensors="pt")
     all_ids, all_masks = (texts[name].reshape(count, 5, -1) for name in ("input_ids", "attention_mask"))
     own_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))  # of BLIP; CLIP has one
 
@@ -89,9 +88,9 @@ def train(family: str, folder: Path, count: int = IMAGES) -> None:
     kind = getattr(transformers, config.architectures[0])
     model = (kind(config, add_pooling_layer=False) if family == "dino" else kind(config)).train()
     images, beside, loss_of = (classes if family in ("dino", "beit") else pairs)(family, folder, count)
-    prepare = load_part("AutoImageProcessor", folder, PROCESSORS)
-    parts = [prepare(images[i : i + 500], return_tensors="pt")["pixel_values"] for i in range(0, count, 500)]
-    pixels = torch.cat(parts)
+    prepare = load_part("AutoImageProcessor", folder)
+    parts = [images[start : start + 500] for start in range(0, count, 500)]
+    pixels = torch.cat([prepare(part, return_tensors="pt")["pixel_values"] for part in parts])
 
     optimizer = torch.optim.AdamW([*model.parameters(), *beside], peak, weight_decay=0.05, betas=(0.9, 0.98))
     steps = epochs * (count // BATCH)

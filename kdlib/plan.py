@@ -1,0 +1,155 @@
+"""About how many GB and hours a study takes on this machine, from a few measurements in a temporary folder."""
+
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import torch
+
+from kdlib import data as datasets
+from kdlib import distiller, features, loader, run, students, teachers, trainer
+from kdlib.config import RunConfig
+from kdlib.data import DataError, Dataset
+from kdlib.evaluate.protocol import Evaluation, controls, embed
+from kdlib.experiment import is_done, run_folder
+from kdlib.status import duration
+from kdlib.study import Study
+from kdlib.utils import runs_root
+
+FULL = {  # images by split of the whole sets, where they are not here
+    "tinyimagenet": {"fit": 90_000, "dev": 10_000, "test": 10_000},
+    "coco": {"fit": 113_287, "test": 5_000},
+}
+# What a run's features depend on, and the seconds of its epochs and scores.
+SOURCE = (
+    "teacher",
+    "dataset",
+    "checkpoint",
+    "untrained_heads",
+    "data_root",
+    "train_limit",
+    "extra_images",
+    "token_grid",
+)
+KIND = ("method", "convnet", "image_size", "text_side", "precision")
+FIRST, SAMPLE, SECONDS = 64, 640, 20.0  # images that are timed; of a split to train on, as many as fit in 20 s
+NOTEBOOK, BUILDING = 3.0, 1.5  # imports, in time: a notebook's start, first steps, figures and page; one for features
+
+
+def plan(study: Study, workers: int = 0) -> str:
+    """What is to do and what is missing here, GB and hours, in words. Nothing is downloaded, and nothing is kept."""
+    groups: dict[tuple, list[RunConfig]] = {}
+    for config in (one.config for one in study.experiments()):
+        with contextlib.suppress(Exception):  # without its data and teacher it is not done
+            if (runs_root() / study.study / "index.json").exists() and not is_done(config, run_folder(config)):
+                continue
+        groups.setdefault(tuple(getattr(config, name) for name in SOURCE), []).append(config)
+    todo, workers = sum(map(len, groups.values())), workers or run.default_workers(study)
+    start = timed(subprocess.run, [sys.executable, "-c", "import kdlib.experiment, seaborn"]) if todo else 0
+    needed, missing = np.array([0.0, BUILDING * start * len(groups), NOTEBOOK * start * todo]), []
+    with elsewhere() as kept:
+        for configs in groups.values():
+            data, counts, words = _data(configs[0])
+            missing += words
+            try:
+                needed += _measured(configs, data, counts, kept)
+            except (teachers.TeacherError, OSError) as error:
+                missing.append(f"Missing, and not in these numbers: the teacher {configs[0].teacher}. {error}")
+    gigabytes, built, trained = needed
+    here = next(place for place in (runs_root(), *runs_root().parents) if place.exists())
+    return "\n".join([
+        f"{study.title}: {len(study.experiments())} experiments, {todo} to do.",
+        f"Disk: about {gigabytes:.1f} GB; {shutil.disk_usage(here).free / 1e9:.0f} GB are free at {here}.",
+        f"Time: about {duration((built + trained) / max(1, min(workers, todo)))} with {workers} at once, and the report. "
+        f"One worker: {duration(built)} for the teachers' features, {duration(trained)} for training and scores.",
+        *dict.fromkeys(missing),
+    ])  # fmt: skip
+
+
+def timed(call: Callable, *given) -> float:
+    """Seconds that a call takes."""
+    began = time.perf_counter()
+    call(*given)
+    return time.perf_counter() - began
+
+
+@contextlib.contextmanager
+def elsewhere() -> Iterator[Path]:
+    """A temporary folder in place of runs/, with the data and hashes that are there; yields runs/."""
+    kept = runs_root()
+    with tempfile.TemporaryDirectory(prefix="kdlib-plan-") as scratch:
+        Path(scratch, "data").mkdir()
+        for place in kept.glob("data/*"):
+            Path(scratch, "data", place.name).symlink_to(place)
+        if (kept / "cache").exists():
+            shutil.copytree(kept / "cache", Path(scratch, "cache"))
+        with mock.patch.dict(os.environ, KDLIB_RUNS=scratch):
+            yield kept
+
+
+def _data(config: RunConfig) -> tuple[dict[str, Dataset], dict[str, int], list[str]]:
+    """The splits to measure on, the number of images in each split of the study, and what is missing."""
+    extra = int(config.extra_images.partition("shapes:")[2] or 0)  # which are not made for a plan
+    config, missing = config.model_copy(update={"extra_images": ""} if extra else {}), []
+    try:
+        data = datasets.open_data(config)
+        counts = {name: len(split) for name, split in data.items()}
+    except (DataError, OSError):
+        data = datasets.open_data(config.model_copy(update={"data_root": "shapes"}))
+        counts = dict(FULL.get(config.dataset) or {name: len(split) for name, split in data.items()})
+        counts["fit"] = min(counts["fit"], config.train_limit or counts["fit"])
+        missing = [
+            f"Missing: {config.dataset} in {config.data_root} (kdlib data get, or --data-root); its sizes are known."
+        ]
+    return data, counts | ({"train": counts["fit"] + extra} if extra else {}), missing
+
+
+def _measured(configs: list[RunConfig], data: dict, counts: dict[str, int], kept: Path) -> tuple[float, float, float]:
+    """Of experiments with the same features: GB, seconds of the features, seconds of training and scores."""
+    first, tokens = configs[0], any(students.class_of(config.method).reads == "tokens" for config in configs)
+    torch.set_num_threads(first.threads)
+    size = min(FIRST, len(data["fit"]) // 2)
+    for start in (0, size):  # the first of these warm up
+        some = features.teacher_features(first, data["fit"].take(range(start, start + size)), tokens)
+    each, images = some.seconds / size, sum(counts.values()) - (counts["fit"] if "train" in counts else 0)
+    keys = [features.features_key(first, split, tokens) for split in data.values()]
+    if "train" not in counts and all((kept / "features" / key / "manifest.json").exists() for key in keys):
+        images = 0
+    gigabytes, spent, kinds = images * sum(array.nbytes for array in some.arrays.values()) / size / 1e9, 0.0, {}
+    sample, few = max(FIRST, min(SAMPLE, int(SECONDS / each / len(data)))), {}
+    for name, split in data.items():
+        few[name] = split.take(np.unique(np.linspace(0, len(split) - 1, sample).astype(int)))
+    evaluation = Evaluation(loader.open_splits(first, few, "tokens" if tokens else "features"), first.score_on)
+    scale = sum(counts[name] for name in evaluation.needed) / sum(len(few[name]) for name in evaluation.needed)
+    spent += scale * timed(controls, evaluation, min(first.width, some["image_pooled"].shape[1]))
+    for config in configs:
+        kind = tuple(getattr(config, name) for name in KIND)
+        kinds[kind] = epoch, scoring, written = kinds.get(kind) or _trained(config, few, evaluation)
+        epochs = max(config.epochs) + sum(trainer.cooldown_epochs(config, budget) for budget in config.epochs)
+        scored = 1 + len(config.epochs) * (1 + (config.cooldown > 0))  # of the initial weights, of budgets, on dev
+        spent += epochs * counts.get("train", counts["fit"]) * epoch + scored * scale * scoring
+        gigabytes += epochs * written / 1e9
+    return gigabytes, images * each, spent
+
+
+def _trained(config: RunConfig, few: dict, evaluation: Evaluation) -> tuple[float, float, int]:
+    """Of a student: seconds of an epoch for an image, seconds of its scores, bytes of a checkpoint."""
+    splits = loader.open_splits(config, few, students.class_of(config.method).reads)
+    made = distiller.build(config, splits["fit"], len(few["fit"].class_names))
+    student, anchors = made.student, config.anchors if "anchor_kl" in made.objective else 0
+    batches = loader.TrainLoader(splits["fit"], config, student.reads, student.text_reads, student.attends, anchors)
+    short, folder = config.model_copy(update={"epochs": [2], "cooldown": 0.0}), Path(tempfile.mkdtemp(dir=runs_root()))
+    epoch = trainer.train(made, batches, short, folder, "plan")[1]["seconds"] / (len(batches) * batches.batch_size)
+
+    def score() -> None:
+        evaluation.score({name: embed(student, splits[name], config.device) for name in evaluation.needed})
+
+    return epoch, timed(score), max(file.stat().st_size for file in folder.glob("checkpoints/*.pt"))
