@@ -70,10 +70,10 @@ def _pairs(first: dict, question: str) -> list[tuple]:
         return [((name, 2 * epochs), (name, epochs), "dev") for name, epochs in first if (name, 2 * epochs) in first]
     if question in ("supervised", "variant"):
         supervised = question == "supervised"
-        rivals = [(run.method, key) for key, run in first.items() if (run.role == "supervised") == supervised]
-        own = [key for key in students if supervised or not first[key].variant]
-        same = [(a, b) for a in own for method, b in rivals if method == first[a].method and a[1] == b[1]]
-        return [(a, b, "student") for a, b in same if a != b]
+        rivals = [key for key, run in first.items() if (run.role == "supervised") == supervised]
+        pairs = [(a, b) for a in students for b in rivals if a != b and (supervised or not first[a].variant)]
+        same = [(a, b) for a, b in pairs if (first[a].method, a[1]) == (first[b].method, b[1])]
+        return [(a, b, "student") for a, b in same]
     return [(key, key, question) for key in students]
 
 
@@ -91,8 +91,8 @@ def over_seeds(scores: pd.DataFrame) -> pd.DataFrame:
         row = group.iloc[0].to_dict() | {"value": group.value.mean(), "sd": group.value.std()}
         if len(group) > 1:
             lines = [tables.replicates(one.path, one.encoder, one.metric, one.epochs) for one in group.itertuples()]
-            known = not any(line is None for line in lines)
-            row["low"], row["high"] = bootstrap.interval(np.mean(lines, axis=0)) if known else (np.nan, np.nan)
+            missing = any(line is None for line in lines)
+            row["low"], row["high"] = (np.nan, np.nan) if missing else bootstrap.interval(np.mean(lines, axis=0))
         rows.append(row)
     return tables.ordered(pd.DataFrame(rows, columns=[*scores, "sd"]))
 

@@ -26,15 +26,9 @@ Budgets = Annotated[list[Annotated[int, Field(ge=1)]], BeforeValidator(_budgets)
 
 
 class RunConfig(BaseModel):
-    """What is trained on what, and how. Unknown names and values out of range are errors.
+    """What is trained on what, and how. The defaults are the demo study's; the paper's sizes are in its study file."""
 
-    The defaults are the demo study's: small students, since its toy teachers are 128 wide. The paper's own sizes
-    (width 256, bottleneck 128, full ResNet and DenseNet) are in notebooks/studies/paper.yaml.
-    """
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=(), coerce_numbers_to_str=True
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, coerce_numbers_to_str=True)
 
     study: str = Field("by_hand", pattern=r"^\w[\w.-]*$", description="name of the study, a folder below runs/")
     teacher: str = Field(description="family: dino, dinov2, dinov3, beit, clip, siglip2, blip, or your own")
@@ -94,17 +88,24 @@ class RunConfig(BaseModel):
     @model_validator(mode="after")
     def _has_weights(self) -> "RunConfig":
         if self.pretrained and self.convnet == "narrow" and self.method in ("resnet", "densenet", "mobilenet"):
-            raise ValueError(
-                f"pretrained: there are no ImageNet weights for the narrow {self.method}. "
-                "Set convnet to 'full', or pretrained to false."
-            )
+            raise ValueError(f"pretrained: the narrow {self.method} has no ImageNet weights. Set convnet to 'full'.")
         return self
 
     @classmethod
     def from_notebook(cls, variables: dict, teacher: str) -> "RunConfig":
-        """The configuration of a notebook's parameters cell. ``variables``: its ``globals()``, with ``overrides``."""
+        """The configuration of a notebook's parameters cell. ``variables``: its ``globals()``, with ``overrides``.
+
+        A name that is no field is an error: in the cell, in ``overrides``, or in what papermill put below (``-p``), of
+        which it only warns.
+        """
+        known, overrides = {*cls.model_fields, "overrides"} - {"teacher"}, variables.get("overrides", {})
+        cells = [cell for cell in variables.get("In", ()) if re.search(r"^# Parameters\n|^overrides: dict", cell, re.M)]
+        for name in [*re.findall(r"^(\w+)(?:: \w+)? = ", "\n".join(cells), re.M), *overrides]:
+            if name not in known:
+                what = f"There is no parameter '{name}' of this notebook, whose teacher is {teacher}."
+                raise ValueError(f"{what}{nearest(name, known)}")
         given = {name: variables[name] for name in cls.model_fields if name in variables}
-        return cls(**given | variables.get("overrides", {}) | {"teacher": teacher})
+        return cls(**given | overrides | {"teacher": teacher})
 
     @property
     def folder(self) -> str:

@@ -28,16 +28,13 @@ TEACHER_SPACE = {"feature_regression", "anchor_kl", "teacher_contrastive"}
 class Distiller(nn.Module):
     """A student, its logit scale and the trained parts of its losses. ``distiller(batch) -> (loss, terms)``.
 
-    With a vision-only teacher logits are image x image without the diagonal, and 'combined' is logit matching alone,
-    since there is no text to contrast with. With a vision-language teacher they are image x text. 'supervised' is
-    'contrastive' where there are captions, else 'labels' (cross-entropy over ``classes``): the teacher is no target.
+    Logits are image x text, or with a vision-only teacher image x image without the diagonal; 'combined' is then logit
+    matching alone. 'supervised' is 'contrastive' where there are captions, else 'labels' (over ``classes``).
 
     ``teacher_scale``: from the teacher's cosines to its logits. ``means``: {side: its mean feature (T,)}, or zero.
     """
 
-    def __init__(
-        self, student: nn.Module, objective: tuple, config: RunConfig, teacher_scale: float, classes=0, means=None
-    ):
+    def __init__(self, student, objective: tuple, config: RunConfig, teacher_scale: float, classes=0, means=None):
         super().__init__()
         self.student, self.config, self.teacher_scale = student, config, teacher_scale
         self.log_scale = nn.Parameter(torch.tensor(math.log(INITIAL_SCALE)))
@@ -56,7 +53,9 @@ class Distiller(nn.Module):
         self.projector = self.orthogonal = None
         if TEACHER_SPACE & set(objective):
             if not text:
-                self.projector = _two_layers(width, space)
+                wide = 2 * space  # two layers, so that the embedding need not copy the teacher's feature: SimReg
+                first, last = nn.Linear(width, wide), nn.Linear(wide, space)
+                self.projector = nn.Sequential(Rescaled(), first, nn.BatchNorm1d(wide), nn.ReLU(), last)
             else:  # one for image and text, since inference compares them: nothing for equal widths, else a linear map
                 self.projector = nn.Identity() if width == space else nn.Linear(width, space, bias=False)
             for side in ("image", "text") if text else ("image",):
@@ -78,33 +77,29 @@ class Distiller(nn.Module):
     def forward(self, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """A batch of the loader -> the loss, a scalar, and its terms by name.
 
-        Losses are given the student's outputs and, beside them, ``logits`` and ``teacher_logits`` (B, B) and, where a
-        loss is in the teacher's space, ``image_projected`` and ``text_projected`` (B, T).
+        Losses get the student's outputs, ``logits`` and ``teacher_logits`` (B, B), and in the teacher's space
+        ``image_projected`` and ``text_projected`` (B, T).
         """
         with torch.no_grad():
-            # The parameter itself is held below the limit: past it the clamped scale would have no gradient and
-            # never come down again. float32's ln(100) rounds above the limit, hence the margin.
+            # Past the limit the clamped scale would have no gradient and never come down again. The margin is for
+            # float32's ln(100), which rounds above the limit.
             self.log_scale.clamp_(max=math.log(LARGEST_SCALE) - 1e-6)
         outputs = dict(self.student(batch))
         if self.projector is not None:
-            sides = [side for side in ("image", "text") if side in outputs]
-            outputs |= {f"{side}_projected": self.projector(outputs[side]) for side in sides}
+            outputs |= {f"{side}_projected": self.projector(outputs[side]) for side in losses.sides_of(outputs)}
         other = "text" if self.student.inputs.text else "image"
         outputs["logits"] = losses.similarity_logits(outputs["image"], outputs[other], self.scale)
         with torch.no_grad():
             outputs["teacher_logits"] = losses.similarity_logits(batch["image"], batch[other], self.teacher_scale)
         terms: dict[str, Tensor] = {}
         for name, function in self.objective.items():
-            terms |= self._terms(name, function, outputs, batch)
+            if getattr(function, "__module__", "") == losses.__name__:
+                terms |= function(self, outputs, batch)
+            else:  # a user's own, whose term has its name
+                terms[name.rpartition(":")[2]] = value = function(outputs, batch)
+                if value.ndim:
+                    raise ValueError(f"The loss {name} returns shape {tuple(value.shape)}, no scalar: take its mean.")
         return torch.stack(list(terms.values())).sum(), {name: term.detach() for name, term in terms.items()}
-
-    def _terms(self, name: str, function, outputs: dict, batch: dict) -> dict[str, Tensor]:
-        if getattr(function, "__module__", "") == losses.__name__:
-            return function(self, outputs, batch)
-        value = function(outputs, batch)  # a user's own, whose term has its name
-        if value.ndim:
-            raise ValueError(f"The loss {name} returns shape {tuple(value.shape)}, no scalar: take the batch's mean.")
-        return {name.rpartition(":")[2]: value}
 
     def centred(self, side: str, features: Tensor) -> Tensor:
         """The teacher's features (B, T) of one side minus the mean feature of that side."""
@@ -116,12 +111,6 @@ class Rescaled(nn.Module):
 
     def forward(self, embeddings: Tensor) -> Tensor:
         return embeddings * embeddings.shape[-1] ** 0.5
-
-
-def _two_layers(width: int, teacher_width: int) -> nn.Module:
-    """Two, so that the embedding need not copy the teacher's feature. SimReg, BMVC 2021."""
-    first, last = nn.Linear(width, 2 * teacher_width), nn.Linear(2 * teacher_width, teacher_width)
-    return nn.Sequential(Rescaled(), first, nn.BatchNorm1d(2 * teacher_width), nn.ReLU(), last)
 
 
 def objective_of(config: RunConfig) -> tuple[str, ...]:

@@ -1,10 +1,9 @@
 """One run, from its configuration to its result: ``Experiment.open(config)``, ``train()``, ``evaluate()``."""
 
 import copy
-from collections.abc import Callable, Sequence
+import json
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,18 +19,17 @@ from kdlib.machine import choose, keep_memory
 from kdlib.utils import digest, find, locked, read_json, register, runs_root
 
 # What the splits of a run depend on.
-DATA = ("dataset", "data_root", "on_bad_image", "on_overlap", "on_missing", "train_limit", "extra_images", "score_on")
+DATA = {"dataset", "data_root", "on_bad_image", "on_overlap", "on_missing", "train_limit", "extra_images", "score_on"}
 
 
 def open_data(config: RunConfig) -> dict[str, datasets.Dataset]:
     """The splits of a run, read once in a process for all runs on the same data."""
-    fields = {name: getattr(config, name) for name in DATA} | {"cooldown": bool(config.cooldown)}
-    return _data(*fields.items())
+    return _data(config.model_dump_json(include=DATA | {"cooldown"}))
 
 
 @lru_cache(maxsize=4)
-def _data(*fields: tuple) -> dict[str, datasets.Dataset]:
-    return datasets.open_data(RunConfig(teacher="dino", **dict(fields)))
+def _data(fields: str) -> dict[str, datasets.Dataset]:
+    return datasets.open_data(RunConfig(teacher="dino", **json.loads(fields)))
 
 
 def features_key_of(config: RunConfig) -> str:
@@ -41,17 +39,11 @@ def features_key_of(config: RunConfig) -> str:
 
 
 def keys_of(config: RunConfig, changes: dict | None = None) -> dict[str, str]:
-    """``features``, ``train``, ``evaluation`` and ``images``: what each stage's numbers depend on.
-
-    Runs with equal ``images`` are scored on the same images: their scores are paired.
-    """
+    """What each stage's numbers depend on. The scores of runs with equal ``images`` are paired."""
     prints = {name: dataset.fingerprint for name, dataset in open_data(config).items() if name != "train"}
-    student = find(students.STUDENTS, config.method, "student")
-    own = {"student": keys.own_code(student)} | {
-        name: keys.own_code(find(LOSSES, name, "loss"))
-        for name in distilling.objective_of(config)
-        if name != "supervised"
-    }
+    named = [name for name in distilling.objective_of(config) if name != "supervised"]
+    own = {name: keys.own_code(find(LOSSES, name, "loss")) for name in named}
+    own["student"] = keys.own_code(students.class_of(config.method))
     cached = features_key_of(config)
     return {
         "features": cached,
@@ -73,20 +65,9 @@ def is_done(config: RunConfig, folder: Path) -> str:
     record = read_json(folder / "result.json")
     if record is None or not (folder / "scores.npz").exists():
         return "not run yet"
-    evaluation = keys_of(config)["evaluation"]
-    for epochs in config.epochs:
-        budget = record["budgets"].get(str(epochs))
-        if budget is None:
-            return f"{epochs} epochs are not scored yet"
-        if budget["evaluation"] != evaluation:
-            return "the evaluation has changed"
-    return ""
-
-
-def _result(run: str | Path) -> dict:
-    if (record := read_json(Path(run) / "result.json")) is None:
-        raise FileNotFoundError(f"{run} has no result.json: it is no finished run, as .../seed0-1a2b3c4d.")
-    return record
+    if missing := [str(epochs) for epochs in config.epochs if str(epochs) not in record["budgets"]]:
+        return f"{', '.join(missing)} epochs are not scored yet"
+    return "" if record["keys"]["evaluation"] == keys_of(config)["evaluation"] else "the evaluation has changed"
 
 
 def build_features(config: RunConfig) -> None:
@@ -97,8 +78,7 @@ def build_features(config: RunConfig) -> None:
 class Experiment:
     """``Experiment.open(config)``, then ``train()`` and ``evaluate()``. Each can be repeated.
 
-    ``edited``: a line for each change made by hand to the distiller that was trained. If there is one, ``run`` and
-    ``keys`` belong to the edited training, not to the configuration.
+    ``edited``: a line for each change by hand to the distiller that was trained, whose ``run`` and ``keys`` are others.
     """
 
     def __init__(self, config: RunConfig, run: Path | None = None, own_keys: dict | None = None):
@@ -107,29 +87,18 @@ class Experiment:
         self.config, self.data = config, open_data(config)
         self.splits = loader.open_splits(config, self.data, students.class_of(config.method).reads)
         if self.splits["fit"].labels is None and not self.has_text:
-            raise ValueError(
-                f"The teacher {config.teacher} has no text side and {config.dataset} has captions but no labels: "
-                "there is nothing to score. Take a vision-language teacher, or a data set with labels."
-            )
+            without = f"The teacher {config.teacher} has no text side, and {config.dataset} has no labels"
+            raise ValueError(f"{without}: there is nothing to score. Take a vision-language teacher.")
         self.keys = own_keys or keys_of(config)
         self.run = run or run_folder(config, self.keys["train"])
         self.edited: list[str] = []
-        self._began = None
+        self._began = None  # the distiller before its training
 
     @classmethod
-    def open(
-        cls,
-        config: RunConfig,
-        *,
-        student: Any = None,
-        losses: Sequence[str | Callable] = (),
-        teacher: Any = None,
-        dataset: Any = None,
-    ) -> "Experiment":
+    def open(cls, config: RunConfig, *, student=None, losses=(), teacher=None, dataset=None) -> "Experiment":
         """Read the data and build or open the features.
 
-        ``student``, ``losses``, ``teacher`` and ``dataset`` replace the configuration's: names, or a user's own
-        classes and functions, which are registered under their own names.
+        The others replace the configuration's: names, or a user's own classes and functions.
         """
         own = {
             "method": student and register(students.STUDENTS, student, "student"),
@@ -142,7 +111,7 @@ class Experiment:
     @classmethod
     def from_run(cls, run: str | Path) -> "Experiment":
         """A finished run opened again, from its folder: nothing is trained, and no other folder is taken."""
-        record = _result(run)
+        record = result.read(Path(run))
         if record["edited"]:
             raise ValueError(f"{run} was trained from a module that a notebook edited: open it in that notebook.")
         return cls(RunConfig(**record["config"]), Path(run), record["keys"])
@@ -155,22 +124,21 @@ class Experiment:
     @property
     def result(self) -> dict:
         """The record of the finished run; see docs/results.md."""
-        return _result(self.run)
+        return result.read(self.run)
 
     @cached_property
     def evaluation(self) -> Evaluation:
         """All scores that this data allows, on the split that the configuration names."""
         return Evaluation(self.splits, self.config.score_on)
 
-    # ---------------------------------------------------------------- training
-
     def distiller(self) -> distilling.Distiller:
         """Student and losses with the initial weights of this seed."""
-        made = self._build()
+        made = self.build()
         made.__dict__["_made_from"] = self.config
         return made
 
-    def _build(self, **changed) -> distilling.Distiller:
+    def build(self, **changed) -> distilling.Distiller:
+        """Initial weights of the configuration, or of one with ``changed`` fields."""
         config = self.config.model_copy(update=changed)
         return distilling.build(config, self.splits["fit"], len(self.data["fit"].class_names))
 
@@ -185,32 +153,32 @@ class Experiment:
     def train(self, distiller: distilling.Distiller | None = None) -> pd.DataFrame:
         """Train to the largest budget, or continue from the last checkpoint. A row an epoch: loss, terms, seconds.
 
-        ``distiller``: one from :meth:`distiller`, which may have been edited (a layer, initial weights, what is
-        frozen, a loss, its settings). An edited training has a key and a folder of its own, and its result lists the
-        edits.
+        ``distiller``: one from :meth:`distiller`; an edited one has a key and a folder of its own.
         """
         fresh = self.distiller()
         distiller = fresh if distiller is None else distiller
-        made, now = getattr(distiller, "_made_from", self.config).training(), self.config.training()
-        if other := [f"{name} was {made[name]!r} and is {now[name]!r}" for name in now if made[name] != now[name]]:
-            raise ValueError(f"This distiller is of another configuration ({', '.join(other)}): make it again.")
-        self._began = began = keys.as_it_began(distiller)
-        changes = keys.changes(fresh, began)
-        self.edited, self.keys = keys.in_words(changes), keys_of(self.config, changes)
-        self.run = run_folder(self.config, self.keys["train"])
+        made = getattr(distiller, "_made_from", self.config).training()
+        if stale := dict(made.items() - self.config.training().items()):
+            raise ValueError(f"This distiller is of another configuration, with {stale}: make it again.")
+        began, then = distiller.__dict__.pop("_trained", (None, None))
+        if began is None or then != keys.description(distiller):  # else the cell is run again: that is no edit
+            began = copy.deepcopy(distiller)
         distiller.load_state_dict(began.state_dict())
+        changes = keys.changes(fresh, began)
+        self._began, self.edited, self.keys = began, keys.in_words(changes), keys_of(self.config, changes)
+        self.run = run_folder(self.config, self.keys["train"])
         # The distiller's own settings decide how it is trained, the configuration all else.
         config = self.config.model_copy(update=distiller.config.training())
         try:
             with locked(self.run / ".lock"):  # a second notebook on the same run waits
                 history = trainer.train(distiller, self.loader(distiller), config, self.run, self.keys["train"])
         finally:
-            keys.mark(distiller, began)
+            distiller.__dict__["_trained"] = began, keys.description(distiller)
         return pd.DataFrame(history)
 
     def initial(self) -> distilling.Distiller:
         """The distiller before its first training step."""
-        return self._build() if self._began is None else copy.deepcopy(self._began)
+        return self.build() if self._began is None else copy.deepcopy(self._began)
 
     def trained(self, epochs: int = 0) -> distilling.Distiller:
         """The distiller after a budget, by default the largest, from its checkpoint."""
@@ -219,15 +187,13 @@ class Experiment:
         if path is None:
             raise FileNotFoundError(f"{self.run}: there is no checkpoint of {epochs} epochs; train() first.")
         # Its weights are the checkpoint's: pretrained ones need not be downloaded for it.
-        distiller = self._build(pretrained=False) if self._began is None else copy.deepcopy(self._began)
+        distiller = self.build(pretrained=False) if self._began is None else copy.deepcopy(self._began)
         trainer.restore(path, distiller)
         return distiller.eval()
 
-    # ---------------------------------------------------------------- what came of it
-
     def evaluate(self) -> pd.DataFrame:
         """Score every budget that is not scored yet, write the result, return its rows as ``kdlib.results`` does."""
-        with locked(self.run / ".lock"):  # a second notebook on the same run waits
+        with locked(self.run / ".lock"):
             record = result.write(self)
         rows = [row for epochs in self.config.epochs for row in tables.scores_of(record, self.run, epochs)]
         return tables.ordered(pd.DataFrame(rows))

@@ -41,9 +41,7 @@ def finished(study: str = "", path: str | Path | None = None) -> list[tuple[str,
             said = f"{run.teacher}, {run.dataset}: {run.student}, {run.epochs} epochs, seed {run.seed}"
             options.append((f"{said} ({name}, {run.key})", run.path))
     if not options:
-        raise FileNotFoundError(
-            f"{root / study} has no finished run: 'kdlib run notebooks/studies/mini.yaml' makes some."
-        )
+        raise FileNotFoundError(f"{root / study} has no finished run; try 'kdlib run notebooks/studies/mini.yaml'.")
     return options
 
 
@@ -63,8 +61,7 @@ def encoder(*fields: tuple) -> tuple[Callable, Callable, dict, dict]:
 def ask(experiment: Experiment, image: Image.Image | None = None, caption: str = "") -> dict[str, Arrays]:
     """{who: embeddings (1, D), 'image' or 'text', and 'image_attention'} of an image and a caption of the user's.
 
-    They go the way of the data set's. Without the teacher's checkpoint a student that reads pixels sees the image
-    alone; else TeacherError.
+    Without the teacher's checkpoint a student that reads pixels sees the image alone; else TeacherError.
     """
     config, fit, student = experiment.config, experiment.splits["fit"], experiment.trained().student
     seen, made = image or Image.new("RGB", (64, 64)), {}
@@ -92,10 +89,7 @@ def nearest(query: np.ndarray, space: np.ndarray, count: int, leave_out: int = -
 
 
 class Explorer:
-    """Widgets over the finished runs of one study, or of all studies below ``path``, by default runs/; show ``view``.
-
-    ``run``, ``image``, ``caption`` and ``upload`` are the widgets, ``panels`` what each of them changes, as HTML.
-    """
+    """Widgets over finished runs of a study, or of all below ``path``, as ``view``; ``panels``: what they change."""
 
     def __init__(self, study: str = "", path: str | Path | None = None):
         look = {"style": {"description_width": "initial"}, "layout": {"width": "min(100%, 46em)"}}
@@ -141,8 +135,7 @@ class Explorer:
         figure.savefig(buffer := io.BytesIO(), dpi=100)
         source = base64.b64encode(buffer.getvalue()).decode()
         alt = ", ".join(f"{name} {value:.3f}" for name, value in zip(names, scores.value, strict=True))
-        toy = experiment.result["teacher"]["source"] == "toy"
-        said = "A toy teacher: it knows little but the words and shapes of the synthetic scenes." * toy
+        said = "A toy teacher, of synthetic scenes." if experiment.result["teacher"]["source"] == "toy" else ""
         return f'<p>{said}</p><img alt="{html.escape(alt)}" src="data:image/png;base64,{source}">'
 
     def _of_image(self) -> str:
@@ -203,8 +196,4 @@ class Explorer:
 
 
 def _sentence(error: Exception) -> str:
-    known = isinstance(error, OSError | ValueError | RuntimeError | KeyError) or type(error).__module__.startswith(
-        "kdlib."
-    )
-    words = error.args[0] if isinstance(error, KeyError) and error.args else error
-    return f'<p role="alert">{html.escape(f"{words}" if known else f"{type(error).__name__}: {words}")}</p>'
+    return f'<p role="alert">{html.escape(str(error) or type(error).__name__)}</p>'

@@ -1,7 +1,6 @@
 """What a number depends on, as digests: the package's code, a user's own, and what a notebook edited by hand."""
 
 import ast
-import copy
 import dataclasses
 import dis
 import hashlib
@@ -25,7 +24,6 @@ ROOMS = {  # of a folder the files in it, not those of its subfolders
     "features": ("data/base.py", "teachers", "features.py"),
     "training": ("students", "losses.py", "distiller.py", "trainer.py", "loader.py"),
     "evaluation": ("evaluate",),
-    "cost": ("evaluate/cost.py", "machine.py"),
 }
 DESCRIBE = ("cost.py", "known.py")  # change no score
 LIBRARIES = {"kdlib", "torch", "torchvision", "transformers", "numpy", *sys.stdlib_module_names}
@@ -35,9 +33,8 @@ LIBRARIES = {"kdlib", "torch", "torchvision", "transformers", "numpy", *sys.stdl
 def code_digest(room: str, package: Path = PACKAGE) -> str:
     """SHA-256 of the code of one room, without comments, docstrings and messages."""
     places = [package / place for place in ROOMS[room]]
-    inside = [file for place in places for file in place.glob("*.py") if file.name not in DESCRIBE]
-    files = [place for place in places if place.suffix] + inside
-    return digest(sorted(essence(file.read_text(encoding="utf-8")) for file in files))
+    files = [file for place in places for file in ([place] if place.suffix else place.glob("*.py"))]
+    return digest(sorted(essence(file.read_text(encoding="utf-8")) for file in files if file.name not in DESCRIBE))
 
 
 def essence(source: str) -> str:
@@ -48,9 +45,7 @@ def essence(source: str) -> str:
         if documented and ast.get_docstring(node, clean=False) is not None:
             node.body = node.body[1:] or [ast.Pass()]
         if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
-            texts = [one for one in node.exc.args if isinstance(one, ast.JoinedStr)]
-            texts += [one for one in node.exc.args if isinstance(getattr(one, "value", None), str)]
-            node.exc.args = [one for one in node.exc.args if one not in texts]
+            node.exc.args = [one for one in node.exc.args if not isinstance(one, ast.JoinedStr | ast.Constant)]
     return ast.dump(tree)
 
 
@@ -66,14 +61,10 @@ def evaluation_key(config: RunConfig, fingerprints: dict[str, str], features_key
     return digest(on | {"code": code_digest("evaluation")})
 
 
-# ---------------------------------------------------------------- a user's own code
-
-
 def own_code(thing: Any) -> str:
     """The digest of a user's own class, function or module, also as 'package.module:attribute'; '' for all others.
 
-    Of what is written in a file it is that of the file; of what is written in a notebook, that of its instructions and
-    of all functions, classes and constants of the notebook that it uses.
+    In a file: of the file. In a notebook: of its instructions and all that it uses of the notebook.
     """
     _plain(find({}, thing, "code") if isinstance(thing, str) and ":" in thing else thing, found := {})
     return digest([*found.values()]) if found else ""
@@ -98,16 +89,21 @@ def _plain(value: Any, found: dict) -> Any:
         return value.training()
     if dataclasses.is_dataclass(value) and not inspect.isclass(value):
         return vars(value)
-    value = inspect.unwrap(getattr(value, "__func__", None) or getattr(value, "fget", None) or value)
+    value = _function(value)
     thing = value if inspect.isclass(value) or inspect.isfunction(value) or inspect.ismodule(value) else type(value)
     module = thing.__name__ if inspect.ismodule(thing) else thing.__module__
+    file = getattr(sys.modules.get(module), "__file__", None) or ""
     if module == "__main__" and id(thing) not in found:
         found[id(thing)] = ""  # ends a recursion
         found[id(thing)] = _text(_content(thing), found)
-    file = getattr(sys.modules.get(module), "__file__", None) or ""
-    if module != "__main__" and module.split(".")[0] not in LIBRARIES and file.endswith(".py"):
+    elif module != "__main__" and module.split(".")[0] not in LIBRARIES and file.endswith(".py"):
         found[module] = essence(Path(file).read_text(encoding="utf-8"))
     return getattr(value, "__qualname__", None) or getattr(value, "__name__", None) or type(value).__qualname__
+
+
+def _function(value: Any) -> Any:
+    """The function in a method, a property or a decorator."""
+    return inspect.unwrap(getattr(value, "__func__", None) or getattr(value, "fget", None) or value)
 
 
 def _content(thing: Any) -> list:
@@ -118,8 +114,7 @@ def _content(thing: Any) -> list:
     steps = _steps(thing.__code__, names := set())
     enclosing = zip(thing.__code__.co_freevars, thing.__closure__ or (), strict=True)
     variables = thing.__globals__ | {name: cell.cell_contents for name, cell in enclosing}
-    used = {name: variables[name] for name in names & variables.keys()}
-    return [steps, thing.__defaults__, thing.__kwdefaults__, used]
+    return [steps, thing.__defaults__, thing.__kwdefaults__, {name: variables[name] for name in names & {*variables}}]
 
 
 def _steps(code: Any, names: set[str]) -> list:
@@ -132,14 +127,8 @@ def _steps(code: Any, names: set[str]) -> list:
     return steps
 
 
-# ---------------------------------------------------------------- edits of a distiller in a notebook
-
-
 def changes(fresh: nn.Module, given: nn.Module) -> dict[str, list]:
-    """{place: [before, now]} of what a notebook edited in a distiller before its training; {} for nothing.
-
-    Layers, hooks, settings, losses, initial weights, what is frozen, and replaced functions of the package.
-    """
+    """{place: [before, now]} of what a notebook edited in a distiller before its training; {} for nothing."""
     before, now = description(fresh), description(given)
     places = sorted({*before, *now}, key=lambda place: (place.count("."), place))
     found = {place: [before.get(place), now.get(place)] for place in places if before.get(place) != now.get(place)}
@@ -153,7 +142,7 @@ def in_words(changes: dict[str, list]) -> list[str]:
 
 
 def description(distiller: nn.Module) -> dict[str, str]:
-    """{place: what is there}, as text."""
+    """{place: what is there}, as text: layers, hooks, settings, losses, initial weights, what is frozen."""
     found = {}
     for name, module in distiller.named_modules():
         hooks = [*module._forward_pre_hooks.values(), *module._forward_hooks.values(), *module._backward_hooks.values()]
@@ -174,21 +163,6 @@ def _replaced() -> dict[str, str]:
     for module in [module for name, module in sys.modules.items() if name.startswith(training)]:
         for owner in (module, *filter(inspect.isclass, vars(module).values())):
             for attribute, value in vars(owner).items():
-                value = getattr(value, "__func__", None) or getattr(value, "fget", None) or value
-                if (inspect.isfunction(value) or inspect.isclass(value)) and value.__module__ == "__main__":
+                if getattr(_function(value), "__module__", "") == "__main__":
                     found[f"{owner.__name__}.{attribute}"] = _text(value)
     return found
-
-
-def as_it_began(distiller: nn.Module) -> nn.Module:
-    """The distiller before training: the one that :func:`mark` kept, or a copy if nothing was kept or it was edited."""
-    began, then = distiller.__dict__.get("_origin", (None, None))
-    if began is None or then != description(distiller):
-        began = copy.deepcopy(distiller)
-        began.__dict__.pop("_origin", None)
-    return began
-
-
-def mark(distiller: nn.Module, began: nn.Module) -> None:
-    """Keep what ``distiller`` was trained from, so that training it again does not count as an edit."""
-    distiller.__dict__["_origin"] = (began, description(distiller))

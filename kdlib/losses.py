@@ -1,8 +1,7 @@
 """The losses: pure functions of tensors, the student's first, and beside each the adapter that feeds it a batch.
 
-They have no parameters and no gradient to the teacher. Each returns a scalar, the mean over the batch, in nats unless
-its docstring says otherwise, in float32 whatever its inputs. An adapter is given the distiller, its outputs (see
-Distiller.forward) and the batch, and returns weighted terms by name.
+Each loss returns a scalar, the mean over the batch, in nats unless its docstring says otherwise, in float32, without a
+gradient to the teacher. An adapter is given the distiller, its outputs (see Distiller.forward) and the batch.
 """
 
 from collections.abc import Callable, Iterator
@@ -24,14 +23,11 @@ def similarity_logits(first: Tensor, second: Tensor, scale: Tensor | float) -> T
 
 
 def logit_matching(student: Tensor, teacher: Tensor, *, tau: float, leave_out_diagonal: bool = False) -> Tensor:
-    """tau^2 * KL(softmax(teacher / tau) || softmax(student / tau)) over rows and columns of (B, B) logits.
+    """tau^2 * KL(softmax(teacher / tau) || softmax(student / tau)), mean over rows and columns of (B, B) logits.
 
-    Rows and columns count half each. ``leave_out_diagonal`` is for image x image logits, where each image's similarity
-    with itself is 1 for every encoder, and would take nearly all the probability. Hinton et al., arXiv:1503.02531
-    (temperature); Tung and Mori, arXiv:1907.09682 (similarities within the batch).
+    ``leave_out_diagonal``: of image x image logits, where each image's similarity with itself takes nearly all the
+    probability. Hinton et al., arXiv:1503.02531; Tung and Mori, arXiv:1907.09682 (similarities within the batch).
     """
-    if leave_out_diagonal and len(student) < 2:
-        raise ValueError("Similarities without the diagonal need at least 2 images in the batch.")
     student, teacher = student.float() / tau, teacher.detach().float() / tau
     rows, columns = (_kl_divergence(*way) for way in _both_ways(student, teacher, leave_out_diagonal))
     return tau**2 * (rows + columns) / 2
@@ -58,9 +54,9 @@ def _logit_matching(distiller, outputs: dict[str, Tensor], batch: dict[str, Tens
 def attention_transfer(student: Tensor, teacher: Tensor) -> Tensor:
     """Squared distance of L2-normalised attention maps, (B, N) each; dimensionless, between 0 and 2.
 
-    A student's map of another length is resampled to the teacher's grid. Padding must be 0 in both. Zagoruyko and
-    Komodakis, arXiv:1612.03928, eq. 2, in the squared form of the authors' code, with a transformer's attention instead
-    of squared activations. They average over the N places, this sums: their weight of 1000 is 5.1 for 14 x 14 places.
+    A student's map of another length is resampled to the teacher's grid. Zagoruyko and Komodakis, arXiv:1612.03928,
+    eq. 2, in the squared form of the authors' code, with a transformer's attention instead of squared activations.
+    They average over the N places, this sums: their weight of 1000 is 5.1 for 14 x 14 places.
     """
     student, teacher = student.float(), teacher.detach().float()
     if student.shape[-1] != teacher.shape[-1]:
@@ -83,11 +79,10 @@ def _attention_transfer(distiller, outputs, batch) -> dict[str, Tensor]:
 
 
 def contrastive(student: Tensor, positives: Tensor) -> Tensor:
-    """Symmetric cross-entropy of (B, B) logits against the pairs that belong together.
+    """Symmetric cross-entropy of (B, B) logits. Radford et al., arXiv:2103.00020, section 2.3.
 
     ``positives`` (B, B) boolean, True for every caption of the same image; a row's target is uniform over its
-    positives, so that a second caption of an image is no false negative. The least value is the target's entropy, the
-    mean of log(positives of a row). Radford et al., arXiv:2103.00020, section 2.3.
+    positives, so that a second caption of an image is no false negative.
     """
     student, target = student.float(), positives.float()
     rows = target / target.sum(dim=1, keepdim=True)
@@ -111,43 +106,39 @@ def _labels(distiller, outputs, batch) -> dict[str, Tensor]:
 
 
 def feature_regression(student: Tensor, teacher: Tensor) -> Tensor:
-    """2 - 2 cos(student, teacher), (B, T) each; dimensionless, between 0 and 4.
+    """2 - 2 cos(student, teacher), (B, T) each; dimensionless. SimReg, Navaneet et al., BMVC 2021.
 
-    The squared distance of the vectors at length 1. ``student``: embeddings after a projector. ``teacher``: features
-    minus their mean, since what all features share says nothing about an image. SimReg, Navaneet et al., BMVC 2021.
+    ``student``: embeddings after a projector. ``teacher``: features minus their mean, which says nothing of an image.
     """
     return 2 - 2 * F.cosine_similarity(student.float(), teacher.detach().float(), dim=-1).mean()
 
 
+def sides_of(outputs: dict[str, Tensor]) -> list[str]:
+    return [side for side in ("image", "text") if side in outputs]
+
+
 def _feature_regression(distiller, outputs, batch) -> dict[str, Tensor]:
-    def term(side: str) -> Tensor:
-        return feature_regression(outputs[f"{side}_projected"], distiller.centred(side, batch[side]))
-
-    return _each_side(outputs, "regression", term)
-
-
-def _each_side(outputs: dict[str, Tensor], name: str, term: Callable[[str], Tensor]) -> dict[str, Tensor]:
-    return {f"{side}_{name}": term(side) for side in ("image", "text") if side in outputs}
+    pairs = {side: (outputs[f"{side}_projected"], distiller.centred(side, batch[side])) for side in sides_of(outputs)}
+    return {f"{side}_regression": feature_regression(*pair) for side, pair in pairs.items()}
 
 
 def anchor_kl(student: Tensor, teacher: Tensor, anchors: Tensor, *, tau: float) -> Tensor:
-    """KL(softmax(teacher A' / tau) || softmax(student A' / tau)), all vectors at length 1; mean over the batch.
+    """KL(softmax(teacher A' / tau) || softmax(student A' / tau)), all vectors at length 1.
 
     ``student`` and ``teacher`` (B, T); ``anchors`` (A, T): the teacher's features of other images (or texts), minus the
-    same mean. It compares similarities to many images, not only to those of the batch. SEED, Fang et al.,
-    arXiv:2101.04731, with a queue of recent features instead; CompRess, arXiv:2010.14713.
+    same mean. SEED, Fang et al., arXiv:2101.04731, with a queue of recent features; CompRess, arXiv:2010.14713.
     """
     target = similarity_logits(teacher.detach(), anchors.detach(), 1 / tau)
     return _kl_divergence(similarity_logits(student, anchors.detach(), 1 / tau), target)
 
 
 def _anchor_kl(distiller, outputs, batch) -> dict[str, Tensor]:
-    def term(side: str) -> Tensor:
+    terms = {}
+    for side in sides_of(outputs):
         teacher, anchors = (distiller.centred(side, batch[name]) for name in (side, f"{side}_anchors"))
         kl = anchor_kl(outputs[f"{side}_projected"], teacher, anchors, tau=ANCHOR_TAU)
-        return distiller.config.anchor_weight * kl
-
-    return _each_side(outputs, "anchor_kl", term)
+        terms[f"{side}_anchor_kl"] = distiller.config.anchor_weight * kl
+    return terms
 
 
 def _teacher_contrastive(distiller, outputs, batch) -> dict[str, Tensor]:
@@ -155,14 +146,13 @@ def _teacher_contrastive(distiller, outputs, batch) -> dict[str, Tensor]:
 
     Yang et al., arXiv:2307.12732 (there: interactive contrastive learning); Tian et al., arXiv:1910.10699.
     """
-
-    def term(side: str) -> Tensor:
-        other = {"image": "text", "text": "image"}[side] if distiller.student.inputs.text else side
+    terms, sides = {}, sides_of(outputs)
+    for side, other in zip(sides, reversed(sides), strict=True):
         teacher = distiller.centred(other, batch[other]).detach()
         scores = similarity_logits(outputs[f"{side}_projected"], teacher, distiller.scale)
-        return distiller.config.contrastive_weight * contrastive(scores, batch["row"][:, None] == batch["row"])
-
-    return _each_side(outputs, "teacher_contrastive", term)
+        loss = contrastive(scores, batch["row"][:, None] == batch["row"])
+        terms[f"{side}_teacher_contrastive"] = distiller.config.contrastive_weight * loss
+    return terms
 
 
 def relational(student: Tensor, teacher: Tensor, *, distance_weight: float = 1.0, angle_weight: float = 2.0) -> Tensor:
@@ -171,8 +161,6 @@ def relational(student: Tensor, teacher: Tensor, *, distance_weight: float = 1.0
     Huber loss of ||x_i - x_j|| / their mean, over pairs, and of cos(x_i - x_j, x_k - x_j), over triplets of different
     images. Rotation, shift and scale change neither. RKD, Park et al., arXiv:1904.05068, eqs. 5 to 9.
     """
-    if len(student) < 3:
-        raise ValueError("Angles need at least 3 images in the batch.")
     (near, bent), (near_there, bent_there) = _relations(student.float()), _relations(teacher.detach().float())
     return distance_weight * F.smooth_l1_loss(near, near_there) + angle_weight * F.smooth_l1_loss(bent, bent_there)
 
@@ -189,7 +177,8 @@ def _relations(vectors: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _relational(distiller, outputs, batch) -> dict[str, Tensor]:
-    return _each_side(outputs, "relational", lambda side: relational(outputs[side], F.normalize(batch[side], dim=-1)))
+    pairs = {side: (outputs[side], F.normalize(batch[side], dim=-1)) for side in sides_of(outputs)}
+    return {f"{side}_relational": relational(*pair) for side, pair in pairs.items()}
 
 
 def dist(student: Tensor, teacher: Tensor, *, tau: float, leave_out_diagonal: bool = False) -> Tensor:
@@ -199,8 +188,6 @@ def dist(student: Tensor, teacher: Tensor, *, tau: float, leave_out_diagonal: bo
     probabilities are an increasing linear function of the teacher's. DIST, Huang et al., arXiv:2205.10536; the images
     (or texts) of the batch take the place of its classes.
     """
-    if leave_out_diagonal and len(student) < 3:
-        raise ValueError("Correlations without the diagonal need at least 3 images in the batch.")
     ours, theirs = student.float() / tau, teacher.detach().float() / tau
     if leave_out_diagonal:
         diagonal = torch.eye(len(student), dtype=torch.bool, device=student.device)
@@ -231,11 +218,12 @@ def orthogonal_projection(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def _orthogonal_projection(distiller, outputs, batch) -> dict[str, Tensor]:
-    def term(side: str) -> Tensor:
+    terms = {}
+    for side in sides_of(outputs):
         length = batch[side].shape[-1] ** 0.5  # of a layer-normed feature
-        return orthogonal_projection(length * distiller.orthogonal(outputs[side]), batch[side])
-
-    return _each_side(outputs, "orthogonal", term)
+        projected = length * distiller.orthogonal(outputs[side])
+        terms[f"{side}_orthogonal"] = orthogonal_projection(projected, batch[side])
+    return terms
 
 
 # Name of a loss in an objective -> its adapter, or a user's own function (outputs, batch) -> scalar.

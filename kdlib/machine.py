@@ -23,11 +23,9 @@ FEWEST_CALLS, CALL_SECONDS = 5, 60.0  # of BLIP on a CPU a call with 32 images t
 
 def choose(name: str) -> torch.device:
     """The device called ``name``; 'auto' is CUDA where there is one, else Apple's MPS, else the CPU."""
-    if name != "auto":
-        return torch.device(name)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    return torch.device(name)
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
@@ -44,18 +42,15 @@ def to_device(batch: dict[str, torch.Tensor], device: torch.device) -> dict[str,
 
 def now(device: torch.device) -> float:
     """Seconds on a monotonic clock, after all work queued on ``device`` is done."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
     return time.perf_counter()
 
 
 def keep_memory() -> bool:
-    """Let glibc keep freed blocks for the next step, instead of giving them back and clearing them anew: call it first.
+    """Let glibc keep freed blocks for the next step, instead of giving them back and clearing them anew.
 
-    Blocks above 256 MB are given back (a step's are smaller: 205 MB for 64 images of 224 pixels), and so is what an
-    earlier stage left, since kept blocks of ever other sizes would fill the memory. Without glibc nothing: false.
+    Blocks above 256 MB are given back (a step of 64 images of 224 pixels has 205 MB), and what an earlier stage left.
     """
     with contextlib.suppress(OSError, AttributeError):
         libc = ctypes.CDLL("libc.so.6")
@@ -89,7 +84,7 @@ def latency(*parts: list[float]) -> dict[str, float]:
 
 
 def multiply_accumulates(call: Callable) -> int:
-    """Those of one call, by torch's counter: matrix products, convolutions and attention, nothing else."""
+    """Those of one call: of matrix products, convolutions and attention."""
     from torch.utils.flop_counter import FlopCounterMode
 
     fused = torch.backends.mha.get_fastpath_enabled()
@@ -125,7 +120,7 @@ def memory_bytes() -> int:
 
 
 def cores() -> int:
-    """The cores of the allocation: those that the process may use, or fewer by a control group's share of time."""
+    """The cores of the allocation: those that the process may use, or fewer by a control group."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     first = zip(_limits("cpu.cfs_quota_us"), _limits("cpu.cfs_period_us"), strict=False)
     shares = _limits("cpu.max") + [quota + period for quota, period in first]
@@ -154,12 +149,8 @@ def gpus() -> list[str]:
 
 def versions() -> dict[str, str]:
     """Version of kdlib, its git commit (marked where files differ from it), and those of the libraries that compute."""
-    names = ("torch", "torchvision", "transformers", "numpy", "scikit-learn", "safetensors")
-    return {"kdlib": kdlib.__version__, "commit": commit(), **{name: version(name) for name in names}}
-
-
-def commit() -> str:
+    names, commit = ("torch", "torchvision", "transformers", "numpy", "scikit-learn", "safetensors"), ""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-    with contextlib.suppress(OSError, subprocess.CalledProcessError):
-        return subprocess.run(command, cwd=project_root(), capture_output=True, text=True, check=True).stdout.strip()
-    return ""
+    with contextlib.suppress(OSError):
+        commit = subprocess.run(command, cwd=project_root(), capture_output=True, text=True).stdout.strip()
+    return {"kdlib": kdlib.__version__, "commit": commit, **{name: version(name) for name in names}}

@@ -65,11 +65,12 @@ def plan(study: Study, workers: int = 0) -> str:
                 missing.append(f"Missing, and not in these numbers: the teacher {configs[0].teacher}. {error}")
     gigabytes, built, trained = needed
     here = next(place for place in (runs_root(), *runs_root().parents) if place.exists())
+    both = duration((built + trained) / max(1, min(workers, todo)))
     return "\n".join([
         f"{study.title}: {len(study.experiments())} experiments, {todo} to do.",
         f"Disk: about {gigabytes:.1f} GB; {shutil.disk_usage(here).free / 1e9:.0f} GB are free at {here}.",
-        f"Time: about {duration((built + trained) / max(1, min(workers, todo)))} with {workers} at once, and the report. "
-        f"One worker: {duration(built)} for the teachers' features, {duration(trained)} for training and scores.",
+        f"Time: about {both} with {workers} at once, and the report. One worker: features {duration(built)}, "
+        f"training and scores {duration(trained)}.",
         *dict.fromkeys(missing),
     ])  # fmt: skip
 

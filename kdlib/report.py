@@ -36,6 +36,8 @@ def page(notebook: Path, target: Path, links: dict[str, str] | None = None) -> N
     book, folder = nbformat.read(notebook, 4), project_root() / "notebooks"
     book.cells = [cell for cell in book.cells if "papermill-error-cell-tag" not in cell.metadata.setdefault("tags", [])]
     for cell in book.cells:
+        if "outputs" in cell:  # a line of progress that was cleared
+            cell.outputs = [one for one in cell.outputs if one.get("data") != {"text/plain": ""}]
         if cell.cell_type == "markdown":  # code keeps its dollars
             parts = re.split(r"(```.*?```|`[^`]*`)", cell.source, flags=re.S)
             cell.source = "".join(part if place % 2 else MATH.sub(_mathml, part) for place, part in enumerate(parts))
@@ -51,19 +53,18 @@ def _mathml(found: re.Match) -> str:
     return convert(found[1] or found[2], display="block" if found[1] else "inline")
 
 
-def report(study: str, notebooks=("report", "claims"), path=None, executed: bool = False, out=None) -> Path:
+def report(study: str, notebooks=("report", "claims"), executed: bool = False, out=None) -> Path:
     """Make the pages of a study in reports/<study>/ (or ``out``), the first notebook's as index.html; returns that.
 
-    Beside them: results.csv, runs.csv, comparisons.csv, requirements.txt, the study file; a page of ablations if there
-    are any. ``path``: where runs lie. ``executed``: keep the executed notebooks, with PNG figures, which GitHub shows.
-    A cell that fails is shown by its page, and an error when all is written.
+    Beside them: tables, requirements.txt, the study file; a page of ablations if there are any. ``executed``: keep the
+    executed notebooks, with PNG figures, which GitHub shows. A cell that fails is an error when all is written.
     """
-    folder, root = Path(out or reports_root() / study), Path(path or runs_root()).expanduser().absolute()
-    table, failed = runs(study, root), []
+    folder, root, failed = Path(out or reports_root() / study), runs_root(), []
+    table = runs(study)
     tests = pd.concat({name: compare(table, name) for name in QUESTIONS}, names=["question"]).reset_index("question")
     # Paths are from the study's folder; the scores' key leads to the run, and to its path.
     places = table.assign(path=table.path.str.removeprefix(f"{root / study}{os.sep}"))
-    scores = results(study, root).drop(columns="path")
+    scores = results(study).drop(columns="path")
     for name, frame in {"runs": places, "results": scores, "comparisons": tests}.items():
         write_atomic(folder / f"{name}.csv", frame.to_csv(index=False, float_format="%.6g"))
     installed = sorted((one.name.lower(), one.version) for one in metadata.distributions() if one.name != "kdlib")
@@ -71,7 +72,7 @@ def report(study: str, notebooks=("report", "claims"), path=None, executed: bool
     file = project_root() / (read_json(root / study / "index.json") or {}).get("file", "")
     if file.is_file():
         write_atomic(folder / "study.yaml", file.read_bytes())
-    names = list(dict.fromkeys([*notebooks, *(["ablations"] if "ablation" in set(table.role) else [])]))
+    names = [*notebooks, *(["ablations"] if "ablation" in set(table.role) else [])]
     pages = {name: "index.html" if name == names[0] else f"{name}.html" for name in names}
     # For the kernels: the kind of figures, and our 'python3', whatever else is registered by that name.
     os.environ |= {"KDLIB_FIGURES": "png" if executed else "svg", "JUPYTER_PATH": f"{sys.prefix}/share/jupyter"}

@@ -1,7 +1,4 @@
-"""What a student took over from its teacher: the geometry of its embeddings, their neighbours, where it looks.
-
-N images of the scored split, D the student's width, T the teacher's.
-"""
+"""What a student took over from its teacher: the geometry of its embeddings, their neighbours, where it looks."""
 
 import numpy as np
 import pandas as pd
@@ -20,8 +17,6 @@ def debiased_cka(first: np.ndarray, second: np.ndarray) -> float:
     Independent features give 0 on average for any N, so that a value can be below 0; equal geometry gives 1. NaN where
     an encoder is constant. The unbiased HSIC of Song et al. (JMLR 13, 2012), as in Nguyen et al., arXiv:2010.15327.
     """
-    if len(first) != len(second) or len(first) < 4:
-        raise ValueError(f"CKA of {len(first)} and {len(second)} images: it needs as many in both, and at least 4.")
     grams = []
     for features in (first, second):
         centred = torch.as_tensor(features).double()
@@ -68,17 +63,14 @@ def attention_agreement(student: np.ndarray, teacher: np.ndarray) -> tuple[np.nd
 
 
 def measure(student: dict, teacher: dict, count: int = 5) -> pd.DataFrame:
-    """A row a measure of what ``Experiment.embed`` returns: measure, value, low, high (95 %, over images), chance.
-
-    The measures: cka, without an interval; neighbours, of ``count``; attention, where the student has maps.
-    """
-    images = len(teacher["image"])
+    """A row each for cka (without an interval), neighbours (of ``count``) and, where the student has it, attention."""
+    others = len(teacher["image"]) - 1
     kept = kept_neighbours(student["image"], teacher["image"], count)
-    values = {"neighbours": (kept, min(count, images - 1) / (images - 1))}
+    values = {"neighbours": (kept, min(count, others) / others)}
     if "image_attention" in student:
         own, other = attention_agreement(student["image_attention"], teacher["image_attention"])
         values["attention"] = own, other.mean()
     rows = [("cka", debiased_cka(student["image"], teacher["image"]), np.nan, np.nan, 0.0)]
     for name, (each, chance) in values.items():
-        rows.append((name, each.mean(), *interval(replicate_means(each, resamples(images))), chance))
+        rows.append((name, each.mean(), *interval(replicate_means(each, resamples(len(each)))), chance))
     return pd.DataFrame(rows, columns=["measure", "value", "low", "high", "chance"])

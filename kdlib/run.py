@@ -7,7 +7,6 @@ import socket
 import time
 import uuid
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 
 import dask
@@ -96,15 +95,11 @@ def _alone(study: str) -> Iterator[Path]:
         yield folders[0]
 
 
-@cache
-def _parameters(notebook: Path) -> set[str]:
-    return set(papermill.inspect_notebook(str(notebook)))
-
-
 def _job(planned: Planned) -> Job:
     """Papermill would only warn of a parameter that a notebook lacks; such a one goes into its ``overrides``."""
     notebook, config = planned
-    known, fields, folder = _parameters(notebook), config.model_dump(exclude={"teacher"}), run_folder(config)
+    known, folder = set(papermill.inspect_notebook(str(notebook))), run_folder(config)
+    fields = config.model_dump(exclude={"teacher"})
     other = {name: fields[name] for name in set(fields) - known if fields[name] != RunConfig.model_fields[name].default}
     if other and "overrides" not in known:
         raise ValueError(f"{notebook} has no parameter {', '.join(other)}; it has {', '.join(sorted(known))}.")
@@ -164,15 +159,15 @@ def _work(client: Client, setting: dict, todo: list[Job]) -> dict[str, str]:
     for job in todo:
         submit(job, _effort(job), *([] if job.why == status.PAGE else [features[features_key_of(job.config)]]))
     for future in as_completed(jobs):
-        job, found = jobs[future], _found(future)
-        took = status.duration(found["seconds"])
-        if not job.page:
-            print(f"{job.name}: {found['error'] or 'ready'} in {took}", flush=True)
-            continue
-        why = result[job.name] = _settle(job, found)
-        left, spent, seconds = left - _effort(job), spent + _effort(job), seconds + found["seconds"]
-        rest = status.duration(max(left, 0) * seconds / spent / len(client.nthreads() or [1]))
-        print(f"[{len(result)}/{len(todo)}] {job.name}: {why or 'done'} in {took}, about {rest} left", flush=True)
+        job = jobs[future]
+        why, took = _outcome(job, future)
+        line = f"{job.name}: {why or 'done'} in {status.duration(took)}"
+        if job.page:
+            result[job.name] = why
+            left, spent, seconds = left - _effort(job), spent + _effort(job), seconds + took
+            rest = status.duration(max(left, 0) * seconds / spent / len(client.nthreads() or [1]))
+            line = f"[{len(result)}/{len(todo)}] {line}, about {rest} left"
+        print(line, flush=True)
     return result
 
 
@@ -193,24 +188,22 @@ def _effort(job: Job) -> float:
     return 5 + EFFORT[class_of(job.config.method).reads] * max(job.config.epochs) * (1 + job.config.cooldown)
 
 
-def _found(future: Future) -> dict:
-    """What a job's execution returned, or the exception that ended its last try."""
-    if future.status == "finished":
-        return future.result()
-    if future.status != "error":
+def _outcome(job: Job, future: Future) -> tuple[str, float]:
+    """Why a job is not done, or '', and its seconds. Judged by its files; what is not done is kept in its folder."""
+    if future.status not in ("finished", "error"):
         raise RuntimeError("The dask scheduler is gone. What is done is kept, and the same command continues.")
-    problem, dead = future.exception(), {KilledWorker: "worker", DeadKernelError: "kernel"}
-    error = f"its {dead.get(type(problem))} died {RETRIES + 1} times"
-    error = error if type(problem) in dead else f"{type(problem).__name__}: {problem}"
-    return {"outcome": "failed", "error": error, "limit_gb": 0, "host": "", "seconds": 0.0}
-
-
-def _settle(job: Job, found: dict) -> str:
-    """Judge an experiment by its files, and keep an outcome other than 'done' there. Why it is not done, or ''."""
-    if found["outcome"] == "done" and (problem := is_done(job.config, job.folder)):
-        found = found | {"outcome": "failed", "error": f"the notebook ended, and its result does not count: {problem}"}
+    if future.status == "finished":
+        found = future.result()
+        if job.page and found["outcome"] == "done" and (problem := is_done(job.config, job.folder)):
+            found |= {"outcome": "failed", "error": f"the notebook ended, and its result does not count: {problem}"}
+    else:
+        problem, dead = future.exception(), {KilledWorker: "worker", DeadKernelError: "kernel"}
+        words = f"its {dead[type(problem)]} died {RETRIES + 1} times" if type(problem) in dead else ""
+        words = words or f"{type(problem).__name__}: {problem}"
+        found = {"outcome": "failed", "error": words, "limit_gb": 0, "host": "", "seconds": 0.0}
     if found["outcome"] == "done":
         (job.folder / "outcome.json").unlink(missing_ok=True)
-        return found["error"]
-    write_json(job.folder / "outcome.json", found | {"when": time.strftime("%FT%TZ", time.gmtime())})
-    return f"{found['outcome']}, {found['error']}"
+        return found["error"], found["seconds"]
+    when = time.strftime("%FT%TZ", time.gmtime())
+    write_json(job.folder / "outcome.json", found | {"when": when})
+    return f"{found['outcome']}, {found['error']}", found["seconds"]

@@ -28,14 +28,12 @@ def look(place: int) -> dict[str, str]:
     return {"color": COLOURS[place % 7], "marker": SHAPES[place % 7]}
 
 
-def use(png: bool | None = None) -> None:
-    """Set matplotlib to this project's look: SVG with real text on white (a dark page inverts it), few lines.
-
-    ``png``: PNG in its place, since GitHub's viewer removes SVG; by default where $KDLIB_FIGURES is 'png'.
-    """
+def use() -> None:
+    """Set matplotlib to this project's look: SVG with real text on white (a dark page inverts it), few lines."""
     from matplotlib_inline.backend_inline import set_matplotlib_formats
 
-    set_matplotlib_formats("retina" if png or (png is None and os.environ.get("KDLIB_FIGURES") == "png") else "svg")
+    # GitHub's viewer removes SVG.
+    set_matplotlib_formats("retina" if os.environ.get("KDLIB_FIGURES") == "png" else "svg")
     plt.rcParams |= {
         "svg.fonttype": "none", "svg.hashsalt": "kdlib", "font.family": "sans-serif", "font.size": 10,
         "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": "#888888", "axes.titleweight": "bold",

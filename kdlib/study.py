@@ -14,7 +14,6 @@ from kdlib.utils import absolute, find, project_root
 PATHS = ("data_root", "checkpoint", "extra_images")  # parameters that may be relative to the study file
 ELSEWHERE = {"teacher": "notebooks", "method": "methods", "epochs": "epochs", "seed": "seeds", "variant": "variants",
              "study": "study"}  # fmt: skip  # fields that are no parameters -> the entry that sets them
-SHARED = {"by_hand", "cache", "data", "features", "shapes"}  # folders below runs/ that no study may have
 
 
 def _known(parameters: dict[str, Any]) -> dict[str, Any]:
@@ -169,7 +168,5 @@ def _check(study: Study) -> None:
         raise ValueError(f"two experiments are '{twice[0]}': list each notebook, method and seed once")
     if unknown := set(study.by_method) - {one.config.method for one in planned}:
         raise ValueError(f"by_method: the study has no method '{min(unknown)}'; it has {', '.join(study.methods)}")
-    if study.study in SHARED:
-        raise ValueError(f"study: '{study.study}' is a folder that all studies share: choose another name")
     for name in study.reports:
         study.notebook(name)

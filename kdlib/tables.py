@@ -60,8 +60,8 @@ def key_of(config: dict, result: dict | None, epochs: int) -> dict:
     supervised = "supervised" if config["objective"] == "supervised" else ""
     role = result["role"] if result else supervised or ("ablation" if config["variant"] else "student")
     student = ", ".join(filter(None, (label(config["method"]), label(config["variant"] or supervised))))
-    names = label(config["teacher"]), LABELS.get(config["dataset"], title), student
-    return dict(zip(KEY, (*names, config["method"], config["variant"], role, config["seed"], epochs), strict=True))
+    names = {"teacher": label(config["teacher"]), "dataset": LABELS.get(config["dataset"], title), "student": student}
+    return {name: config.get(name) for name in KEY} | names | {"role": role, "epochs": epochs}
 
 
 def ordered(frame: pd.DataFrame) -> pd.DataFrame:
@@ -77,8 +77,7 @@ def ordered(frame: pd.DataFrame) -> pd.DataFrame:
 def runs(study: str, path: str | Path | None = None, all: bool = False) -> pd.DataFrame:
     """A row a run and budget, also of what failed or was not run: sizes in MB, times, outcome, where it was made.
 
-    ``path``: where runs lie, by default runs/. ``all``: also runs that the study's index no longer lists, as those of
-    other code; their ``current`` is False.
+    ``path``: where runs lie, by default runs/. ``all``: also what the study no longer lists, as runs of other code.
     """
     rows = []
     for folder, config, budgets, listed in folders(study, path, all):
@@ -105,17 +104,13 @@ def _measured(result: dict, epochs: int) -> dict:
         "score_on": config["score_on"], "test_images": data[config["score_on"]]["images"],
         "train_images": data.get("train", data["fit"])["images"], "images_seen": last.get("images_seen"),
         "lr_peak": config["lr_peak"], "objective": "+".join(result["objective"]),
-        "leakage": result["leakage"]["level"], "hardware": result["hardware"]["name"], "key": _key(result),
-        "commit": result["versions"]["commit"], "edited": "; ".join(result["edited"]),
+        "leakage": result["leakage"]["level"], "hardware": result["hardware"]["name"],
+        "key": result["keys"]["train"][:8], "edited": "; ".join(result["edited"]),
+        "commit": result["versions"]["commit"],
     }  # fmt: skip
 
 
-def _key(result: dict) -> str:
-    return result["keys"]["train"][:8]
-
-
 def _outcome(folder: Path) -> dict:
-    """'running', or what the engine wrote of a run that failed, or 'not run'."""
     now, ended = (read_json(folder / f"{name}.json") for name in ("running", "outcome"))
     alive = now and (now["host"] != socket.gethostname() or psutil.pid_exists(now["pid"]))
     return {"outcome": "running"} if alive else ended or {"outcome": "not run"}
@@ -143,7 +138,7 @@ def scores_of(result: dict | None, folder: str | Path, epochs: int) -> list[dict
     """The rows of :func:`results` of one run and budget; none where it is not scored."""
     if result is None or str(epochs) not in result["budgets"]:
         return []
-    key, run = key_of(result["config"], result, epochs), {"key": _key(result), "path": str(folder)}
+    key, run = key_of(result["config"], result, epochs), {"key": result["keys"]["train"][:8], "path": str(folder)}
     return [
         key | {"encoder": encoder, "metric": metric, "value": value, "low": low, "high": high,
                "primary": metric == result["primary"]} | run
@@ -153,10 +148,7 @@ def scores_of(result: dict | None, folder: str | Path, epochs: int) -> list[dict
 
 
 def replicates(folder: str | Path, encoder: str, metric: str, epochs: int) -> np.ndarray | None:
-    """(R,) a score on each bootstrap resample of the test images; None where it was not resampled.
-
-    Resample r holds the same images for every encoder that was scored on them, so that differences are paired.
-    """
+    """(R,) a score on each resample of the test images, the same for every encoder; None where it was not resampled."""
     encoder = "student" if encoder == "supervised" else encoder  # its rows have the supervised run's path
     scores, controls = Path(folder, "scores.npz"), Path(folder, record(folder)["controls_file"])
     for file, name in ((scores, f"{epochs}/{encoder}"), (scores, encoder), (controls, encoder)):

@@ -32,10 +32,7 @@ def learning_rate(step: int, peak: float, warmup_steps: int) -> float:
 
 
 def cooled(step: int, steps: int) -> float:
-    """The share of the learning rate that a cooldown of ``steps`` steps keeps at ``step`` (from 1): 1 - sqrt(i / c).
-
-    Haegele et al., arXiv:2405.18392, section 3. The first step has all of it, the step after the last would have none.
-    """
+    """The share of the learning rate at a step of a cooldown, from 1. Haegele et al., arXiv:2405.18392, section 3."""
     return 1 - ((step - 1) / steps) ** 0.5
 
 
@@ -45,17 +42,17 @@ def cooldown_epochs(config: RunConfig, budget: int) -> int:
 
 
 def make_optimizer(distiller: nn.Module, config: RunConfig) -> torch.optim.AdamW:
-    """AdamW; weight decay on matrices and kernels, not on biases, norms and the logit scale."""
+    """Weight decay on matrices and kernels, not on biases, norms and the logit scale."""
     matrices = {"params": [one for one in distiller.parameters() if one.ndim >= 2], "weight_decay": WEIGHT_DECAY}
     others = {"params": [one for one in distiller.parameters() if one.ndim < 2], "weight_decay": 0.0}
     return torch.optim.AdamW([matrices, others], lr=config.lr_peak)
 
 
 def train(distiller: Distiller, loader: TrainLoader, config: RunConfig, folder: Path, key: str) -> list[dict]:
-    """Train to the largest of ``config.epochs``, from the last good checkpoint; one checkpoint an epoch.
+    """Train to the largest of ``config.epochs``, from the last good checkpoint. Returns :func:`history`.
 
     With ``config.cooldown`` a branch follows for each budget: some more epochs from its checkpoint, on the data that
-    would come next, while the learning rate falls to zero. Returns :func:`history`.
+    would come next, while the learning rate falls to zero.
     """
     keep_memory()
     distiller.to(choose(config.device), memory_format=torch.channels_last)  # other weights than convolutions' have none
@@ -64,8 +61,7 @@ def train(distiller: Distiller, loader: TrainLoader, config: RunConfig, folder: 
     for budget in config.epochs if config.cooldown else ():
         branches.append((budget, cooldown_epochs(config, budget), total - budget))
         total += branches[-1][1]
-    since = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    running = {"host": socket.gethostname(), "pid": os.getpid(), "since": since}
+    running = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.strftime("%FT%TZ", time.gmtime())}
     done = _latest(folder, key, max(config.epochs))
     with Progress(f"{config.method}, steps", total * steps, done * steps) as progress:
         for budget, cooling, before in branches:  # before: epochs of other branches, counted in the progress
@@ -172,12 +168,10 @@ def _is_good(path: Path, key: str, epoch: int = 0) -> bool:
     digest = path.with_name(f"{path.name}.sha256")
     if not path.exists():
         return False
-    if not digest.exists() or digest.read_bytes().split()[:1] != [file_digest(path).encode()]:
-        problem = f"it does not match {digest.name} (damaged, or one of them missing)"
-    elif (record := _record(path))["key"] != key:
-        problem = "it belongs to another training"
-    else:
+    whole = digest.exists() and digest.read_bytes().split()[:1] == [file_digest(path).encode()]
+    if whole and (record := _record(path))["key"] == key:
         return epoch in (0, record["epoch"])
+    problem = "it belongs to another training" if whole else f"it does not match {digest.name}"
     warnings.warn(f"Checkpoint {path} is passed over: {problem}. Training continues from the one before.", stacklevel=2)
     return False
 

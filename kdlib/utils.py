@@ -3,18 +3,17 @@
 import contextlib
 import errno
 import hashlib
-import html
 import importlib
+import io
 import json
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from filelock import FileLock
 from tqdm import tqdm
 
@@ -25,34 +24,28 @@ def project_root() -> Path:
     return checkout if (checkout / "pyproject.toml").exists() else Path.cwd()
 
 
-def _root(variable: str, name: str) -> Path:
-    return Path(os.environ.get(variable) or project_root() / name).expanduser().absolute()
-
-
 def runs_root() -> Path:
     """The folder ``runs``: $KDLIB_RUNS, or runs/ in the checkout."""
-    return _root("KDLIB_RUNS", "runs")
+    return Path(os.environ.get("KDLIB_RUNS") or project_root() / "runs").expanduser().absolute()
 
 
 def reports_root() -> Path:
     """The folder ``reports``: $KDLIB_REPORTS, or reports/ in the checkout."""
-    return _root("KDLIB_REPORTS", "reports")
+    return Path(os.environ.get("KDLIB_REPORTS") or project_root() / "reports").expanduser().absolute()
 
 
 def absolute(value: str, base: Path | None = None) -> str:
     """A path as an absolute one, relative to ``base`` where it exists there, else to the working directory.
 
-    What is no path stays: '', a model id, and names with a meaning of their own, as 'toy' or 'shapes:2000'.
+    What is no path stays: '', 'toy', 'shapes:2000', a model id.
     """
-    plain = value.split(":")[0] in ("", "toy", "shapes")
+    if value.split(":")[0] in ("", "toy", "shapes"):
+        return value
     path = Path(value).expanduser()
     for place in filter(None, (base, Path.cwd())):
-        if not plain and (place / path).exists():
-            return str(Path(os.path.abspath(place / path)))
-    return str(Path(os.path.abspath(path))) if value.startswith((".", "~", os.sep)) else value
-
-
-# ---------------------------------------------------------------- files
+        if (place / path).exists():
+            return os.path.abspath(place / path)
+    return os.path.abspath(path) if value.startswith((".", "~", os.sep)) else value
 
 
 def digest(record: Any) -> str:
@@ -67,45 +60,33 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A scratch name beside ``path`` to write to. It is flushed and takes the place of ``path`` when all went well.
-
-    An error, as on a full disk, leaves the old file, and names the file and what to do.
-    """
+def write_atomic(path: Path, content: str | bytes) -> None:
+    """Write a file whole or not at all; text is UTF-8 whatever the locale."""
     path = Path(path)
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        yield scratch
-        with open(scratch, "rb+") as file:
+        with open(scratch, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
             os.fsync(file.fileno())
         os.replace(scratch, path)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS):
-            remedy = "Make room there, or set KDLIB_RUNS and KDLIB_REPORTS to folders that can be written."
-            raise OSError(error.errno, f"{path} cannot be written: {os.strerror(error.errno)}. {remedy}") from error
-        raise
+        remedy = "Make room there, or set KDLIB_RUNS and KDLIB_REPORTS to folders that can be written."
+        raise OSError(error.errno, f"{path} cannot be written: {error.strerror}. {remedy}") from error
     finally:
         with contextlib.suppress(OSError):
             scratch.unlink(missing_ok=True)
 
 
-def write_atomic(path: Path, content: str | bytes) -> None:
-    """Write a file whole or not at all; text is UTF-8 whatever the locale."""
-    with replacing(path) as scratch:
-        scratch.write_bytes(content.encode() if isinstance(content, str) else content)
-
-
 def write_json(path: Path, record: Any) -> None:
-    """Write JSON whole or not at all. NaN is an error: what is missing is None."""
+    """NaN is an error: what is missing is None."""
     write_atomic(path, json.dumps(record, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
 
 
 def write_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """Write a .npz file whole or not at all."""
-    with replacing(path) as scratch, open(scratch, "wb") as file:
-        np.savez(file, **arrays)
+    np.savez(buffer := io.BytesIO(), **arrays)
+    write_atomic(path, buffer.getvalue())
 
 
 def read_json(path: Path) -> Any:
@@ -123,8 +104,8 @@ def locked(path: Path, timeout: float = -1) -> Iterator[None]:
     lock = FileLock(path, timeout=timeout, mode=0o666)
     try:
         lock.acquire()
-    except (OSError, NotImplementedError) as error:
-        if getattr(error, "errno", errno.ENOSYS) not in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, None):
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOTSUP):
             raise
         warnings.warn(f"{path.parent} is on a file system without locks: start one command at a time.", stacklevel=3)
     try:
@@ -133,21 +114,17 @@ def locked(path: Path, timeout: float = -1) -> Iterator[None]:
         lock.release()
 
 
-# ---------------------------------------------------------------- seeds
-
-
 def derive(seed: int, *purpose: str | int) -> int:
     """A 63-bit seed for one purpose, so that a resumed run needs no saved generator."""
     text = "/".join(str(part) for part in (seed, *purpose))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
-def generator(seed: int, *purpose: str | int) -> torch.Generator:
-    """A CPU generator for one purpose, as ``generator(seed, 'order', epoch)``."""
+def generator(seed: int, *purpose: str | int):
+    """A torch.Generator on the CPU for one purpose, as ``generator(seed, 'order', epoch)``."""
+    import torch  # which takes 250 MB: a worker that only starts notebooks goes without
+
     return torch.Generator().manual_seed(derive(seed, *purpose))
-
-
-# ---------------------------------------------------------------- names
 
 
 def find(registry: dict, name: str, noun: str) -> Any:
@@ -177,49 +154,34 @@ def register(registry: dict, entry: Any, noun: str) -> str:
     return name
 
 
-# ---------------------------------------------------------------- progress
-
-
-class Progress:
+class Progress(tqdm):
     """``with Progress('features', total) as bar: bar.update(done, note)``: tqdm on a terminal and in a log.
 
     In a notebook one line that is updated in place and cleared at the end, so that a page keeps nothing of it.
     """
 
     def __init__(self, title: str, total: int, done: int = 0):
-        self.title, self.total = title, total
-        self.display = _notebook_display()
-        seconds = 0.5 if sys.stderr.isatty() else 30.0
-        file = open(os.devnull, "w") if self.display else sys.stderr  # noqa: SIM115, closed with the bar
-        given = {"mininterval": seconds, "file": file, "dynamic_ncols": True, "leave": False}
-        self.bar = tqdm(desc=title, total=total, initial=done, **given)
+        shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+        self.line = None
+        if hasattr(shell, "kernel"):
+            from IPython.display import display
 
-    def __enter__(self) -> "Progress":
-        return self
+            self.line = display({"text/plain": ""}, raw=True, display_id=True)
+        seconds = 0.5 if sys.stderr.isatty() else 30.0
+        super().__init__(desc=title, total=total, initial=done, mininterval=seconds, dynamic_ncols=True, leave=False)
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> bool:
+        if self.line is None:
+            return super().display(msg, pos)
+        self.line.update({"text/plain": str(self) if msg is None else msg}, raw=True)
+        return False
 
     def update(self, done: int, note: str = "") -> None:
         """``done`` of ``total``, with a few words."""
-        self.bar.set_postfix_str(note, refresh=False)
-        if self.bar.update(done - self.bar.n) and self.display:
-            line = html.escape(str(self.bar))
-            self.display.update({"text/plain": str(self.bar), "text/html": f"<p>{line}</p>"}, raw=True)
+        self.set_postfix_str(note, refresh=False)
+        super().update(done - self.n)
 
     @property
     def due(self) -> bool:
         """Whether an update would be shown, so that a training loop need not wait for its loss before."""
-        return self.bar._time() - self.bar.last_print_t >= self.bar.mininterval
-
-    def __exit__(self, *_) -> None:
-        self.bar.close()
-        if self.display:
-            self.bar.fp.close()
-            self.display.update({"text/plain": ""}, raw=True)
-
-
-def _notebook_display() -> Callable | None:
-    if "IPython" not in sys.modules:
-        return None
-    from IPython import display, get_ipython
-
-    shell = get_ipython()
-    return display.display({"text/plain": ""}, raw=True, display_id=True) if hasattr(shell, "kernel") else None
+        return self._time() - self.last_print_t >= self.mininterval

@@ -16,18 +16,13 @@ NETWORKS = {"resnet": 0.3, "densenet": 0.28}
 TIMES = {"p10_ms": 96.0, "p50_ms": 100.0, "p90_ms": 104.0}
 
 
-def replicates(value: float, name: str, spread: float = 0.02) -> np.ndarray:
-    """(COUNT,) around a value: what all encoders share of a resample, and a little of the encoder's own."""
+def scored(encoder: str, values: dict[str, float], name: str) -> tuple[dict, dict]:
+    """Rows of the result and arrays of one encoder: noise that all share of a resample, and a little of its own."""
+    rows, arrays = {}, {}
     shared, own = (np.random.default_rng(list(seed)).normal(size=COUNT) for seed in (b"all", name.encode()))
     noise = shared + 0.2 * own
-    return (value + spread * (noise - noise.mean())).astype(np.float32)
-
-
-def scored(encoder: str, values: dict[str, float], name: str) -> tuple[dict, dict]:
-    """Rows of the result and arrays of one encoder: metric -> value."""
-    rows, arrays = {}, {}
     for metric, value in values.items():
-        lines = replicates(value, name)
+        lines = (value + 0.02 * (noise - noise.mean())).astype(np.float32)
         arrays |= {f"{encoder}/replicates/{metric}": lines, f"{encoder}/queries/{metric}": np.full(4, value)}
         rows[metric] = [value, *map(float, np.quantile(lines.astype(np.float64), [0.025, 0.975]))]
     return rows, arrays
@@ -35,7 +30,7 @@ def scored(encoder: str, values: dict[str, float], name: str) -> tuple[dict, dic
 
 def run(
     family: str = "clip", method: str = "projection", values=(0.4, 0.45), *, study: str = "made", variant: str = "",
-    seed: int = 0, role: str = "", init: float = 0.05, dev=(), key: str = "0", budgets=(5, 10), dataset: str = "",
+    seed: int = 0, role: str = "", dev=(), key: str = "0", budgets=(5, 10), dataset: str = "",
     config: dict | None = None, **changes,
 ) -> dict:  # fmt: skip
     """Write a finished run, and return its entry of the index.
@@ -52,7 +47,7 @@ def run(
     for who, value in CONTROLS.items():
         controls[who], more = scored(who, all_of(value), who)
         of_controls |= more
-    controls["random_init"], arrays = scored("random_init", all_of(init), f"init{name}")
+    controls["random_init"], arrays = scored("random_init", all_of(0.05), f"init{name}")
     scores = {}
     for place, (epochs, value) in enumerate(zip(budgets, values, strict=True)):
         scores[str(epochs)] = {"scores": {}, "facts": {}, "evaluation": "e", "checkpoint": "c", "cooldown": 1}

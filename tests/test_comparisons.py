@@ -29,7 +29,9 @@ def of(table, **values):
 
 
 def test_compare__differences_and_intervals_are_paired(grid):
-    found = of(kdlib.compare(grid, "teacher"), teacher="CLIP", student="ResNet", epochs=10).iloc[0]
+    for _, family in (tests := kdlib.compare(grid, "teacher")).groupby("teacher", observed=True):
+        assert len(family) == 14 and family.p_holm.tolist() == pytest.approx(bootstrap.holm(family.p))
+    found = of(tests, teacher="CLIP", student="ResNet", epochs=10).iloc[0]
     path = of(grid, teacher="CLIP", student="ResNet", epochs=10).path.iloc[0]
     student, teacher = (tables.replicates(path, who, "mean_recall", 10) for who in ("student", "teacher"))
     assert found.difference == pytest.approx(0.3 - 0.5)
@@ -51,8 +53,7 @@ def test_compare__supervised_is_the_same_network_after_as_many_epochs(grid):
 def test_compare__epochs_are_more_against_the_fewest():
     runs = made([made_runs.run(values=(0.3, 0.4, 0.45), budgets=(5, 10, 20))])
     found = kdlib.compare(runs, "epochs")
-    assert found.versus.tolist() == ["5 epochs", "5 epochs"]
-    assert found.difference.tolist() == pytest.approx([0.1, 0.15])
+    assert found.versus.tolist() == ["5 epochs"] * 2 and found.difference.tolist() == pytest.approx([0.1, 0.15])
 
 
 def test_compare__methods_are_all_pairs_of_students_after_the_most_epochs(grid):
@@ -69,15 +70,7 @@ def test_compare__a_variant_is_compared_with_the_own_training():
         made_runs.run(method="cbam", variant="tau_4"),  # whose own training was not run
     ])  # fmt: skip
     found = kdlib.compare(runs, "variant")
-    assert found.versus.tolist() == ["tau_4", "tau_4"]
-    assert found.difference.tolist() == pytest.approx([0.1, -0.01])
-
-
-def test_compare__one_family_a_question_and_teacher(grid):
-    found = kdlib.compare(grid, "teacher")
-    for _, family in found.groupby("teacher", observed=True):
-        assert len(family) == 14  # seven students, two budgets
-        assert family.p_holm.tolist() == pytest.approx(bootstrap.holm(family.p))
+    assert found.versus.tolist() == ["tau_4"] * 2 and found.difference.tolist() == pytest.approx([0.1, -0.01])
 
 
 def test_compare__marks_what_the_correction_overrules():
@@ -116,8 +109,7 @@ def test_compare__failed_runs_and_older_code_do_not_count():
     (runs_root() / "made" / entries[2]["folder"] / "result.json").unlink()
     runs = made(entries)
     found = of(kdlib.compare(runs, "pca"), epochs=10)
-    assert found.student.tolist() == ["Projection"]
-    assert found.difference.tolist() == pytest.approx([0.0])
+    assert found.student.tolist() == ["Projection"] and found.difference.tolist() == pytest.approx([0.0])
 
 
 def test_compare__without_a_pair_is_an_empty_table_and_an_unknown_question_an_error():
@@ -133,8 +125,8 @@ def test_retention__is_the_share_of_the_teachers_score(grid):
     row = of(kept, teacher="CLIP", student="ResNet").iloc[0]
     assert (row.epochs, row.retention, row.pca, row.supervised) == pytest.approx((10, 0.6, 0.9, 0.3))
     assert (row.inference_mb, row.total_min) == pytest.approx((1.5, 1 + 10 / 30))
-    path = of(grid, teacher="CLIP", student="ResNet", epochs=10).path.iloc[0]
-    student, teacher = (tables.replicates(path, who, "mean_recall", 10) for who in ("student", "teacher"))
+    chosen = of(grid, teacher="CLIP", student="ResNet", epochs=10)
+    student, teacher = (side(chosen, who)[1][0] for who in ("student", "teacher"))
     assert (row.low, row.high) == pytest.approx(tuple(np.quantile(student / teacher, [0.025, 0.975])))
     assert len(kept) == 2 * 7
 
@@ -143,23 +135,15 @@ def test_over_seeds__mean_deviation_and_the_means_interval():
     runs = made([made_runs.run(values=(0.4 + 0.01 * seed, 0.45 + 0.01 * seed), seed=seed) for seed in range(3)])
     scores = kdlib.results("made")
     rows = of(over_seeds(scores[scores.primary]), encoder="student", epochs=10)
-    assert len(rows) == 1
-    assert (rows.value.iloc[0], rows.sd.iloc[0]) == pytest.approx((0.46, 0.01))
-    lines = [tables.replicates(path, "student", "mean_recall", 10) for path in of(runs, epochs=10).path]
-    assert (rows.low.iloc[0], rows.high.iloc[0]) == pytest.approx(tuple(np.quantile(np.mean(lines, 0), [0.025, 0.975])))
+    lines = side(of(runs, epochs=10))[1].mean(axis=0)
+    expected = [[0.46, 0.01, *np.quantile(lines, [0.025, 0.975])]]
+    np.testing.assert_allclose(rows[["value", "sd", "low", "high"]], expected, rtol=1e-6)
 
 
 def test_converged__is_an_interval_that_includes_zero():
-    def student(method, dev, **fields):
-        return made_runs.run("clip", method, (0.4,) * len(dev), dev=dev, **fields)
-
-    runs = made([
-        student("resnet", (0.3, 0.4)),
-        student("densenet", (0.4, 0.3)),
-        student("mobilenet", (0.4, 0.4001)),
-        student("cbam", (0.4, 0.5), budgets=(5, 8)),  # not twice the epochs
-        made_runs.run("clip", "projection"),  # without a cooldown
-    ])  # fmt: skip
+    dev = {"resnet": (0.3, 0.4), "densenet": (0.4, 0.3), "mobilenet": (0.4, 0.4001), "projection": ()}  # no cooldown
+    entries = [made_runs.run("clip", method, dev=scores) for method, scores in dev.items()]
+    runs = made([*entries, made_runs.run("clip", "cbam", dev=(0.4, 0.5), budgets=(5, 8))])  # not twice the epochs
     found = converged(runs).set_index("student")
     assert found.verdict.to_dict() == {
         "ResNet": "still learning", "DenseNet": "past its best", "MobileNetV3": "converged",

@@ -84,9 +84,6 @@ def contents(built: features.Features) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in sorted(built.path.glob("*.npy"))}
 
 
-# ---------------------------------------------------------------- what is built
-
-
 def test_build__rows_are_in_the_order_of_the_data_as_plain_npy_files(dataset, eye):
     teacher = eye()
     built = teacher_features(config(), dataset, tokens=True)
@@ -163,9 +160,6 @@ def test_texts__ids_are_the_tokenizers_and_tokens_of_one_word_share_its_number(t
     assert len(built["prompt_pooled"]) == len(rows.category_names)
 
 
-# ---------------------------------------------------------------- kills and damage
-
-
 @pytest.mark.parametrize("written", [0, 2])
 @pytest.mark.parametrize("chunk", [0, 1, 2])
 def test_build__continues_after_a_kill_at_any_chunk_bit_for_bit(dataset, eye, monkeypatch, chunk, written):
@@ -228,11 +222,11 @@ def test_open__damaged_features_are_built_again_with_a_message(dataset, eye, kin
 
 
 def test_build__processes_that_need_it_at_once_build_it_once(dataset, eye, tmp_path):
-    def loads():
+    def before(chunk):
         with open(tmp_path / "chunks", "a", encoding="utf-8") as file:
             file.write("x")
 
-    eye(before=lambda number: loads())
+    eye(before=before)
     processes = [FORK.Process(target=teacher_features, args=(config(), dataset, False)) for _ in range(3)]
     for process in processes:
         process.start()
@@ -251,18 +245,13 @@ def test_build__a_full_disk_is_one_sentence_and_the_next_run_continues(dataset, 
             raise OSError(errno.ENOSPC, "No space left on device")
         return written(*args)
 
-    with (
-        monkeypatch.context() as patch,
-        pytest.raises(FeatureError, match=r"No space left .* set KDLIB_RUNS .* continues"),
-    ):
+    message = r"No space left .* set KDLIB_RUNS .* continues"
+    with monkeypatch.context() as patch, pytest.raises(FeatureError, match=message):
         patch.setattr(features, "_append", full)
         teacher_features(config(), dataset, tokens=False)
     teacher = eye()
     teacher_features(config(), dataset, tokens=False)
     assert teacher.chunks == [IMAGES - 2 * CHUNK]
-
-
-# ---------------------------------------------------------------- keys, values, images, users
 
 
 def test_key__changes_with_all_that_the_numbers_depend_on(dataset, eye):
@@ -310,9 +299,7 @@ def test_bad_images__are_all_named_at_once_and_skipped_when_asked(dataset, eye):
 
 
 @pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o077, 0o600)])
-def test_second_user__modes_follow_the_umask_and_reading_needs_no_lock_and_no_write(
-    dataset, eye, monkeypatch, mask, mode
-):
+def test_second_user__modes_follow_the_umask_and_reading_writes_nothing(dataset, eye, monkeypatch, mask, mode):
     before = os.umask(mask)
     try:
         built = teacher_features(config(), dataset, tokens=False)

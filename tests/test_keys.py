@@ -217,14 +217,3 @@ def test_changes__an_own_module_counts_with_its_code():
         given.student.image = nn.Sequential(given.student.image, cell(source)["Twice"]())
         found.append(keys.changes(made(), given))
     assert found[0] == found[1] != found[2]
-
-
-def test_as_it_began__training_is_no_edit_and_an_edit_after_it_is():
-    distiller, fresh = made(), made()
-    began = keys.as_it_began(distiller)
-    distiller.student.image.weight.data += 1  # as training does
-    keys.mark(distiller, began)
-    assert keys.as_it_began(distiller) is began and keys.changes(fresh, began) == {}
-    distiller.teacher_scale = 20.0
-    again = keys.as_it_began(distiller)
-    assert "teacher_scale" in keys.changes(fresh, again) and "_origin" not in again.__dict__

@@ -54,9 +54,6 @@ def floats(array) -> torch.Tensor:
     return torch.from_numpy(np.array(array)).float()
 
 
-# ---------------------------------------------------------------- ahead
-
-
 @pytest.mark.parametrize("threads", [1, 3])
 def test_ahead__is_in_order_and_makes_each_item_once(threads):
     torch.set_num_threads(threads)
@@ -72,9 +69,6 @@ def test_ahead__the_next_items_are_made_while_one_is_used_and_no_more():
     next(items)
     assert started[2].wait(60) and not started[3].is_set()  # two more, and nobody has asked for them
     items.close()
-
-
-# ---------------------------------------------------------------- order, captions, what is read
 
 
 def test_epoch__has_each_image_at_most_once_in_an_order_of_seed_and_epoch(opened):
@@ -135,9 +129,6 @@ def test_anchors__are_features_of_training_images_drawn_by_seed_epoch_and_step(o
     assert not first[0]["image_anchors"].equal(first[1]["image_anchors"])
 
 
-# ---------------------------------------------------------------- crops
-
-
 def test_crops__batches_are_the_same_whatever_the_number_of_threads(opened):
     splits, config, reads = opened("dino", method="resnet", objective=OWN, crop=0.6, flip=True)
     made = {}
@@ -188,9 +179,6 @@ def test_crops__are_for_students_that_read_pixels_and_not_for_attention_maps(ope
         check(splits["fit"], {"attention_transfer"}, config, "pixels")
 
 
-# ---------------------------------------------------------------- extra images
-
-
 def test_extra__its_images_follow_fits_with_their_labels_and_fit_is_the_head(opened):
     splits, config, reads = opened("dino", method="resnet", objective=OWN, extra_images="shapes:40")
     alone, *_ = opened("dino", method="resnet", objective=OWN)
@@ -235,9 +223,6 @@ def test_extra__without_captions_or_labels_only_losses_that_need_none(opened, tm
     assert (splits["train"].labels == -1).sum() == 24
 
 
-# ---------------------------------------------------------------- ids
-
-
 def test_vocabulary__is_by_frequency_then_by_id_and_what_is_not_in_it_is_unknown():
     vocabulary = Vocabulary.of(np.array([7, 3, 9, 3, 7, 5, 3, 5]))
     assert vocabulary.tokens.tolist() == [3, 5, 7, 9] and vocabulary.size == 6
@@ -248,10 +233,8 @@ def test_vocabulary__is_by_frequency_then_by_id_and_what_is_not_in_it_is_unknown
 def test_vocabulary__is_of_the_training_texts_and_serves_every_split(opened):
     splits, _, reads = opened("clip", method="mobilenet", text_side="transformer")
     features, known = splits["test"].features, splits["fit"].vocabulary.tokens.tolist()
-    assert (
-        set(known) == set(splits["fit"].features["text_ids"].tolist())
-        and known == splits["test"].vocabulary.tokens.tolist()
-    )
+    assert {*known} == {*splits["fit"].features["text_ids"].tolist()}
+    assert known == splits["test"].vocabulary.tokens.tolist()
     batch = Reader(splits["test"], reads, "ids").texts(np.arange(12))
     raw = np.split(features["text_ids"], np.cumsum(features["text_length"])[:-1])
     for row in range(12):

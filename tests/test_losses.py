@@ -125,20 +125,6 @@ def test_logit_matching__the_left_out_diagonal_changes_nothing():
     assert losses.logit_matching(other, teacher, tau=1.0) != before
 
 
-def test_logit_matching__of_one_or_two_images_without_the_diagonal():
-    """One other image takes all the probability: the loss is 0 whatever the logits. No other image is an error."""
-    student, teacher = torch.tensor([[0.0, 9.0], [1.0, 0.0]]), torch.tensor([[0.0, -5.0], [4.0, 0.0]])
-    assert losses.logit_matching(student, teacher, tau=1.0, leave_out_diagonal=True).item() == 0
-    with pytest.raises(ValueError, match="at least 2 images"):
-        losses.logit_matching(torch.zeros(1, 1), torch.zeros(1, 1), tau=1.0, leave_out_diagonal=True)
-
-
-def test_logit_matching__does_not_see_a_constant():
-    student, teacher = torch.randn(2, 5, 5, generator=torch.Generator().manual_seed(0))
-    before = losses.logit_matching(student, teacher, tau=2.0)
-    assert torch.allclose(losses.logit_matching(student + 30, teacher - 7, tau=2.0), before, atol=1e-4)
-
-
 def test_attention_transfer__by_hand():
     """(3, 4) / 5 against (1, 0): 0.4^2 + 0.8^2 = 0.8; scale does not matter, and neither does padding."""
     student, teacher = torch.tensor([[3.0, 4.0]]), torch.tensor([[1.0, 0.0]])
@@ -207,17 +193,6 @@ def test_contrastive__is_the_sum_written_out_and_lies_above_its_floor(owners, se
     assert got >= np.mean(np.log(positives.sum(axis=1))) - 1e-5
 
 
-@pytest.mark.parametrize("captions", [1, 2, 5])
-def test_contrastive__reaches_log_of_the_positives_and_rests_there(captions):
-    owner = torch.arange(4).repeat_interleave(captions)
-    positives = owner[:, None] == owner
-    student = (60.0 * positives).requires_grad_(True)
-    loss = losses.contrastive(student, positives)
-    loss.backward()
-    assert loss.item() == pytest.approx(np.log(captions), abs=1e-6)
-    assert student.grad.abs().max() < 1e-6
-
-
 def test_feature_regression__by_hand_and_by_numpy():
     """(3, 4) and (4, 3): cosine 24 / 25, so 2 - 48 / 25; opposite vectors: 4; the length does not matter."""
     student, teacher = torch.tensor([[3.0, 4.0]]), torch.tensor([[4.0, 3.0]])
@@ -284,8 +259,6 @@ def test_relational__does_not_see_rotation_shift_and_scale():
     teacher = torch.randn(6, 5)
     rotation = torch.linalg.qr(torch.randn(5, 5))[0]
     assert losses.relational(3 * teacher @ rotation + 1, teacher).item() == pytest.approx(0, abs=1e-6)
-    with pytest.raises(ValueError, match="at least 3 images"):
-        losses.relational(teacher[:2], teacher[:2])
 
 
 @pytest.mark.parametrize("diagonal", [True, False])
@@ -307,8 +280,6 @@ def test_dist__opposite_rows_of_two_are_as_far_as_can_be():
     """Of two probabilities the correlation is 1 or -1: rows and columns 2 each."""
     logits = torch.eye(2)
     assert losses.dist(logits, logits.flip(1), tau=1.0).item() == pytest.approx(4, abs=1e-5)
-    with pytest.raises(ValueError, match="at least 3 images"):
-        losses.dist(logits, logits, tau=1.0, leave_out_diagonal=True)
 
 
 def test_orthogonal_projection__by_hand():

@@ -1,5 +1,6 @@
-"""Devices, the allocation, the allocator and times."""
+"""Devices, the allocation, the allocator, times and locks."""
 
+import errno
 import os
 import resource
 import sys
@@ -7,8 +8,9 @@ import sys
 import psutil
 import pytest
 import torch
+from filelock import FileLock, Timeout
 
-from kdlib import machine
+from kdlib import machine, utils
 
 CPU = torch.device("cpu")
 FIRST = {"4:memory:/j": "", "memory/j/memory.limit_in_bytes": "1073741824", "1:cpu:/": "", "cpu/cpu.cfs_quota_us": "-1"}
@@ -67,3 +69,15 @@ def test_keep_memory__without_glibc_nothing_happens(library, monkeypatch):
 
     monkeypatch.setattr(machine.ctypes, "CDLL", load)
     assert not machine.keep_memory()
+
+
+def test_locked__a_second_one_waits_no_longer_than_asked_and_without_locks_there_is_a_warning(tmp_path, monkeypatch):
+    with utils.locked(tmp_path / "lock"), pytest.raises(Timeout), utils.locked(tmp_path / "lock", timeout=0):
+        pass
+
+    def refused(lock):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(FileLock, "acquire", refused)
+    with pytest.warns(UserWarning, match="a file system without locks"), utils.locked(tmp_path / "lock"):
+        pass

@@ -109,7 +109,6 @@ def test_notebook__its_own_says_teacher_and_data_set_and_a_parameter_may_name_an
             r"by_method: the study has no method 'resnet'; it has cbam",
         ),
         ({"study": "a/b"}, r"study: string should match pattern .*, not 'a/b'"),
-        ({"study": "features"}, r"'features' is a folder that all studies share"),
         ({"memory_gb": float("nan")}, r"memory_gb: input should be a finite number, not nan"),
     ],
 )

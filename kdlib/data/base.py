@@ -117,9 +117,8 @@ class Dataset:
     def take(self, rows: Iterable[int], **changes) -> "Dataset":
         """The same data set with only these rows, in this order."""
         rows = list(rows)
-        return replace(
-            self, **{field: [values[row] for row in rows] for field, values in self._rows().items()} | changes
-        )
+        kept = {field: [values[row] for row in rows] for field, values in self._rows().items()}
+        return replace(self, **kept | changes)
 
     def followed_by(self, extra: "Dataset", **changes) -> "Dataset":
         """These images, then the extra ones, whose label is -1 and whose captions are () where they have none."""

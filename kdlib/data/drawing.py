@@ -17,9 +17,8 @@ NUMBERS = ("no", "one", "two", "three", "four")
 def _regular(corners: int, inner: float = 1.0) -> np.ndarray:
     """A regular polygon of radius 1, or a star when every second corner lies at ``inner``."""
     count = corners if inner == 1.0 else 2 * corners
-    angles = [2 * math.pi * i / count - math.pi / 2 for i in range(count)]
-    radii = [(1.0, inner)[i % 2] for i in range(count)]
-    return np.array([(r * math.cos(a), r * math.sin(a)) for r, a in zip(radii, angles, strict=True)])
+    polar = [((1.0, inner)[i % 2], 2 * math.pi * i / count - math.pi / 2) for i in range(count)]
+    return np.array([(radius * math.cos(angle), radius * math.sin(angle)) for radius, angle in polar])
 
 
 _ARM = np.array([(-0.34, -1), (0.34, -1), (0.34, -0.34)])

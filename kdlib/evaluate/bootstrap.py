@@ -3,15 +3,14 @@
 Efron and Tibshirani, An Introduction to the Bootstrap (1993); Holm, Scandinavian Journal of Statistics 6 (1979).
 """
 
+from collections import namedtuple
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import NamedTuple
 
 import numpy as np
 from scipy.special import ndtri, stdtr, stdtrit
 
-RESAMPLES = 1000
-LEVEL = 0.95  # of an interval
+RESAMPLES, LEVEL = 1000, 0.95  # of an interval
 ALPHA = 0.05  # a family of comparisons holds a wrong verdict at most this often
 BLOCK = 50  # replicates at a time: 50 x 25,000 captions of cumulated counts are 10 MB
 FEW = 20  # images' worth of hits, or of misses: with fewer a percentile interval is too narrow
@@ -23,8 +22,6 @@ OVERRULED = "not significant after correction"  # the interval leaves 0 out, and
 @lru_cache(maxsize=4)
 def resamples(images: int, count: int = RESAMPLES) -> np.ndarray:
     """How often each of N test images is in each resample, (R, N) uint16, read-only; a function of its arguments."""
-    if not 1 <= images < 2**16:
-        raise ValueError(f"{images} images cannot be resampled; there must be 1 to 65,535.")
     generator = np.random.default_rng([images, count])
     draws = (generator.integers(images, size=images) for _ in range(count))
     result = np.stack([np.bincount(draw, minlength=images).astype(np.uint16) for draw in draws])
@@ -37,9 +34,8 @@ def replicate_means(values: np.ndarray, weights: np.ndarray, owner: np.ndarray |
 
     ``owner`` (M,): the image of each query, whose captions stay together; None where query i is image i.
     """
-    images = weights.shape[1]
-    owner = np.arange(images) if owner is None else owner
-    sums, counts = (np.bincount(owner, each, minlength=images) for each in (values, np.ones(len(owner))))
+    owner = np.arange(len(values)) if owner is None else owner
+    sums, counts = (np.bincount(owner, each, weights.shape[1]) for each in (values, np.ones(len(owner))))
     blocks = [weights[start : start + BLOCK].astype(np.float64) for start in range(0, len(weights), BLOCK)]
     return np.concatenate([(block @ sums) / (block @ counts) for block in blocks])
 
@@ -60,8 +56,8 @@ def replicate_medians(values: np.ndarray, weights: np.ndarray, owner: np.ndarray
 def share_replicates(value: float, replicates: np.ndarray, images: int) -> np.ndarray:
     """Replicates (R,) of a share in [0, 1] of ``images`` images whose interval also holds near 0 and near 1.
 
-    With fewer than FEW images' worth of hits or of misses, each is replaced by the quantile of its rank in Wilson's
-    interval (JASA 22, 1927), in the same order: conservative, since a mean of values in [0, 1] varies less than hits.
+    With fewer than FEW images' worth of hits or of misses, each becomes the quantile of its rank in Wilson's interval
+    (JASA 22, 1927): conservative, since a mean of values in [0, 1] varies less than hits.
     """
     if min(value, 1 - value) * images >= FEW:
         return replicates
@@ -71,35 +67,25 @@ def share_replicates(value: float, replicates: np.ndarray, images: int) -> np.nd
     return np.clip((centre + spread) / (1 + z**2 / images), 0.0, 1.0)
 
 
-def interval(replicates: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
+def interval(replicates: np.ndarray) -> tuple[float, float]:
     """The percentile interval of a score from its replicates (R,)."""
-    low, high = np.quantile(np.asarray(replicates, dtype=np.float64), [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(np.asarray(replicates, dtype=np.float64), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
 
 
-class Comparison(NamedTuple):
-    """a against b: the difference a - b, its own interval, p before and after Holm's correction, the verdict on a."""
-
-    name_a: str
-    name_b: str
-    difference: float
-    low: float
-    high: float
-    p: float
-    p_holm: float
-    verdict: str
+# a - b, its own interval, p before and after Holm's correction, the verdict on a.
+Comparison = namedtuple("Comparison", "name_a name_b difference low high p p_holm verdict")
 
 
 def compare(pairs: Sequence[tuple]) -> list[Comparison]:
     """Paired bootstraps of one family, Holm-corrected, in the order of ``pairs``. 'better' is a larger score.
 
     ``pairs``: (name a, name b, values of a (Sa,), replicates of a (Sa, R), values of b (Sb,), replicates of b (Sb, R)),
-    a line a seed. Images are resampled, and seeds (paired where both sides have as many). Few show too little of their
-    noise: without any difference, three a side give a verdict in 5, 8 and 25 % of simulated cases where the deviation
-    over seeds is 0, 1 and 10 times that over images.
+    a line a seed. Images are resampled, and seeds (paired where both sides have as many). Few show too little noise:
+    three a side that do not differ give a verdict in 5, 8 and 25 % of cases where seeds scatter 0, 1 and 10 times as
+    far as images.
     """
-    tests = [_test(*pair[2:]) for pair in pairs]
-    results = []
+    tests, results = [_test(*pair[2:]) for pair in pairs], []
     for pair, (difference, low, high, p), p_holm in zip(pairs, tests, holm([p for *_, p in tests]), strict=True):
         verdict = OVERRULED if p_holm >= ALPHA else BETTER if difference > 0 else WORSE
         verdict = OPEN if difference == 0 or low <= 0 <= high else verdict
@@ -118,12 +104,10 @@ def _test(values_a, replicates_a, values_b, replicates_b) -> tuple[float, float,
     """a - b, its interval, and a two-sided p that is below 0.05 exactly where the interval leaves 0 out.
 
     t is the difference over the standard error that the near end of its interval shows (Altman and Bland, BMJ 343,
-    2011), with the degrees of freedom that Satterthwaite gives the noise of images (as good as normal) and of seeds. So
-    no number of resamples limits p; but it is at least twice the share of those of the other sign.
+    2011), with Satterthwaite's degrees of freedom for the noise of images (as good as normal) and of seeds. So no
+    number of resamples limits p; but it is at least twice the share of those of the other sign.
     """
     a, b = np.asarray(replicates_a, dtype=np.float64), np.asarray(replicates_b, dtype=np.float64)
-    if (len(a), len(b)) != (len(values_a), len(values_b)) or a.shape[1:] != b.shape[1:]:
-        raise ValueError(f"Replicates {a.shape}, {b.shape}: a line a seed, both sides resampled alike, is needed.")
     difference = float(np.mean(values_a) - np.mean(values_b))
     replicates = _without_noise(*((side * _seeds(*side.shape)).sum(axis=0) for side in (a, b)))
     low, high = interval(replicates)
@@ -142,7 +126,6 @@ def _test(values_a, replicates_a, values_b, replicates_b) -> tuple[float, float,
 
 
 def _without_noise(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """a - b, and 0 where float32 sees no difference."""
     return np.where(np.abs(a - b) <= SLACK * np.maximum(np.abs(a), np.abs(b)), 0.0, a - b)
 
 

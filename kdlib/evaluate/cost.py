@@ -41,11 +41,10 @@ def teacher_cost(teacher: Teacher, calls: int = 200) -> dict:
     side, device = teacher.image_size, teacher.device
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (side, side, 3), dtype=np.uint8))
     cost = {"image": _measured(lambda size: teacher.encode_images([noise] * size), device, calls)}
-    cost["image"]["mb"] = teacher.image_parameters * 4 / 2**20  # of the weights that this side uses
     if teacher.has_text:
         cost["text"] = _measured(lambda size: teacher.encode_texts([CAPTION] * size), device, calls)
-        cost["text"]["mb"] = teacher.text_parameters * 4 / 2**20
-    return cost
+    parameters = {"image": teacher.image_parameters, "text": teacher.text_parameters}  # that this side uses
+    return {side: values | {"mb": parameters[side] * 4 / 2**20} for side, values in cost.items()}
 
 
 def _measured(call: Callable, device: torch.device, calls: int) -> dict:

@@ -21,11 +21,9 @@ SEEN = {  # (checkpoint, data set): level and reason; what is not listed is unkn
     ("torchvision", "coco"): ("none", "torchvision's weights were trained on ImageNet-1k"),
 }  # fmt: skip
 # (checkpoint, data set, images, captions): score -> (lowest, highest) published; on part of it recall is higher.
-FIGURES = {
-    ("openai/clip-vit-base-patch32", "coco", 5000, 25000): {
-        "t2i_r@1": (0.3044, 0.3044), "t2i_r@5": (0.5477, 0.5477), "t2i_r@10": (0.6624, 0.6624), "i2t_r@1": (0.50, 0.52),
-    },
-}  # fmt: skip
+FIGURES = {("openai/clip-vit-base-patch32", "coco", 5000, 25000): {
+    "t2i_r@1": (0.3044, 0.3044), "t2i_r@5": (0.5477, 0.5477), "t2i_r@10": (0.6624, 0.6624), "i2t_r@1": (0.50, 0.52),
+}}  # fmt: skip
 CITATION = "public measurements of this checkpoint on val2017 with five captions an image"
 POINT = 0.01  # how far a figure may lie from what was published
 
@@ -53,10 +51,9 @@ def _of(source: str, dataset: str, data_root: str) -> tuple[str, str]:
         return "none", "the toy teacher was trained on synthetic images only"
     if not Path(source).is_dir():
         return SEEN.get((source, dataset), ("unknown", "nothing is recorded of this checkpoint and this data"))
-    stated = read_json(Path(source) / "leakage.json")
-    entry = stated.get(dataset) if isinstance(stated, dict) else None
-    if isinstance(entry, dict) and entry.get("level") in LEVELS and entry.get("reason"):
-        return entry["level"], str(entry["reason"])
+    stated = (read_json(Path(source) / "leakage.json") or {}).get(dataset, {})
+    if stated.get("level") in LEVELS and "reason" in stated:
+        return stated["level"], stated["reason"]
     return "unknown", f"a local checkpoint without level ({', '.join(LEVELS)}) and reason of {dataset} in leakage.json"
 
 

@@ -1,6 +1,4 @@
-"""Counting rules. Ties get the credit that a random order among the tied would earn on average, so that a constant
-encoder scores exactly chance and the order of samples does not matter; in-batch accuracy counts a tie as lost.
-"""
+"""Counting rules. Ties get what a random order of the tied earns on average; in-batch accuracy counts them as lost."""
 
 import numpy as np
 import torch
@@ -28,18 +26,11 @@ def cosines(first: Tensor, second: Tensor) -> Tensor:
     return (first @ second.T).round_(decimals=DECIMALS)
 
 
-def cosines_of_pairs(first: Tensor, second: Tensor, partner: Tensor) -> Tensor:
-    """(M,) the cosine of row ``partner[j]`` of ``first`` (A, D) and row j of ``second`` (M, D), as :func:`cosines`."""
-    parts = zip(partner.split(ROWS), second.split(ROWS), strict=True)
-    return torch.cat([(first[rows] * others).sum(dim=1) for rows, others in parts]).round_(decimals=DECIMALS)
-
-
 def log_choose(n: np.ndarray, k: np.ndarray) -> np.ndarray:
     """log C(n, k), and -inf where 0 <= k <= n does not hold."""
-    n, k = np.broadcast_arrays(np.asarray(n, dtype=np.float64), np.asarray(k, dtype=np.float64))
     valid = (k >= 0) & (k <= n)
-    safe_n, safe_k = np.where(valid, n, 0), np.where(valid, k, 0)
-    return np.where(valid, gammaln(safe_n + 1) - gammaln(safe_k + 1) - gammaln(safe_n - safe_k + 1), -np.inf)
+    n, k = np.where(valid, n, 0), np.where(valid, k, 0)
+    return np.where(valid, gammaln(n + 1.0) - gammaln(k + 1.0) - gammaln(n - k + 1.0), -np.inf)
 
 
 def recall_credit(above: np.ndarray, tied_wrong: np.ndarray, tied_right: np.ndarray, k: int) -> np.ndarray:

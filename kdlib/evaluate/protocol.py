@@ -1,6 +1,6 @@
 """The evaluation protocol: every encoder, students and controls, gets the same scores on the same resampled images."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from kdlib.evaluate import fidelity, knn, linear, retrieval, zeroshot
 from kdlib.evaluate.bootstrap import interval, replicate_means, replicate_medians, resamples, share_replicates
+from kdlib.evaluate.metrics import cosines, unit_rows
 from kdlib.loader import Reader, Split
 from kdlib.machine import choose, to_device
 from kdlib.students import Student
@@ -24,15 +25,13 @@ Embedded = dict[str, dict[str, Tensor]]  # split -> image, text, prompt -> (rows
 
 
 @torch.inference_mode()
-def embed(student: Student, split: Split, device="auto", batch=256, limit: int | None = None) -> dict[str, Tensor]:
-    """``image`` (N, D); ``text`` (M, D) and ``prompt`` (K, D) where there are; ``image_attention`` (N, tokens), float32
-    on the CPU, in the order of the features; of each only the first ``limit``.
-    """
+def embed(student: Student, split: Split, device="auto", batch=256) -> dict[str, Tensor]:
+    """``image`` (N, D), ``image_attention`` (N, tokens), ``text`` (M, D), ``prompt`` (K, D) where they exist."""
     target, parts = choose(str(device)), {}
     student = student.to(target, memory_format=torch.channels_last).eval()
     reader = Reader(split, student.reads, student.text_reads)
     for kind in _kinds(split) if student.inputs.text else ("image",):
-        for rows in torch.arange(len(split.features[f"{kind}_pooled"]))[:limit].split(batch):
+        for rows in torch.arange(len(split.features[f"{kind}_pooled"])).split(batch):
             if kind == "image":
                 made = student.see(to_device(reader.images(rows.numpy()), target))
             else:
@@ -53,8 +52,6 @@ def _kinds(split: Split) -> list[str]:
 
 @dataclass
 class Scores:
-    """The scores of one encoder, by name."""
-
     values: dict[str, float] = field(default_factory=dict)
     replicates: dict[str, np.ndarray] = field(default_factory=dict)  # (R,) the same on each resample of the images
     queries: dict[str, np.ndarray] = field(default_factory=dict)  # one value an image, or a caption
@@ -63,15 +60,15 @@ class Scores:
 
     def add(self, credits: dict[str, np.ndarray], weights: np.ndarray, owner: np.ndarray | None = None) -> None:
         """Add scores from their values per query: medians of ranks, means of others, which are shares in [0, 1] unless
-        they begin with similarity. ``owner``: the image of each query, where queries are captions.
+        they begin with similarity. ``owner``: the image of each caption, which are the queries of t2i.
         """
         for name, values in credits.items():
-            self.queries[name] = values
+            self.queries[name], of = values, owner if name.startswith("t2i") else None
             if name.endswith("_rank"):
                 name = name.replace("_rank", "_median_rank")
-                value, lines = np.median(values), replicate_medians(values, weights, owner)
+                value, lines = np.median(values), replicate_medians(values, weights, of)
             else:
-                value, lines = values.mean(), replicate_means(values, weights, owner)
+                value, lines = values.mean(), replicate_means(values, weights, of)
                 if not name.startswith("similarity"):
                     lines = share_replicates(value, lines, weights.shape[1])
             self.values[name], self.replicates[name] = float(value), lines
@@ -82,9 +79,8 @@ class Scores:
 
     def arrays(self, prefix: str) -> dict[str, np.ndarray]:
         """For a .npz file: '<prefix>/replicates/<score>' and '<prefix>/queries/<score>', float32."""
-        arrays = {f"{prefix}/replicates/{name}": values for name, values in self.replicates.items()}
-        arrays |= {f"{prefix}/queries/{name}": values for name, values in self.queries.items()}
-        return {name: values.astype(np.float32) for name, values in arrays.items()}
+        kinds = {"replicates": self.replicates, "queries": self.queries}
+        return {f"{prefix}/{kind}/{name}": x.astype(np.float32) for kind, of in kinds.items() for name, x in of.items()}
 
 
 class Evaluation:
@@ -97,40 +93,51 @@ class Evaluation:
         self.bank_labels = np.concatenate([splits[name].labels for name in self.bank] or [np.zeros(1, int)])
         self.needed = (*self.bank, on)  # the splits that an encoder has to embed
         self.weights = resamples(len(self.scored))  # (R, N)
-        self.primary = knn.primary(len(self.bank_labels)) if self.bank else retrieval.PRIMARY  # stands for an encoder
+        self.primary = f"knn@{min(knn.PRIMARY, len(self.bank_labels))}_top1" if self.bank else "mean_recall"
 
     @cached_property
     def teacher(self) -> Embedded:
-        """The teacher's own features, in the form of an encoder's."""
         return {name: embed_teacher(self.splits[name]) for name in self.needed}
 
     def score(self, embedded: Embedded) -> Scores:
         """Every score of the protocol that this data allows."""
         scores, query, reference = self.counts(embedded), embedded[self.on], self.teacher[self.on]
         if self.on == "test" and self.bank and len(self.splits["dev"]):  # the probe's penalty is chosen on dev
-            parts = [(embedded[name]["image"], self.splits[name].labels) for name in ("fit", "dev", "test")]
+            parts = [(embedded[name]["image"], self.splits[name].labels) for name in self.needed]
             credits, scores.facts = linear.credits(*parts)
             scores.add(credits, self.weights)
         scores.add(fidelity.credits(query, reference, self.scored.teacher_scale), self.weights)
         scores.values["cka"], influence = fidelity.linear_cka(query["image"], reference["image"])
         # A resample holds as many images as the split, so that this is CKA + sum(weight x influence).
-        lines = replicate_means(scores.values["cka"] + len(influence) * influence, self.weights)
-        scores.replicates["cka"] = lines.clip(0, 1)
+        lines = scores.values["cka"] + len(influence) * influence
+        scores.replicates["cka"] = replicate_means(lines, self.weights).clip(0, 1)
         sides = {side: (len(np.unique(query[side], axis=0)), len(query[side])) for side in SIDES if side in query}
         scores.facts["distinct"] = {side: [*counts] for side, counts in sides.items() if counts[0] < counts[1]}
         return scores
 
-    def counts(self, embedded: Embedded) -> Scores:
-        """The scores without a fit and without the teacher: retrieval, zero-shot, k-NN, in_batch."""
-        return self._of(self._credits(embedded), [embedded[self.on]])
-
-    def chance(self, draws: Sequence[Embedded]) -> Scores:
-        """The mean of :meth:`counts` over encoders that guess, each a draw; ranks are left out."""
+    def counts(self, *draws: Embedded) -> Scores:
+        """The scores without a fit and without the teacher; of several draws of a guess the means, without ranks."""
+        scores, relevant, queries = Scores(), self.scored.relevant, [embedded[self.on] for embedded in draws]
         credits = [self._credits(embedded) for embedded in draws]
-        lines = {name: np.stack([one[name] for one in credits]) for name in credits[0] if not name.endswith("_rank")}
-        means = {name: values.mean(axis=0) for name, values in lines.items()}
-        scores = self._of(means, [embedded[self.on] for embedded in draws])
-        scores.facts["deviation"] = {name: float(values.mean(axis=1).std(ddof=1)) for name, values in lines.items()}
+        names = [name for name in credits[0] if len(draws) == 1 or not name.endswith("_rank")]
+        each = {name: np.stack([one[name] for one in credits]) for name in names}  # (draws, queries)
+        if len(draws) > 1:
+            scores.facts["deviation"] = {name: float(x.mean(axis=1).std(ddof=1)) for name, x in each.items()}
+        means = {name: values.mean(axis=0) for name, values in each.items()}
+        scores.add(means, self.weights, None if self.bank else self.scored.owner)
+        if not self.bank:
+            value = float(np.mean([scores.values[name] for name in retrieval.RECALLS]))
+            lines = np.mean([scores.replicates[name] for name in retrieval.RECALLS], axis=0)
+            lines = share_replicates(value, lines, len(self.scored))
+            scores.values[self.primary], scores.replicates[self.primary] = value, lines
+        if "prompt" in queries[0] and relevant is not None and relevant.any():
+            similar = [cosines(unit_rows(one["image"]), unit_rows(one["prompt"])).numpy() for one in queries]
+            value = float(np.mean([zeroshot.mean_average_precision(one, relevant) for one in similar]))
+            # Copies of a relevant image rank side by side and lift the precision of a resample, as a new image would
+            # not: resamples give the spread (of the first query), the score the centre. NaN: none is relevant.
+            lines = zeroshot.mean_average_precision(similar[0], relevant, self.weights)
+            lines = (value + np.nan_to_num(lines - np.nanmean(lines))).clip(0, 1)
+            scores.values["zeroshot_map"], scores.replicates["zeroshot_map"] = value, lines
         return scores
 
     def _credits(self, embedded: Embedded) -> dict[str, np.ndarray]:
@@ -143,35 +150,15 @@ class Evaluation:
         # The paper's figure for this data: each image looks for itself. Saturated, and shown as that.
         return credits | retrieval.in_batch(query["image"], query["image"])
 
-    def _of(self, credits: dict[str, np.ndarray], queries: list[dict[str, Tensor]]) -> Scores:
-        scores, relevant = Scores(), self.scored.relevant
-        by_caption = {name: values for name, values in credits.items() if name.startswith("t2i")}
-        scores.add({name: values for name, values in credits.items() if name not in by_caption}, self.weights)
-        if by_caption:
-            scores.add(by_caption, self.weights, self.scored.owner)
-            value = float(np.mean([scores.values[name] for name in retrieval.RECALLS]))
-            lines = np.mean([scores.replicates[name] for name in retrieval.RECALLS], axis=0)
-            lines = share_replicates(value, lines, len(self.scored))
-            scores.values[self.primary], scores.replicates[self.primary] = value, lines
-        if "prompt" in queries[0] and relevant is not None and relevant.any():
-            similar = [zeroshot.similarities(query["image"], query["prompt"]) for query in queries]
-            value = float(np.mean([zeroshot.mean_average_precision(one, relevant) for one in similar]))
-            # Copies of a relevant image rank side by side and lift the precision of a resample, as a new image would
-            # not: resamples give the spread (of the first query), the score the centre. NaN: none is relevant.
-            lines = zeroshot.mean_average_precision(similar[0], relevant, self.weights)
-            lines = (value + np.nan_to_num(lines - np.nanmean(lines))).clip(0, 1)
-            scores.values["zeroshot_map"], scores.replicates["zeroshot_map"] = value, lines
-        return scores
-
 
 def controls(evaluation: Evaluation, width: int) -> dict[str, Scores]:
     """The scores of each control, at the student's width. Those that only guess have no probe and no fidelity."""
     return {
         "teacher": evaluation.score(evaluation.teacher),
         "pca": evaluation.score(pca(evaluation, width)),
-        "random": evaluation.chance([random_features(evaluation, width, draw) for draw in range(DRAWS)]),
+        "random": evaluation.counts(*(random_features(evaluation, width, draw) for draw in range(DRAWS))),
         "constant": evaluation.counts(_mapped(evaluation.teacher, lambda rows, *_: torch.ones(len(rows), width))),
-        "shuffled": evaluation.chance([shuffled_pairs(evaluation, draw) for draw in range(DRAWS)]),
+        "shuffled": evaluation.counts(*(shuffled_pairs(evaluation, draw) for draw in range(DRAWS))),
     }
 
 
@@ -207,7 +194,7 @@ def failed_checks(evaluation: Evaluation, scored: dict[str, Scores]) -> list[str
     """What is wrong with the controls, a line each: a guess off its chance level, a teacher unlike itself."""
     checks = [("teacher", name, level, 1e-6) for name, level in (("similarity_cosine", 1), ("similarity_kl", 0))]
     names = {evaluation.primary} if evaluation.bank else {"t2i_r@10", "in_batch@64"}
-    sizes = np.bincount(evaluation.bank_labels)  # a guess finds large classes more often: chance is no single number
+    sizes = np.bincount(evaluation.bank_labels)  # a guess finds large classes more often: there is no chance level
     for row in ("random", "shuffled") if sizes.max() <= 1.1 * sizes.min() else ():
         deviation = scored[row].facts["deviation"]
         for name in sorted(names & deviation.keys()):

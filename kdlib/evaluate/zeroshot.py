@@ -1,16 +1,8 @@
 """Multi-label zero-shot classification: each category's prompt ranks the images, scored by average precision."""
 
 import numpy as np
-from torch import Tensor
-
-from kdlib.evaluate.metrics import cosines, unit_rows
 
 REPLICATES = 64  # at a time: 5,000 x 64 float64 weights are 2.6 MB and stay in the cache
-
-
-def similarities(images: Tensor, prompts: Tensor) -> np.ndarray:
-    """(N, D) images, (K, D) prompts -> (N, K) float64 cosines, rounded so that ties are ties."""
-    return cosines(unit_rows(images), unit_rows(prompts)).numpy()
 
 
 def average_precision(scores: np.ndarray, relevant: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
@@ -21,8 +13,8 @@ def average_precision(scores: np.ndarray, relevant: np.ndarray, weights: np.ndar
     scikit-learn's average_precision_score: tied images share one precision, and a constant scores the prevalence.
     """
     weights = np.ones((1, len(scores))) if weights is None else weights
-    blocks = [weights[start : start + REPLICATES].T for start in range(0, len(weights), REPLICATES)]
-    blocks = [np.ascontiguousarray(block, dtype=np.float64) for block in blocks]  # (N, B)
+    starts = range(0, len(weights), REPLICATES)
+    blocks = [np.ascontiguousarray(weights[start : start + REPLICATES].T, dtype=np.float64) for start in starts]
     result = np.full((scores.shape[1], len(weights)), np.nan)
     for category in np.flatnonzero(relevant.any(axis=0)):
         distance = -scores[:, category]  # ascending: best first
@@ -30,8 +22,13 @@ def average_precision(scores: np.ndarray, relevant: np.ndarray, weights: np.ndar
         hits = order[relevant[order, category]]  # (P,) the relevant images
         values, first_hits = np.unique(distance[hits], return_index=True)  # the T thresholds, where recall grows
         ends = np.searchsorted(distance[order], values, side="right")  # images at or above each
-        ranking = order[: ends[-1]], np.concatenate([[0], ends[:-1]]), hits, first_hits
-        result[category] = np.concatenate([_weighted(*ranking, block) for block in blocks])
+        for start, block in zip(starts, blocks, strict=True):  # (N, B)
+            seen = np.add.reduceat(block[order[: ends[-1]]], [0, *ends[:-1]], axis=0).cumsum(axis=0)
+            gained = np.add.reduceat(block[hits], first_hits, axis=0)  # (T, B) relevant weight at the threshold
+            right = gained.cumsum(axis=0)  # of the weight ``seen`` at or above it
+            precision = np.divide(right, seen, out=np.zeros_like(right), where=seen > 0)
+            with np.errstate(invalid="ignore"):  # 0 / 0: a resample without a relevant image
+                result[category, start : start + REPLICATES] = (gained * precision).sum(axis=0) / right[-1]
     return result
 
 
@@ -39,16 +36,6 @@ def mean_average_precision(scores: np.ndarray, relevant: np.ndarray, weights: np
     """Mean over the categories that have a relevant image, NaN where none has: a float, or (R,) with ``weights``."""
     values = average_precision(scores, relevant, weights)  # (K, R)
     known = ~np.isnan(values)
-    total, count = np.where(known, values, 0.0).sum(axis=0), known.sum(axis=0)
-    means = np.where(count > 0, total / np.maximum(count, 1), np.nan)
+    with np.errstate(invalid="ignore"):  # 0 / 0
+        means = np.where(known, values, 0.0).sum(axis=0) / known.sum(axis=0)
     return float(means[0]) if weights is None else means
-
-
-def _weighted(images: np.ndarray, begins: np.ndarray, hits: np.ndarray, first_hits: np.ndarray, weights: np.ndarray):
-    """(B,) average precisions for ``weights`` (N, B); ``begins``, ``first_hits``: where a threshold's images begin."""
-    seen = np.add.reduceat(weights[images], begins, axis=0).cumsum(axis=0)  # (T, B) weight at or above
-    gained = np.add.reduceat(weights[hits], first_hits, axis=0)  # (T, B) relevant weight at the threshold
-    right = gained.cumsum(axis=0)
-    precision = np.divide(right, seen, out=np.zeros_like(right), where=seen > 0)
-    with np.errstate(invalid="ignore"):  # 0 / 0: a resample without a relevant image
-        return (gained * precision).sum(axis=0) / right[-1]

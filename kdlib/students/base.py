@@ -23,7 +23,7 @@ class Student(nn.Module):
     """``forward(batch) -> {"image": (B, D), "text": (B, D)?, "image_attention": (B, N)?, "text_attention": (B, L)?}``.
 
     A subclass says what it ``reads`` of an image (the teacher's pooled 'features', its 'tokens', or 'pixels') and
-    defines ``see``. Its text side is the module ``self.text``, or a ``read`` of its own. Embeddings have length 1.
+    defines ``see(batch)``. Its text side is the module ``self.text``, or a ``read`` of its own.
     """
 
     reads: ClassVar[str]
@@ -49,9 +49,6 @@ class Student(nn.Module):
     def self_contained(self) -> bool:
         """Whether it needs no teacher at inference."""
         return self.reads == "pixels" and (not self.inputs.text or self.text_reads == "ids")
-
-    def see(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        raise NotImplementedError(f"{type(self).__name__} needs a method see(batch)")
 
     def read(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         if self.text_reads == "ids":

@@ -10,8 +10,7 @@ from kdlib.config import RunConfig
 from kdlib.students.base import Inputs, Student, unit
 from kdlib.students.text import TextTransformer
 
-# torchvision takes seconds to import, so that only the functions that need it do.
-
+# torchvision takes seconds to import: only the functions that need it do.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, whatever normalisation the teacher uses
 SMALL = 96  # pixels; for smaller images MobileNet's stem has stride 1, or its last map would be 2 x 2 at 48 pixels
 

@@ -94,10 +94,7 @@ class CBAMBlock(nn.Module):
 
 
 class CBAM(Student):
-    """The mean of the refined map, added to the teacher's pooled feature, then a linear layer to the embedding.
-
-    Without the pooled feature it keeps less of CLIP: notebooks/studies/tuning.csv.
-    """
+    """The mean of the refined map, added to the teacher's pooled feature, then a linear layer to the embedding."""
 
     reads = "tokens"
 
@@ -113,5 +110,6 @@ class CBAM(Student):
         for block in self.blocks:
             maps, places = block(maps)
         attention = places.flatten(1)  # (B, N), the last block's
+        # Without the pooled feature it keeps less of CLIP: notebooks/studies/tuning.csv.
         refined = standardised(batch["image"]) + standardised(maps.mean(dim=(2, 3)))  # (B, T)
         return {"image": unit(self.image(refined)), "image_attention": attention / attention.sum(dim=-1, keepdim=True)}

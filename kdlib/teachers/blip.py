@@ -57,8 +57,8 @@ class RandomHeads(Blip):
     def forward_image(self, pixels: Tensor) -> dict[str, Tensor]:
         outputs, attention = see(self.model.vision_model, pixels)
         project = self.model.visual_projection
-        pooled, tokens = project(outputs.pooler_output), project(outputs.last_hidden_state[:, 1:])
-        return {"pooled": pooled, "tokens": tokens, "attention": attention}
+        tokens = project(outputs.last_hidden_state[:, 1:])
+        return {"pooled": project(outputs.pooler_output), "tokens": tokens, "attention": attention}
 
     def forward_text(self, ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
         outputs, attention = read(self.model.text_model, ids, mask)

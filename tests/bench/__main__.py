@@ -17,7 +17,7 @@ import training
 from kdlib.machine import choose, hardware, versions
 from kdlib.utils import reports_root, write_atomic
 
-# Each yields rows; its docstring says what it measures.
+FOLDER = reports_root() / "bench"
 MEASURES = {measure.__name__: measure for measure in (
     inference.teacher, inference.features, inference.memory, inference.search, inference.export,
     training.live, training.step, training.convnet, training.workers, training.lightly,
@@ -37,9 +37,9 @@ def main() -> None:
     table = pd.DataFrame(rows)
     print("\n" + table.iloc[:, :8].to_string(index=False, float_format="{:.4g}".format))
     if not common.QUICK:
-        write_atomic(reports_root() / "bench" / f"{'-'.join(asked) or 'bench'}.csv", table.to_csv(index=False))
+        write_atomic(FOLDER / f"{'-'.join(asked) or 'bench'}.csv", table.to_csv(index=False))
 
 
 if __name__ == "__main__":  # processes that this one starts import it
-    os.environ["KDLIB_RUNS"] = str(common.SCRATCH)
+    os.environ |= dict.fromkeys(("KDLIB_RUNS", "KDLIB_REPORTS"), str(common.SCRATCH))
     main()

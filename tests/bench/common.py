@@ -25,7 +25,6 @@ atexit.register(shutil.rmtree, SCRATCH, ignore_errors=True)
 
 
 def size(full: int, quick: int) -> int:
-    """How many of something: few with --quick."""
     return quick if QUICK else full
 
 

@@ -2,7 +2,9 @@
 
 import hashlib
 import shutil
+import threading
 import zipfile
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -96,6 +98,34 @@ def test_get__a_site_that_stays_down_is_one_sentence_and_what_came_is_used_next_
     site.faults.clear()
     download.get("tinyimagenet", tmp_path)
     assert site.ranges[-1] == "bytes=10000-" and is_whole(tmp_path)
+
+
+def test_get__resumes_from_a_real_server_that_broke_the_connection_in_the_middle(archive, tmp_path, monkeypatch):
+    content, ranges = archive.read_bytes(), []
+    half = len(content) // 2
+
+    class Server(BaseHTTPRequestHandler):
+        def do_GET(self):
+            ranges.append(wanted := self.headers["Range"])
+            first = int(wanted[len("bytes=") : -1]) if wanted else 0
+            self.send_response(206 if wanted else 200)
+            self.send_header("Content-Length", str(len(content) - first))
+            self.end_headers()
+            self.wfile.write(content[first:] if wanted else content[:half])  # then the connection closes
+
+        def log_message(self, *_):
+            pass
+
+    facts = (hashlib.sha256(content).hexdigest(), len(content), "files/tiny.zip")
+    monkeypatch.setitem(download.ARCHIVES, "tinyimagenet", [facts])
+    monkeypatch.setattr(download, "WAIT", 0)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
+        monkeypatch.setitem(download.SITES, "tinyimagenet", f"http://127.0.0.1:{server.server_port}")
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        download.get("tinyimagenet", tmp_path)
+        server.shutdown()
+    assert ranges == [None, f"bytes={half}-"] and is_whole(tmp_path) and visible(tmp_path) == ["tiny-imagenet-200"]
 
 
 def test_get__an_offer_of_another_size_touches_nothing(site, tmp_path):

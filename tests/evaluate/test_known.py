@@ -20,13 +20,9 @@ def of(checkpoint: str, dataset: str = "coco", data_root: str = "/data", **field
     ("source", "dataset", "root", "pretrained", "level"),
     [
         ("toy", "coco", "shapes", False, "none"),
-        ("toy", "coco", "/data", False, "none"),
         ("toy", "tinyimagenet", "/data", True, "labels"),
-        ("facebook/dino-vitb16", "tinyimagenet", "/data", False, "images"),
         ("facebook/dino-vitb16@0123abc", "tinyimagenet", "/data", False, "images"),
         ("facebook/dino-vitb16", "tinyimagenet", "shapes", False, "none"),
-        (BEIT, "tinyimagenet", "/data", False, "labels"),
-        ("Salesforce/blip-itm-base-coco", "coco", "/data", False, "images"),
         ("openai/clip-vit-base-patch32", "coco", "/data", True, "unknown"),
         ("", "coco", "/data", False, "unknown"),
     ],
@@ -53,7 +49,10 @@ def test_leakage__of_every_published_teacher_is_recorded(family):
 
 
 def test_leakage__of_a_local_checkpoint_is_what_its_owner_states(tmp_path):
-    assert of(tmp_path)["level"] == "unknown"
+    for content in (None, "", "{", "[]"):
+        if content is not None:
+            (tmp_path / "leakage.json").write_text(content, encoding="utf-8")
+        assert of(tmp_path)["level"] == "unknown"
     stated = {"coco": {"level": "none", "reason": "trained on drawings"}, "tinyimagenet": {"level": "seen"}}
     (tmp_path / "leakage.json").write_text(json.dumps(stated), encoding="utf-8")
     assert of(tmp_path) == {"level": "none", "reason": "trained on drawings"}
@@ -61,29 +60,16 @@ def test_leakage__of_a_local_checkpoint_is_what_its_owner_states(tmp_path):
     assert found["level"] == "unknown" and all(level in found["reason"] for level in LEVELS)
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{", '"coco"', "null", '{"coco": ["none", "because"]}'])
-def test_leakage__a_statement_that_cannot_be_read_is_unknown(tmp_path, content):
-    (tmp_path / "leakage.json").write_text(content, encoding="utf-8")
-    assert of(tmp_path)["level"] == "unknown"
-
-
 CLIP = ("openai/clip-vit-base-patch32", "coco", 5000, 25000)
 GOOD = {"t2i_r@1": 0.3044, "t2i_r@5": 0.5477, "t2i_r@10": 0.6624, "i2t_r@1": 0.507, "zeroshot_map": 0.5}
 
 
-def test_reference__what_others_measured_meets_itself_and_a_point_beside_it():
-    for away in (0, 0.009, -0.009):
-        found = reference(*CLIP, {name: score + away for name, score in GOOD.items()})
-        assert len(found) == 4 and all(entry["met"] for entry in found)
-
-
 @pytest.mark.parametrize("name", FIGURES[CLIP])
-@pytest.mark.parametrize("away", [-0.032, 0.032])
-def test_reference__one_figure_elsewhere_is_missed(name, away):
-    found = reference(*CLIP, GOOD | {name: GOOD[name] + away})
-    assert [entry["score"] for entry in found if not entry["met"]] == [name]
-
-
-@pytest.mark.parametrize(("place", "other"), enumerate(["openai/clip-vit-large-patch14", "tinyimagenet", 159, 5000]))
-def test_reference__another_checkpoint_or_test_set_is_not_compared(place, other):
-    assert reference(*CLIP[:place], other, *CLIP[place + 1 :], GOOD) == []
+def test_reference__a_figure_is_met_within_a_point(name):
+    for away in (0, 0.009, -0.009):
+        found = reference(*CLIP, GOOD | {name: GOOD[name] + away})
+        assert len(found) == 4 and all(entry["met"] for entry in found)
+    for away in (0.032, -0.032):
+        found = reference(*CLIP, GOOD | {name: GOOD[name] + away})
+        assert [entry["score"] for entry in found if not entry["met"]] == [name]
+    assert reference(*CLIP[:2], 159, 5000, GOOD) == []  # not that test set

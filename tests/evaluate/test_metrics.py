@@ -15,12 +15,6 @@ def one(function, *counts, **others) -> float:
     return function(*(np.array([count]) for count in counts), **others)[0]
 
 
-def test_recall_credit__by_hand():
-    """Two above; then one right among three tied: at k = 3 one of three places, at k = 4 two, at k = 5 all."""
-    got = [one(metrics.recall_credit, 2, 2, 1, k=k) for k in (1, 2, 3, 4, 5)]
-    assert got == pytest.approx([0, 0, 1 / 3, 2 / 3, 1])
-
-
 @pytest.mark.parametrize("k", [1, 5, 10])
 def test_recall_credit__is_what_random_tie_breaking_earns(k):
     """Scores of few values, two right candidates of 40; 4,000 random orders."""

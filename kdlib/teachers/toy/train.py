@@ -1,9 +1,8 @@
 """Train the toy teachers again: ``python -m kdlib.teachers.toy.train [dino beit clip blip]``, 20 minutes each.
 
-Sizes, preprocessing and tokenizer (400 tokens, trained on these captions) are the files beside the weights. dino (on
-the class token) and beit (on the mean of the patches) learn labels, unlike the real DINO: minutes on two cores are too
-few for self-distillation. Patches have labels too (arXiv:2104.10858), or a ViT this small stays at chance. clip and
-blip learn pairs; blip's config.json has a wide initial deviation, since its default of 1e-10 suits loaded weights.
+dino (on the class token) and beit (on the mean of the patches) learn labels, since minutes are too few for
+self-distillation, of patches too (arXiv:2104.10858), or a ViT this small stays at chance. clip and blip learn pairs;
+blip's config.json has a wide initial deviation, since its default of 1e-10 suits loaded weights.
 """
 
 import math
@@ -17,12 +16,11 @@ import transformers
 from torch import nn
 
 from kdlib.data import drawing
+from kdlib.data.shapes import CLASSES
 from kdlib.teachers.checkpoint import load_part
 
-SEED = 1  # the study's data has seed 0
-IMAGES, BATCH, WIDTH = 24_000, 128, 128
+SEED, IMAGES, BATCH, WIDTH = 1, 24_000, 128, 128  # the study's data has seed 0
 RECIPES = {"dino": (8, 7e-4), "beit": (8, 7e-4), "clip": (10, 1e-3), "blip": (10, 1e-3)}  # epochs, peak learning rate
-CLASSES = [(outline, fill) for outline in drawing.OUTLINES for fill in drawing.FILLS]
 
 
 def classes(family: str, folder: Path, count: int):
@@ -89,17 +87,15 @@ def train(family: str, folder: Path, count: int = IMAGES) -> None:
     model = (kind(config, add_pooling_layer=False) if family == "dino" else kind(config)).train()
     images, beside, loss_of = (classes if family in ("dino", "beit") else pairs)(family, folder, count)
     prepare = load_part("AutoImageProcessor", folder)
-    parts = [images[start : start + 500] for start in range(0, count, 500)]
+    parts = (images[start : start + 500] for start in range(0, count, 500))
     pixels = torch.cat([prepare(part, return_tensors="pt")["pixel_values"] for part in parts])
-
     optimizer = torch.optim.AdamW([*model.parameters(), *beside], peak, weight_decay=0.05, betas=(0.9, 0.98))
     steps = epochs * (count // BATCH)
-    warmup = max(1, steps // 20)
-
-    def rate(step: int) -> float:  # a twentieth of warm-up, then half a cosine to zero
-        return min((step + 1) / warmup, 0.5 * (1 + math.cos(math.pi * max(0, step - warmup) / (steps - warmup))))
-
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+    warmup = max(1, steps // 20)  # a twentieth, then half a cosine to zero
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer,
+        lambda step: min((step + 1) / warmup, (1 + math.cos(math.pi * max(0, step - warmup) / (steps - warmup))) / 2),
+    )
     for epoch in range(epochs):
         order = torch.randperm(count, generator=generator)
         for rows in order[: count // BATCH * BATCH].split(BATCH):
@@ -110,11 +106,9 @@ def train(family: str, folder: Path, count: int = IMAGES) -> None:
             optimizer.step()
             schedule.step()
         print(f"{family}: epoch {epoch + 1} of {epochs}, loss {loss:.3f}", flush=True)
-
     unused = ("crossattention", "itm_head")  # of BLIP, never trained here
-    state = {name: weight.half().contiguous() for name, weight in model.state_dict().items()}
-    state = {name: weight for name, weight in state.items() if not any(part in name for part in unused)}
-    model.half().save_pretrained(folder, state_dict=state)
+    kept = {name: value for name, value in model.state_dict().items() if not any(part in name for part in unused)}
+    model.half().save_pretrained(folder, state_dict={name: value.half().contiguous() for name, value in kept.items()})
 
 
 if __name__ == "__main__":
