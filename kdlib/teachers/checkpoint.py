@@ -82,6 +82,7 @@ def load_model(models: dict[str, str], folder: Path) -> tuple[nn.Module, list[st
     name = models[read_json(folder / "config.json")["model_type"]]
     options = {"local_files_only": True, "trust_remote_code": False, "output_loading_info": True}
     options |= {"dtype": torch.float32, "attn_implementation": "eager"}  # fused kernels give no attention maps
+    options |= {"add_pooling_layer": False} if name == "ViTModel" else {}  # of no use here, but it costs time
     try:  # a pickle is read with weights_only
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # what the checkpoint lacks is the same each time
