@@ -42,7 +42,7 @@ example: $(VENV)/installed
 	$(BIN)/python -c 'from kdlib.report import report; report("mini", ["report"], executed=True, out="reports/example")'
 	cd notebooks && ../$(BIN)/papermill --no-progress-bar clip_coco.ipynb ../reports/example/clip_coco.ipynb \
 		-p study mini -p epochs "5,10"
-	rm reports/example/*.html && sed -i 's#$(CURDIR)/##g' reports/example/*
+	rm reports/example/*.html reports/example/ablations.ipynb && sed -i 's#$(CURDIR)/##g' reports/example/*
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
