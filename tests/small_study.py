@@ -4,6 +4,7 @@
 """
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -112,6 +113,7 @@ def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets what it runs in the background ignore it
     replace_science()
     from kdlib import cli
 

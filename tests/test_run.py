@@ -157,7 +157,7 @@ def test_run__killed_it_leaves_no_process_and_the_next_run_continues(waiting, mo
 def test_run__ctrl_c_ends_everything_and_says_that_the_same_command_continues(waiting):
     process, family = waiting()
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-    said = process.communicate(timeout=60)[0]
+    said = process.communicate(timeout=180)[0]
     assert process.returncode == 130 and "Traceback" not in said
     assert said.endswith("Interrupted. What is done is kept; the same command continues.\n")
     until(lambda: not alive(family), 5)
