@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -103,13 +104,20 @@ def _notebook(job: Job, limit: float) -> tuple[str, str]:
 
 def _watch(limit: float, over: threading.Event, end: threading.Event) -> None:
     """Kill this worker's kernel when it holds more than ``limit`` bytes. Mapped files, as features, do not count."""
+    # A kernel ends with its parent, but not while it starts; the shell sees the end of its input, and kills it.
+    script, pipe, none = 'while read k; do p=$k; done; kill -9 "$p"', subprocess.PIPE, subprocess.DEVNULL
+    last = subprocess.Popen(["sh", "-c", script], stdin=pipe, stderr=none, text=True)
     while not end.wait(0.2):
         for kernel in psutil.Process().children():
-            with contextlib.suppress(psutil.NoSuchProcess):
+            with contextlib.suppress(psutil.NoSuchProcess, OSError):
+                if kernel.pid != last.pid:
+                    print(kernel.pid, file=last.stdin, flush=True)
                 memory = kernel.memory_info()
                 if memory.rss - getattr(memory, "shared", 0) > limit:
                     over.set()
                     kernel.kill()
+    last.kill()
+    last.communicate()
 
 
 def token(study: str) -> str:
