@@ -1,4 +1,4 @@
-"""The command line: ``kdlib run | status | plan | report | export | data``."""
+"""The command line: ``kdlib try | run | status | plan | report | export | data``."""
 
 import os
 import signal
@@ -23,6 +23,25 @@ File = Annotated[Path, typer.Argument(help="a study file, as notebooks/studies/m
 DataRoot = Annotated[str | None, typer.Option(help="the data set's folder, in place of the study file's")]
 Seeds = Annotated[int | None, typer.Option(min=1, help="number of seeds, from 0, in place of the study file's")]
 Workers = Annotated[int, typer.Option(min=0, help="experiments at a time; 0: what suits the machine")]
+
+
+@app.command("try")
+def try_folder(
+    folder: Annotated[Path, typer.Argument(help="a folder with a folder of images for each class")],
+    checkpoint: Annotated[str, typer.Option(help="a folder, a model id, or 'toy'; else the published one")] = "",
+    teacher: Annotated[str, typer.Option(help="dino, dinov2, dinov3, beit, clip, siglip2 or blip")] = "dino",
+) -> None:
+    """See within minutes what a teacher makes of your images; nothing is to be configured."""
+    from kdlib.report import execute
+    from kdlib.utils import absolute, project_root, reports_root
+
+    page = reports_root() / "try" / f"{folder.absolute().name}.html"
+    parameters = {"folder": str(folder.expanduser().absolute()), "checkpoint": absolute(checkpoint), "teacher": teacher}
+    book, error = execute(project_root() / "notebooks/try.ipynb", page, parameters, {})
+    printed = [out.text for cell in book.cells for out in cell.get("outputs", ()) if out.get("name") == "stdout"]
+    print(*printed, page, sep="\n")
+    if error:
+        raise RuntimeError(error)
 
 
 @app.command()

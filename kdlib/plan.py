@@ -15,44 +15,32 @@ import numpy as np
 import torch
 
 from kdlib import data as datasets
-from kdlib import distiller, features, loader, run, students, teachers, trainer
+from kdlib import distiller, features, loader, students, teachers, trainer
 from kdlib.config import RunConfig
 from kdlib.data import DataError, Dataset
 from kdlib.evaluate.protocol import Evaluation, controls, embed
-from kdlib.experiment import is_done, run_folder
-from kdlib.status import duration
+from kdlib.status import allocation, duration, job_of
 from kdlib.study import Study
 from kdlib.utils import runs_root
 
-FULL = {  # images by split of the whole sets, where they are not here
-    "tinyimagenet": {"fit": 90_000, "dev": 10_000, "test": 10_000},
-    "coco": {"fit": 113_287, "test": 5_000},
-}
+FULL = {"tinyimagenet": {"fit": 90_000, "dev": 10_000, "test": 10_000}, "coco": {"fit": 113_287, "test": 5_000}}
 # What a run's features depend on, and the seconds of its epochs and scores.
-SOURCE = (
-    "teacher",
-    "dataset",
-    "checkpoint",
-    "untrained_heads",
-    "data_root",
-    "train_limit",
-    "extra_images",
-    "token_grid",
-)
+SOURCE = ("teacher", "dataset", "checkpoint", "untrained_heads", "data_root", "train_limit", "extra_images",
+          "token_grid")  # fmt: skip
 KIND = ("method", "convnet", "image_size", "text_side", "precision")
 FIRST, SAMPLE, SECONDS = 64, 640, 20.0  # images that are timed; of a split to train on, as many as fit in 20 s
-NOTEBOOK, BUILDING = 3.0, 1.5  # imports, in time: a notebook's start, first steps, figures and page; one for features
+NOTEBOOK, BUILDING = 3.0, 1.5  # imports, in time: a notebook's start, first steps and figures; one for features
 
 
 def plan(study: Study, workers: int = 0) -> str:
     """What is to do and what is missing here, GB and hours, in words. Nothing is downloaded, and nothing is kept."""
     groups: dict[tuple, list[RunConfig]] = {}
-    for config in (one.config for one in study.experiments()):
+    for planned in study.experiments():
         with contextlib.suppress(Exception):  # without its data and teacher it is not done
-            if (runs_root() / study.study / "index.json").exists() and not is_done(config, run_folder(config)):
+            if (runs_root() / study.study / "index.json").exists() and not job_of(planned).why:
                 continue
-        groups.setdefault(tuple(getattr(config, name) for name in SOURCE), []).append(config)
-    todo, workers = sum(map(len, groups.values())), workers or run.default_workers(study)
+        groups.setdefault(tuple(getattr(planned.config, name) for name in SOURCE), []).append(planned.config)
+    todo, workers = sum(map(len, groups.values())), workers or allocation(study)["workers"]
     start = timed(subprocess.run, [sys.executable, "-c", "import kdlib.experiment, seaborn"]) if todo else 0
     needed, missing = np.array([0.0, BUILDING * start * len(groups), NOTEBOOK * start * todo]), []
     with elsewhere() as kept:
@@ -65,12 +53,11 @@ def plan(study: Study, workers: int = 0) -> str:
                 missing.append(f"Missing, and not in these numbers: the teacher {configs[0].teacher}. {error}")
     gigabytes, built, trained = needed
     here = next(place for place in (runs_root(), *runs_root().parents) if place.exists())
-    both = duration((built + trained) / max(1, min(workers, todo)))
     return "\n".join([
         f"{study.title}: {len(study.experiments())} experiments, {todo} to do.",
         f"Disk: about {gigabytes:.1f} GB; {shutil.disk_usage(here).free / 1e9:.0f} GB are free at {here}.",
-        f"Time: about {both} with {workers} at once, and the report. One worker: features {duration(built)}, "
-        f"training and scores {duration(trained)}.",
+        f"Time: about {duration((built + trained) / max(1, min(workers, todo)))} with {workers} at once, and the "
+        f"report. One worker: features {duration(built)}, training and scores {duration(trained)}.",
         *dict.fromkeys(missing),
     ])  # fmt: skip
 
@@ -87,8 +74,8 @@ def elsewhere() -> Iterator[Path]:
     """A temporary folder in place of runs/, with the data and hashes that are there; yields runs/."""
     kept = runs_root()
     with tempfile.TemporaryDirectory(prefix="kdlib-plan-") as scratch:
-        Path(scratch, "data").mkdir()
         for place in kept.glob("data/*"):
+            Path(scratch, "data").mkdir(exist_ok=True)
             Path(scratch, "data", place.name).symlink_to(place)
         if (kept / "cache").exists():
             shutil.copytree(kept / "cache", Path(scratch, "cache"))
@@ -107,9 +94,8 @@ def _data(config: RunConfig) -> tuple[dict[str, Dataset], dict[str, int], list[s
         data = datasets.open_data(config.model_copy(update={"data_root": "shapes"}))
         counts = dict(FULL.get(config.dataset) or {name: len(split) for name, split in data.items()})
         counts["fit"] = min(counts["fit"], config.train_limit or counts["fit"])
-        missing = [
-            f"Missing: {config.dataset} in {config.data_root} (kdlib data get, or --data-root); its sizes are known."
-        ]
+        remedy = "(kdlib data get, or --data-root); its sizes are known"
+        missing = [f"Missing: {config.dataset} in {config.data_root} {remedy}."]
     return data, counts | ({"train": counts["fit"] + extra} if extra else {}), missing
 
 
@@ -149,8 +135,6 @@ def _trained(config: RunConfig, few: dict, evaluation: Evaluation) -> tuple[floa
     batches = loader.TrainLoader(splits["fit"], config, student.reads, student.text_reads, student.attends, anchors)
     short, folder = config.model_copy(update={"epochs": [2], "cooldown": 0.0}), Path(tempfile.mkdtemp(dir=runs_root()))
     epoch = trainer.train(made, batches, short, folder, "plan")[1]["seconds"] / (len(batches) * batches.batch_size)
-
-    def score() -> None:
-        evaluation.score({name: embed(student, splits[name], config.device) for name in evaluation.needed})
-
-    return epoch, timed(score), max(file.stat().st_size for file in folder.glob("checkpoints/*.pt"))
+    embedded = lambda: {name: embed(student, splits[name], config.device) for name in evaluation.needed}  # noqa: E731
+    scoring = timed(lambda: evaluation.score(embedded()))
+    return epoch, scoring, max(file.stat().st_size for file in folder.glob("checkpoints/*.pt"))

@@ -1,5 +1,6 @@
 """Executes a study's report notebooks, exports executed notebooks as pages, writes tables and what made them."""
 
+import contextlib
 import os
 import re
 import sys
@@ -53,11 +54,11 @@ def _mathml(found: re.Match) -> str:
     return convert(found[1] or found[2], display="block" if found[1] else "inline")
 
 
-def report(study: str, notebooks=("report", "claims"), executed: bool = False, out=None) -> Path:
+def report(study: str, notebooks=("report", "claims"), out=None) -> Path:
     """Make the pages of a study in reports/<study>/ (or ``out``), the first notebook's as index.html; returns that.
 
-    Beside them: tables, requirements.txt, the study file; a page of ablations if there are any. ``executed``: keep the
-    executed notebooks, with PNG figures, which GitHub shows. A cell that fails is an error when all is written.
+    Beside them: executed notebooks, tables, requirements.txt, the study file; a page of ablations if there are any. A
+    cell that fails is an error when all is written.
     """
     folder, root, failed = Path(out or reports_root() / study), runs_root(), []
     table = runs(study)
@@ -74,23 +75,30 @@ def report(study: str, notebooks=("report", "claims"), executed: bool = False, o
         write_atomic(folder / "study.yaml", file.read_bytes())
     names = [*notebooks, *(["ablations"] if "ablation" in set(table.role) else [])]
     pages = {name: "index.html" if name == names[0] else f"{name}.html" for name in names}
-    # For the kernels: the kind of figures, and our 'python3', whatever else is registered by that name.
-    os.environ |= {"KDLIB_FIGURES": "png" if executed else "svg", "JUPYTER_PATH": f"{sys.prefix}/share/jupyter"}
     for name, page_name in pages.items():
         beside = file.parent / f"{name}.ipynb"  # a study's own notebook
         source = beside if beside.is_file() else project_root() / "notebooks" / beside.name
-        with tempfile.TemporaryDirectory() as scratch:
-            made = Path(scratch, f"{name}.ipynb")
-            try:
-                papermill.execute_notebook(
-                    source, made, {"study": study, "path": str(root)}, kernel_name="python3", progress_bar=False,
-                    cwd=source.parent, allow_errors=True, extra_arguments=["--IPKernelApp.log_level=40"],
-                )  # fmt: skip
-            except PapermillExecutionError as error:
-                failed.append(f"{folder / page_name} shows the error of a cell: {error.ename}: {error.evalue}")
-            page(made, folder / page_name, {one.capitalize(): at for one, at in pages.items() if one != name})
-            if executed:
-                write_atomic(folder / f"{name}.ipynb", made.read_bytes())
+        links = {one.capitalize(): at for one, at in pages.items() if one != name}
+        book, error = execute(source, folder / page_name, {"study": study, "path": str(root)}, links)
+        write_atomic(folder / beside.name, nbformat.writes(book) + "\n")
+        failed += [error] * bool(error)
     if failed:
         raise RuntimeError("; ".join(failed))
     return folder / "index.html"
+
+
+def execute(source: Path, target: Path, parameters: dict, links: dict) -> tuple:
+    """Execute a notebook and export it as the page ``target``; returns it, and the error of a cell or ''."""
+    os.environ["JUPYTER_PATH"] = f"{sys.prefix}/share/jupyter"  # our 'python3', whatever is registered by that name
+    with tempfile.TemporaryDirectory() as scratch:
+        made = Path(scratch, source.name)
+        with contextlib.suppress(PapermillExecutionError):  # of the last cell that failed
+            papermill.execute_notebook(
+                source, made, parameters, kernel_name="python3", progress_bar=False, cwd=source.parent,
+                allow_errors=True, shutdown_kernel="immediate", extra_arguments=["--IPKernelApp.log_level=40"],
+            )  # fmt: skip
+        page(made, target, links)
+        book = nbformat.read(made, 4)
+    outputs = [output for cell in book.cells for output in cell.get("outputs", ()) if output.output_type == "error"]
+    why = [f"{target} shows the error of a cell: {one.ename}: {one.evalue}" for one in outputs[:1]]
+    return book, "".join(why)

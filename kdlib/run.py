@@ -2,28 +2,28 @@
 
 import contextlib
 import logging
+import multiprocessing
 import os
+import signal
 import socket
+import threading
 import time
-import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import dask
-import nbformat
-import papermill
 import psutil
 from distributed import Client, Future, KilledWorker, as_completed
 from filelock import Timeout
 from nbclient.exceptions import DeadKernelError
 
-from kdlib import machine, report, status
-from kdlib.config import RunConfig
-from kdlib.experiment import features_key_of, is_done, run_folder
-from kdlib.students import class_of
-from kdlib.study import Planned, Study
+from kdlib import report, status
+from kdlib.status import Job
+from kdlib.study import Study, said
 from kdlib.utils import locked, read_json, reports_root, runs_root, write_atomic, write_json
-from kdlib.worker import ENVIRONMENT, THREADS, Job, execute, token
+from kdlib.worker import ENVIRONMENT, THREADS, execute, token
 
 SHARE = 0.9  # of a machine's memory that experiments may use
 RETRIES = 2  # of a job whose kernel or worker died; training continues from its last checkpoint
@@ -36,8 +36,8 @@ DASK = {
     "distributed.nanny.pre-spawn-environ": ENVIRONMENT | QUIET | dict.fromkeys(THREADS, "1"),
 }
 CONNECT_SECONDS = 30  # in which a scheduler must answer
-LOCAL = {"threads_per_worker": 1, "host": "127.0.0.1", "dashboard_address": "127.0.0.1:0", "memory_limit": 0}
 BUILD = "from kdlib import RunConfig, experiment\n\nexperiment.build_features(RunConfig(**{}))"
+LOCAL = {"threads_per_worker": 1, "host": "127.0.0.1", "dashboard_address": "127.0.0.1:0", "memory_limit": 0}
 
 
 def run(study: Study, workers: int = 0, scheduler: str = "", memory_gb: float = 0) -> dict[str, str]:
@@ -47,21 +47,23 @@ def run(study: Study, workers: int = 0, scheduler: str = "", memory_gb: float = 
     another command runs this study, or the scheduler is gone.
     """
     with _alone(study.study) as root:
-        jobs = [_job(planned) for planned in study.experiments()]
-        rows = [(job.folder.relative_to(root).as_posix(), job.notebook, job.config.model_dump()) for job in jobs]
-        rows = [dict(zip(("folder", "notebook", "config"), row, strict=True)) for row in rows]
+        jobs, room = apart(status.prepared, study)
+        rows = [{"folder": job.folder.relative_to(root).as_posix(), "notebook": job.notebook,
+                 "config": job.config.model_dump()} for job in jobs]  # fmt: skip
         index = {"study": study.study, "title": study.title, "file": str(study.file), "experiments": rows}
         if read_json(root / "index.json") != index:
             write_json(root / "index.json", index)
-        slots, memory_gb = workers or default_workers(study), memory_gb or study.memory_gb
-        limit = memory_gb * 2**30 if memory_gb else 0 if scheduler else machine.memory_bytes() * SHARE / slots
-        found = {job.name: job.why and status.in_vain(job.folder, limit) for job in jobs}
+        slots, memory_gb = workers or room["workers"], memory_gb or study.memory_gb
+        limit = memory_gb * 2**30 if memory_gb else 0 if scheduler else room["memory"] * SHARE / slots
+        found = {job.name: _in_vain(job.folder, limit) if job.why else _page(job) for job in jobs}
         todo = [job for job in jobs if job.why and not found[job.name]]
         done = sum(not job.why for job in jobs)
         print(f"{study.title}: {len(jobs)} experiments, {done} are done, {len(todo)} to run.", flush=True)
         if todo:
-            with connect(scheduler, min(slots, len(todo)), study.study, limit) as (client, setting):
-                found |= _work(client, setting, todo)
+            with connect(scheduler, min(slots, len(todo))) as client:
+                least = _checked(client, study.study) if scheduler else 0
+                setting = {"gpus": [] if scheduler else room["gpus"], "limit": limit or least}
+                found |= _work(client, setting | {"token": token(study.study)}, todo)
         page, files = reports_root() / study.study / "index.html", [root / "index.json", *root.glob("*/*/*/*.json")]
         if not page.exists() or page.stat().st_mtime < max(file.stat().st_mtime for file in files):
             report.report(study.study, study.reports)
@@ -69,10 +71,15 @@ def run(study: Study, workers: int = 0, scheduler: str = "", memory_gb: float = 
     return found
 
 
-def default_workers(study: Study) -> int:
-    """One a GPU; without one, as many as cores and memory (2 GB each) of the allocation allow."""
-    threads = max(planned.config.threads for planned in study.experiments())
-    return len(machine.gpus()) or max(1, min(machine.cores() // threads, machine.memory_bytes() // 2**31))
+def apart(function: Callable, *given) -> Any:
+    """The result of a call in a process of its own, whose memory ends with it: torch alone takes 0.5 GB."""
+    with multiprocessing.get_context("spawn").Pool(1, _end_with_parent) as pool:
+        return pool.apply(function, given)
+
+
+def _end_with_parent() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # which a terminal sends to all; it is the command's to handle
+    threading.Thread(target=lambda: (multiprocessing.parent_process().join(), os._exit(1)), daemon=True).start()
 
 
 @contextlib.contextmanager
@@ -82,48 +89,43 @@ def _alone(study: str) -> Iterator[Path]:
     for folder in folders:
         write_atomic(folder / ".room", bytes(2**20))
         (folder / ".room").unlink()
-    command = folders[0] / ".command.json"
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(locked(folders[0] / ".lock", timeout=0))
         except Timeout:
-            who = "process {pid} on {host} since {since}".format(**read_json(command))
+            who = read_json(folders[0] / ".command.json")
             raise RuntimeError(f"The study '{study}' is being run by {who}: wait for it, or end it.") from None
-        write_json(command, {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%F %H:%M")})
         for folder in folders:
-            write_json(folder / ".token", uuid.uuid4().hex)
+            write_json(folder / ".command.json", f"process {os.getpid()} on {socket.gethostname()} since {now()}")
         yield folders[0]
 
 
-def _job(planned: Planned) -> Job:
-    """Papermill would only warn of a parameter that a notebook lacks; such a one goes into its ``overrides``."""
-    notebook, config = planned
-    known, folder = set(papermill.inspect_notebook(str(notebook))), run_folder(config)
-    fields = config.model_dump(exclude={"teacher"})
-    other = {name: fields[name] for name in set(fields) - known if fields[name] != RunConfig.model_fields[name].default}
-    if other and "overrides" not in known:
-        raise ValueError(f"{notebook} has no parameter {', '.join(other)}; it has {', '.join(sorted(known))}.")
-    given = {name: fields[name] for name in set(fields) & known} | ({"overrides": other} if other else {})
-    why = status.lacks(folder, is_done(config, folder))
-    return Job(planned.name, str(notebook), given, config, folder, report.page_of(folder), why)
+def now() -> str:
+    return time.strftime("%FT%TZ", time.gmtime())
+
+
+def _in_vain(folder: Path, limit: float) -> str:
+    """Why it is not tried again: it ran out of memory with as much as the ``limit`` in bytes (0: unknown)."""
+    found = read_json(folder / "outcome.json") or {"outcome": ""}
+    if found["outcome"] != "out of memory" or not limit or limit / 2**30 > found["limit_gb"]:
+        return ""
+    return f"out of memory with {found['limit_gb']:.1f} GB; it is tried again with a larger memory_gb"
 
 
 @contextlib.contextmanager
-def connect(scheduler: str, slots: int, study: str, limit: float) -> Iterator[tuple[Client, dict]]:
-    """A dask client, and what its workers need to know. What it started on this machine ends with it."""
+def connect(scheduler: str, slots: int) -> Iterator[Client]:
+    """A dask client. What it started on this machine ends with it."""
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
     place = {"scheduler_file": scheduler} if Path(scheduler).is_file() else {"address": scheduler}
+    place = place if scheduler else LOCAL | {"n_workers": slots}
     with dask.config.set(DASK), contextlib.ExitStack() as stack:
         try:
-            client = stack.enter_context(
-                Client(**place if scheduler else LOCAL | {"n_workers": slots}, timeout=CONNECT_SECONDS)
-            )
+            client = stack.enter_context(Client(**place, timeout=CONNECT_SECONDS))
         except (OSError, ValueError) as error:
             raise RuntimeError(f"No dask scheduler answers at {scheduler}: start it first ({error}).") from error
         client.wait_for_workers(1)
-        room = _checked(client, study) if scheduler else 0
         try:
-            yield client, {"token": token(study), "gpus": [] if scheduler else machine.gpus(), "limit": limit or room}
+            yield client
         except BaseException:  # dask would wait for the notebooks that run here
             client.cancel(list(client.futures), force=True)
             for nanny in getattr(client.cluster, "workers", {}).values():
@@ -134,6 +136,8 @@ def connect(scheduler: str, slots: int, study: str, limit: float) -> Iterator[tu
 
 def _checked(client: Client, study: str) -> float:
     """Bytes that each worker may use. Raises RuntimeError where one has other versions than this command, or files."""
+    from kdlib.machine import memory_bytes
+
     versions, seen = client.get_versions(packages=["torch", "transformers", "papermill"]), client.run(token, study)
     here = versions["client"]["packages"] | {"folders": token(study)}
     for address, found in versions["workers"].items():
@@ -141,28 +145,21 @@ def _checked(client: Client, study: str) -> float:
         if other := [f"{name} {there[name]} (here {here[name]})" for name in here if there[name] != here[name]]:
             raise RuntimeError(f"The worker {address} has {', '.join(other)}: both need the same.")
     hosts = [address.rpartition(":")[0] for address in seen]
-    return min(client.run(machine.memory_bytes).values()) * SHARE / max(map(hosts.count, hosts))
+    return min(client.run(memory_bytes).values()) * SHARE / max(map(hosts.count, hosts))
 
 
 def _work(client: Client, setting: dict, todo: list[Job]) -> dict[str, str]:
     """Build features and run experiments, longest first. Name of an experiment -> why it is not done, or ''."""
-    jobs, result, spent, seconds = {}, {}, 0.0, 0.0
-    left = sum(_effort(job) for job in todo)
-
-    def submit(job: Job, priority: float, *before: Future) -> Future:
-        key = f"{job.name} {uuid.uuid4().hex}"
-        future = client.submit(execute, job, setting, *before, key=key, retries=RETRIES, priority=priority, pure=False)
-        jobs[future] = job
-        return future
-
-    features = {key: submit(job, 1e6) for key, job in _features(todo).items()}
-    for job in todo:
-        submit(job, _effort(job), *([] if job.why == status.PAGE else [features[features_key_of(job.config)]]))
-    for future in as_completed(jobs):
+    submit = partial(client.submit, execute, retries=RETRIES, pure=False)
+    builds = _features(todo)
+    features = {key: submit(job, setting, priority=1e6) for key, job in builds.items()}
+    jobs = {submit(job, setting, features[job.keys["features"]], priority=_effort(job)): job for job in todo}
+    left, spent, seconds, result = sum(map(_effort, todo)), 0.0, 0.0, {}
+    for future in as_completed(jobs := jobs | {features[key]: job for key, job in builds.items()}):
         job = jobs[future]
         why, took = _outcome(job, future)
         line = f"{job.name}: {why or 'done'} in {status.duration(took)}"
-        if job.page:
+        if not job.build:
             result[job.name] = why
             left, spent, seconds = left - _effort(job), spent + _effort(job), seconds + took
             rest = status.duration(max(left, 0) * seconds / spent / len(client.nthreads() or [1]))
@@ -174,36 +171,45 @@ def _work(client: Client, setting: dict, todo: list[Job]) -> dict[str, str]:
 def _features(todo: list[Job]) -> dict[str, Job]:
     """A job for the features of each teacher and data set: with tokens if one student reads them, as they serve all."""
     found = {}
-    for job in sorted(todo, key=lambda job: class_of(job.config.method).reads == "tokens", reverse=True):
-        if job.why != status.PAGE and (key := features_key_of(job.config)) not in found:
-            cell, config = nbformat.v4.new_code_cell(BUILD.format(job.config.model_dump())), job.config
-            name = f"features of {config.teacher}_{config.dataset}{' (random heads)' * config.untrained_heads}"
-            folder = runs_root() / config.study / ".features" / key[:12]
-            found[key] = Job(name, nbformat.v4.new_notebook(cells=[cell]), {}, config, folder)
+    for job in sorted(todo, key=lambda job: job.reads == "tokens"):  # the last one of a key stays
+        config, key = job.config, job.keys["features"]
+        name = f"features of {config.teacher}_{config.dataset}{' (random heads)' * config.untrained_heads}"
+        code, folder = BUILD.format(config.model_dump()), runs_root() / config.study / ".features" / key[:12]
+        found[key] = job._replace(name=name, folder=folder, build=code)
     return found
 
 
 def _effort(job: Job) -> float:
     """About how long it takes, in epochs of the smallest students; what is no training is worth five."""
-    return 5 + EFFORT[class_of(job.config.method).reads] * max(job.config.epochs) * (1 + job.config.cooldown)
+    return 5 + EFFORT[job.reads] * max(job.config.epochs) * (1 + job.config.cooldown)
 
 
 def _outcome(job: Job, future: Future) -> tuple[str, float]:
     """Why a job is not done, or '', and its seconds. Judged by its files; what is not done is kept in its folder."""
     if future.status not in ("finished", "error"):
         raise RuntimeError("The dask scheduler is gone. What is done is kept, and the same command continues.")
-    if future.status == "finished":
-        found = future.result()
-        if job.page and found["outcome"] == "done" and (problem := is_done(job.config, job.folder)):
-            found |= {"outcome": "failed", "error": f"the notebook ended, and its result does not count: {problem}"}
-    else:
-        problem, dead = future.exception(), {KilledWorker: "worker", DeadKernelError: "kernel"}
-        words = f"its {dead[type(problem)]} died {RETRIES + 1} times" if type(problem) in dead else ""
-        words = words or f"{type(problem).__name__}: {problem}"
+    if problem := future.exception():
+        dead = {KilledWorker: "worker", DeadKernelError: "kernel"}.get(type(problem))
+        words = f"its {dead} died {RETRIES + 1} times" if dead else f"{type(problem).__name__}: {problem}"
         found = {"outcome": "failed", "error": words, "limit_gb": 0, "host": "", "seconds": 0.0}
-    if found["outcome"] == "done":
-        (job.folder / "outcome.json").unlink(missing_ok=True)
-        return found["error"], found["seconds"]
-    when = time.strftime("%FT%TZ", time.gmtime())
-    write_json(job.folder / "outcome.json", found | {"when": when})
-    return f"{found['outcome']}, {found['error']}", found["seconds"]
+    else:
+        found = future.result()
+        problem = "" if job.build else status.lacks(job.folder, job.config.epochs, job.keys["evaluation"])
+        if found["outcome"] == "done" and problem:
+            found |= {"outcome": "failed", "error": f"the notebook ended, and its result does not count: {problem}"}
+    if found["outcome"] != "done":
+        write_json(job.folder / "outcome.json", found | {"when": now()})
+        return f"{found['outcome']}, {found['error']}", found["seconds"]
+    (job.folder / "outcome.json").unlink(missing_ok=True)
+    return "" if job.build else _page(job, anew=True), found["seconds"]
+
+
+def _page(job: Job, anew: bool = False) -> str:
+    """Make the page of a run that is done, where it is missing; returns what is wrong with it, or ''."""
+    target = report.page_of(job.folder)
+    try:
+        if anew or not target.exists():
+            report.page(job.folder / "notebook.ipynb", target)
+    except Exception as problem:  # it costs no result; the next run makes the page again
+        return f"its page cannot be made: {said(problem)}"
+    return ""

@@ -9,11 +9,12 @@ import yaml
 from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
 from kdlib.config import Budgets, RunConfig, nearest
-from kdlib.utils import absolute, find, project_root
+from kdlib.utils import absolute, project_root
 
 PATHS = ("data_root", "checkpoint", "extra_images")  # parameters that may be relative to the study file
-ELSEWHERE = {"teacher": "notebooks", "method": "methods", "epochs": "epochs", "seed": "seeds", "variant": "variants",
-             "study": "study"}  # fmt: skip  # fields that are no parameters -> the entry that sets them
+# Fields that are no parameters -> the entry that sets them.
+ELSEWHERE = {"teacher": "notebooks", "epochs": "epochs", "study": "study"}
+ELSEWHERE |= {"method": "methods", "seed": "seeds", "variant": "variants"}
 
 
 def _known(parameters: dict[str, Any]) -> dict[str, Any]:
@@ -70,6 +71,8 @@ class Study(BaseModel, frozen=True, extra="forbid"):
             seeds = [seed for seed in variant.seeds or self.seeds if seed in self.seeds]
             order = product(variant.notebooks or self.notebooks, variant.methods or self.methods, seeds)
             found += [self._planned(name, variant, *place) for place in order]
+        if unknown := set(self.by_method) - {one.config.method for one in found}:
+            raise ValueError(f"by_method: the study has no method '{min(unknown)}'; it has {', '.join(self.methods)}")
         return found
 
     def _planned(self, name: str, variant: Variant, notebook: str, method: str, seed: int) -> "Planned":
@@ -143,30 +146,11 @@ def load(path: str | Path, data_root: str | None = None, seeds: int | None = Non
             root = {"data_root": absolute(data_root)}
             changed["notebooks"] = {name: (given or {}) | root for name, given in study.notebooks.items()}
         study = study.model_copy(update=changed)
-        _check(study)
+        names = [one.name for one in study.experiments()]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"two experiments are '{twice[0]}': list each notebook, method and seed once")
+        for name in study.reports:
+            study.notebook(name)
     except (ValueError, KeyError, yaml.YAMLError) as error:
         raise ValueError(f"{path}: {' '.join(said(error).split())}") from error
     return study
-
-
-def _check(study: Study) -> None:
-    """Refuse names that nothing has: of methods, teachers, data sets, losses, notebooks of the report."""
-    from kdlib.data import DATASETS
-    from kdlib.losses import LOSSES
-    from kdlib.students import STUDENTS
-    from kdlib.teachers import TEACHERS
-
-    planned = study.experiments()
-    for config in (one.config for one in planned):
-        find(STUDENTS, config.method, "student")
-        find(TEACHERS, config.teacher, "teacher")
-        find(DATASETS, config.dataset, "data set")
-        for loss in filter(None, config.objective.replace("supervised", "").split("+")):
-            find(LOSSES, loss, "loss")
-    names = [one.name for one in planned]
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise ValueError(f"two experiments are '{twice[0]}': list each notebook, method and seed once")
-    if unknown := set(study.by_method) - {one.config.method for one in planned}:
-        raise ValueError(f"by_method: the study has no method '{min(unknown)}'; it has {', '.join(study.methods)}")
-    for name in study.reports:
-        study.notebook(name)

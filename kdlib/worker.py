@@ -11,7 +11,7 @@ import threading
 import time
 import uuid
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import nbformat
 import papermill
@@ -19,8 +19,7 @@ import psutil
 from distributed import get_worker
 from papermill.exceptions import PapermillExecutionError
 
-from kdlib.config import RunConfig
-from kdlib.status import PAGE
+from kdlib.status import Job
 from kdlib.utils import read_json, reports_root, runs_root, write_atomic
 
 OUT_OF_MEMORY = ("OutOfMemoryError", "MemoryError", "can't allocate memory", "out of memory")
@@ -30,25 +29,13 @@ ENVIRONMENT = {"MALLOC_TRIM_THRESHOLD_": str(2**31 - 1), "MALLOC_MMAP_THRESHOLD_
 ENVIRONMENT |= {"JUPYTER_PATH": f"{sys.prefix}/share/jupyter"}  # our kernel, whatever else is registered as 'python3'
 
 
-class Job(NamedTuple):
-    """A notebook to execute, its folder, and ``why``: what is missing there. Without a ``page`` it builds features."""
-
-    name: str
-    notebook: str | nbformat.NotebookNode
-    parameters: dict[str, Any]
-    config: RunConfig
-    folder: Path
-    page: Path | None = None
-    why: str = ""
-
-
 def dask_setup(worker) -> None:
     """Called by dask in a worker of this machine: Ctrl-C, which a terminal sends to all, is the command's to handle."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def execute(job: Job, setting: dict, *before: dict) -> dict:
-    """Execute a job's notebook and make its page: {"outcome", "error", "limit_gb", "host", "seconds"}.
+    """Execute a job's notebook: {"outcome", "error", "limit_gb", "host", "seconds"}.
 
     ``before``: the outcome of the features that it reads. Raises what dask is to try again: a kernel that died.
     """
@@ -59,14 +46,7 @@ def execute(job: Job, setting: dict, *before: dict) -> dict:
     os.environ.update(ENVIRONMENT | dict.fromkeys(THREADS, str(job.config.threads)))
     if setting["gpus"]:
         os.environ["CUDA_VISIBLE_DEVICES"] = setting["gpus"][int(get_worker().name) % len(setting["gpus"])]
-    began, (outcome, error) = time.time(), ("done", "") if job.why == PAGE else _notebook(job, setting["limit"])
-    if outcome == "done" and job.page:
-        try:
-            from kdlib.report import page
-
-            page(job.folder / "notebook.ipynb", job.page)
-        except Exception as problem:  # it costs no result; the next run makes the page again
-            error = f"its page cannot be made: {type(problem).__name__}: {problem}"
+    began, (outcome, error) = time.time(), _notebook(job, setting["limit"])
     limit = 0 if "CUDA" in error else setting["limit"] / 2**30  # a GPU may have more the next time
     found = {"outcome": outcome, "error": error, "limit_gb": limit, "host": socket.gethostname()}
     return found | {"seconds": time.time() - began}
@@ -79,11 +59,12 @@ def _notebook(job: Job, limit: float) -> tuple[str, str]:
     scratch = Path(get_worker().local_directory, f"{uuid.uuid4().hex}.ipynb")
     over, end, outcome, error = threading.Event(), threading.Event(), "failed", ""
     threading.Thread(target=_watch, args=(limit, over, end), daemon=True).start()
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(job.build)]) if job.build else job.notebook
     try:
         papermill.execute_notebook(
-            job.notebook, scratch, job.parameters, kernel_name="python3", progress_bar=False, start_timeout=120,
-            cwd=Path(job.notebook).parent if job.page else None, iopub_timeout=60, coalesce_streams=True,
-            store_widget_state=False, extra_arguments=["--IPKernelApp.log_level=50"],
+            book, scratch, {} if job.build else _parameters(job), kernel_name="python3", progress_bar=False,
+            cwd=Path(job.notebook).parent, start_timeout=120, iopub_timeout=60, coalesce_streams=True,
+            store_widget_state=False, shutdown_kernel="immediate", extra_arguments=["--IPKernelApp.log_level=50"],
         )  # fmt: skip
         outcome = "done"
     except PapermillExecutionError as problem:
@@ -100,6 +81,16 @@ def _notebook(job: Job, limit: float) -> tuple[str, str]:
     if outcome == "done":
         failed.unlink(missing_ok=True)
     return outcome, error
+
+
+def _parameters(job: Job) -> dict[str, Any]:
+    """Papermill would only warn of a parameter that a notebook lacks; such a one goes into its ``overrides``."""
+    known, fields = set(papermill.inspect_notebook(job.notebook)), job.config.model_dump(exclude={"teacher"})
+    changed = job.config.model_dump(exclude={"teacher"}, exclude_defaults=True)
+    other = {name: changed[name] for name in changed if name not in known}
+    if other and "overrides" not in known:
+        raise ValueError(f"{job.notebook} has no parameter {', '.join(other)}; it has {', '.join(sorted(known))}")
+    return {name: fields[name] for name in fields if name in known} | ({"overrides": other} if other else {})
 
 
 def _watch(limit: float, over: threading.Event, end: threading.Event) -> None:
@@ -123,4 +114,4 @@ def _watch(limit: float, over: threading.Event, end: threading.Event) -> None:
 def token(study: str) -> str:
     """The study's two folders with what the command wrote there: equal where a worker sees the same files."""
     roots = {"KDLIB_RUNS": runs_root(), "KDLIB_REPORTS": reports_root()}
-    return ", ".join(f"{name}={root} ({read_json(root / study / '.token')})" for name, root in roots.items())
+    return ", ".join(f"{name}={root} ({read_json(root / study / '.command.json')})" for name, root in roots.items())

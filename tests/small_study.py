@@ -14,7 +14,9 @@ import nbformat
 import psutil
 import yaml
 
-from kdlib.utils import read_json, reports_root, runs_root, write_atomic
+from kdlib import status
+from kdlib.status import Job
+from kdlib.utils import reports_root, runs_root, write_atomic, write_json
 
 PARAMETERS = """study = "by_hand"
 dataset = "coco"
@@ -44,7 +46,9 @@ def until(word):
 
 exec(Path(here, "behaviour.py").read_text(encoding="utf-8"))
 folder.mkdir(parents=True, exist_ok=True)
-(folder / "result.json").write_text(json.dumps({"budgets": {str(budget): {} for budget in epochs}}))"""
+result = {"budgets": {str(budget): {} for budget in epochs}, "keys": {"evaluation": "e"}}
+(folder / "result.json").write_text(json.dumps(result))
+(folder / "scores.npz").touch()"""
 
 
 def write(folder: Path, behaviour: str = "", cell: str = PARAMETERS, **fields) -> Path:
@@ -65,9 +69,18 @@ def run_folder(config) -> Path:
     return runs_root() / config.study / f"clip_{config.dataset}" / config.folder / f"seed{config.seed}-00000000"
 
 
-def is_done(config, folder: Path) -> str:
-    scored = (read_json(folder / "result.json") or {"budgets": {}})["budgets"]
-    return ", ".join(f"no {epochs} epochs" for epochs in config.epochs if str(epochs) not in scored)
+def job_of(planned) -> Job:
+    config, folder, keys = planned.config, run_folder(planned.config), {"features": "f", "evaluation": "e"}
+    reads = {"attention": "tokens", "cbam": "tokens", "resnet": "pixels"}.get(config.method, "features")
+    why = status.lacks(folder, config.epochs, "e")
+    return Job(planned.name, str(planned.notebook), config, folder, keys, reads, why)
+
+
+def finished(folder: Path, epochs=(1, 2)) -> None:
+    """What a notebook that was executed to its end leaves behind."""
+    write_json(folder / "result.json", {"budgets": {str(budget): {} for budget in epochs}, "keys": {"evaluation": "e"}})
+    for name in ("scores.npz", "notebook.ipynb"):
+        write_atomic(folder / name, "")
 
 
 def report(study: str, notebooks) -> Path:
@@ -75,15 +88,13 @@ def report(study: str, notebooks) -> Path:
 
 
 def replace_science(setattr=setattr) -> None:
-    """No data, teacher or training: what is done is what the tiny notebook wrote."""
-    from kdlib import experiment, run
+    """No data, teacher or training: what is done is what the tiny notebook wrote. All in this process."""
+    from kdlib import run
 
-    for module in (experiment, run):
-        setattr(module, "run_folder", run_folder)
-        setattr(module, "is_done", is_done)
-    setattr(run, "features_key_of", lambda config: f"features of {config.dataset}")
-    setattr(run, "BUILD", "fields = {}")
+    setattr(status, "job_of", job_of)
+    setattr(run, "apart", lambda function, *given: function(*given))
     setattr(run.report, "report", report)
+    setattr(run, "BUILD", "fields = {}")
 
 
 def command(*arguments, **options) -> subprocess.Popen:

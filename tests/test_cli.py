@@ -5,12 +5,13 @@ import sys
 
 import pytest
 import small_study
+from PIL import Image
 from typer.testing import CliRunner
 
 import kdlib.run
 from kdlib import cli
 from kdlib.data import DataError, download
-from kdlib.study import Study, load
+from kdlib.study import Study
 
 
 @pytest.fixture
@@ -27,14 +28,8 @@ def main(monkeypatch, capsys, *words) -> tuple[int, str]:
 
 
 def test_help__names_the_commands(call):
-    assert re.findall(r"^  (\w+) ", call("--help").output, re.M)[-6:] == [
-        "run",
-        "status",
-        "plan",
-        "report",
-        "export",
-        "data",
-    ]
+    names = re.findall(r"^  (\w+) ", call("--help").output, re.M)[-7:]
+    assert names == ["try", "run", "status", "plan", "report", "export", "data"]
 
 
 def test_run__passes_its_options_on_and_ends_with_1_where_something_is_not_done(call, tmp_path, monkeypatch):
@@ -107,5 +102,29 @@ def test_export__hands_over_a_run_and_a_folder(call, monkeypatch, tmp_path):
     assert call("export", "mini dino resnet", "student").output == "mini dino resnet -> student\n"
 
 
-def test_load__is_what_the_commands_use(tmp_path):
-    assert load(small_study.write(tmp_path)).study == "small"
+def test_try__photographs_in_folders_give_a_number_with_its_interval_and_a_page(call, tmp_path, monkeypatch):
+    """Of names with spaces, suffixes of several formats, and a file that is no image."""
+    monkeypatch.chdir(tmp_path)
+    for label in ("rote Wand", "blå himmel"):
+        (tmp_path / "photos" / label).mkdir(parents=True)
+        for number in range(12):
+            name = f"{label[0]} {number}{('.jpg', '.webp', '.PNG')[number % 3]}"
+            Image.effect_noise((60, 40 + number), 90).save(tmp_path / "photos" / label / name)
+    (tmp_path / "photos/rote Wand/notes.txt").touch()
+    done = call("try", "photos", "--checkpoint", "toy")
+    assert done.exit_code == 0, done.output
+    page = tmp_path / "reports/try/photos.html"
+    for words in (
+        "fit: 18 images (",
+        "no suffix of an image format: 1 (rote Wand/notes.txt)",
+        "toy",
+        str(page),
+    ):
+        assert words in done.output
+    assert re.search(r"top-1, \d test images, 2 classes:\n.*\nteacher +[01]\.\d+ [01]\.\d+ [01]\.\d+\n", done.output)
+    assert "PCA of its features" in page.read_text(encoding="utf-8")
+
+
+def test_try__an_error_is_a_sentence(tmp_path, monkeypatch, capsys):
+    code, said = main(monkeypatch, capsys, "try", tmp_path / "nowhere", "--checkpoint", "toy")
+    assert code == 2 and "shows the error of a cell: DataError: " in said and "there is no such folder" in said

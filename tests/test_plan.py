@@ -38,7 +38,7 @@ def test_plan__says_what_is_to_do_in_gb_and_time_and_leaves_nothing_behind(study
     text = plan.plan(study("attention", "resnet"), workers=2)
     first, disk, time = text.splitlines()
     assert first == "Small: 2 experiments, 2 to do." and disk.startswith("Disk: about 0.0 GB; ")
-    assert re.fullmatch(r"Time: about \d+ (s|min) with 2 at once, and the report\. One worker: features .*", time)
+    assert re.fullmatch(r"Time: about 0:0\d:\d\d with 2 at once, and the report\. One worker: features .*", time)
     assert not runs_root().exists() and not list((tmp_path / "temporary").glob("kdlib*")) and dict(os.environ) == before
 
 
@@ -71,15 +71,12 @@ def test_plan__without_a_teacher_says_so_and_counts_the_rest(study, tmp_path):
 
 
 def test_plan__what_is_done_is_not_planned(study, monkeypatch):
-    small_study.replace_science(monkeypatch.setattr)
-    for name in ("run_folder", "is_done"):
-        monkeypatch.setattr(plan, name, getattr(small_study, name))
+    monkeypatch.setattr(plan, "job_of", small_study.job_of)
     done = study("projection")
-    folder = small_study.run_folder(done.experiments()[0].config)
-    write_json(folder / "result.json", {"budgets": {"1": {}, "2": {}}})
+    small_study.finished(small_study.run_folder(done.experiments()[0].config))
     write_json(runs_root() / "small/index.json", {})
     text = plan.plan(done, workers=1)
-    assert text.startswith("Small: 1 experiments, 0 to do.\nDisk: about 0.0 GB") and "about 0 s" in text
+    assert text.startswith("Small: 1 experiments, 0 to do.\nDisk: about 0.0 GB") and "about 0:00:00" in text
 
 
 def test_data__extra_synthetic_images_are_counted_and_not_made(study, monkeypatch):

@@ -10,14 +10,15 @@ import pytest
 import small_study
 from small_study import alive, command, until
 
+from kdlib import machine, status
 from kdlib import run as engine
 from kdlib.report import page_of
 from kdlib.study import load
 from kdlib.utils import read_json, reports_root, runs_root, write_json
-from kdlib.worker import Job, token
+from kdlib.worker import _parameters, token
 
 ALL = ["projection", "bottleneck", "attention", "cbam", "resnet", "densenet"]
-DONE = ["notebook.ipynb", "result.json"]
+DONE = ["notebook.ipynb", "result.json", "scores.npz"]
 TROUBLE = """
 if method == "bottleneck" and not (here / "fixed").exists():
     raise ValueError("the loss is not finite")
@@ -168,18 +169,15 @@ def science(monkeypatch):
     small_study.replace_science(monkeypatch.setattr)
 
 
-def test_run__a_parameter_that_the_notebook_lacks_is_an_error_before_anything_runs(tmp_path, science):
-    parameters = small_study.PARAMETERS.replace("overrides = {}", "temperature = 2.0")
-    study = load(small_study.write(tmp_path, "", parameters)).model_copy(update={"parameters": {"tau": 3.0}})
-    with pytest.raises(ValueError, match=r"tiny\.ipynb has no parameter tau; it has dataset, .*temperature"):
-        engine.run(study)
-
-
-def test_run__what_a_notebook_does_not_list_goes_into_its_overrides(tmp_path, science):
+def test_parameters__what_a_notebook_does_not_list_goes_into_its_overrides(tmp_path):
     study = load(small_study.write(tmp_path)).model_copy(update={"parameters": {"tau": 3.0, "width": 64}})
-    (job,) = [engine._job(planned) for planned in study.experiments()]
-    assert job.parameters["overrides"] == {"tau": 3.0}  # 64 is the default
-    assert set(job.parameters) == {"study", "dataset", "method", "variant", "epochs", "seed", "overrides"}
+    (job,) = map(small_study.job_of, study.experiments())
+    given = _parameters(job)
+    assert given["overrides"] == {"tau": 3.0}  # 64 is the default
+    assert set(given) == {"study", "dataset", "method", "variant", "epochs", "seed", "overrides"}
+    small_study.write(tmp_path, "", small_study.PARAMETERS.replace("overrides = {}", "temperature = 2.0"))
+    with pytest.raises(ValueError, match=r"tiny\.ipynb has no parameter tau; it has dataset, .*temperature"):
+        _parameters(job)
 
 
 @pytest.mark.parametrize("variable", ["KDLIB_RUNS", "KDLIB_REPORTS"])
@@ -195,21 +193,27 @@ def test_run__a_folder_that_cannot_be_written_is_an_error_that_names_the_variabl
 
 def test_token__of_another_folder_differs(monkeypatch, tmp_path):
     for root in (runs_root(), reports_root()):
-        write_json(root / "small/.token", "a")
+        write_json(root / "small/.command.json", "a")
     here = token("small")
     monkeypatch.setenv("KDLIB_REPORTS", str(tmp_path / "elsewhere"))
     assert token("small") != here and "KDLIB_REPORTS" in token("small")
 
 
-def test_default_workers__follow_gpus_cores_and_memory_of_the_allocation(tmp_path, science, monkeypatch):
+def test_allocation__workers_follow_gpus_cores_and_memory_of_the_allocation(tmp_path, monkeypatch):
     study = load(small_study.write(tmp_path))
     for gpus, cores, memory, expected in ((["0", "1", "2"], 1, 8, 3), ([], 8, 64, 8), ([], 64, 5, 2), ([], 1, 1, 1)):
         for name, value in (("gpus", gpus), ("cores", cores), ("memory_bytes", memory * 2**30)):
-            monkeypatch.setattr(engine.machine, name, lambda value=value: value)
-        assert engine.default_workers(study) == expected
+            monkeypatch.setattr(machine, name, lambda value=value: value)
+        assert status.allocation(study)["workers"] == expected
 
 
-def test_features__are_one_job_a_teacher_and_data_set_with_tokens_where_one_student_reads_them(tmp_path, science):
-    jobs = [engine._job(one) for one in load(small_study.write(tmp_path, methods=ALL)).experiments()]
+def test_features__are_one_job_a_teacher_and_data_set_with_tokens_where_one_student_reads_them(tmp_path):
+    jobs = map(small_study.job_of, load(small_study.write(tmp_path, methods=ALL)).experiments())
     (built,) = engine._features(jobs).values()
-    assert isinstance(built, Job) and built.config.method in ("attention", "cbam") and built.page is None
+    assert built.reads == "tokens" and built.build and built.name == "features of clip_coco"
+
+
+def test_apart__is_another_process_and_an_error_there_is_one_here():
+    assert engine.apart(os.getpid) != os.getpid()
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        engine.apart(os.listdir, "/nowhere")

@@ -6,8 +6,7 @@ import socket
 import pytest
 import small_study
 
-from kdlib import experiment, status
-from kdlib.report import page_of
+from kdlib import status
 from kdlib.study import load
 from kdlib.utils import runs_root, write_atomic, write_json
 
@@ -16,50 +15,45 @@ METHODS = ["projection", "bottleneck", "attention", "cbam", "resnet", "densenet"
 
 @pytest.fixture
 def studied(tmp_path, monkeypatch):
-    """A study with its index; each method's folder is in another state. ``studied.folders``: method -> folder."""
+    """A study with its index, and the folder of each method in another state."""
     small_study.replace_science(monkeypatch.setattr)
     study = load(small_study.write(tmp_path / "study", methods=METHODS))
-    folders = {one.config.method: small_study.run_folder(one.config) for one in study.experiments()}
+    jobs = {job.config.method: job for job in map(small_study.job_of, study.experiments())}
+    folders = {method: job.folder for method, job in jobs.items()}
     rows = [
-        {
-            "folder": str(folders[one.config.method].relative_to(runs_root() / "small")),
-            "config": one.config.model_dump(),
-        }
-        for one in study.experiments()
+        {"folder": f"clip_coco/{name}/seed0-00000000", "config": jobs[name].config.model_dump()} for name in METHODS
     ]
     write_json(runs_root() / "small/index.json", {"experiments": rows})
-    whole = {"budgets": {"1": {}, "2": {}}}
-    for method, result in (("projection", whole), ("bottleneck", {"budgets": {"1": {}}}), ("densenet", whole)):
-        write_json(folders[method] / "result.json", result)
-        write_atomic(folders[method] / "notebook.ipynb", "{}")
-    write_atomic(page_of(folders["projection"]), "")
+    for method, epochs in (("projection", [1, 2]), ("bottleneck", [1]), ("densenet", [1, 2])):
+        small_study.finished(folders[method], epochs)
+    (folders["densenet"] / "notebook.ipynb").unlink()
     write_atomic(folders["bottleneck"] / "checkpoints/epoch-0001.pt", "")
     failed = {"outcome": "failed", "error": "ValueError: no", "limit_gb": 2.0, "host": "a"}
     write_json(folders["attention"] / "outcome.json", failed)
     write_json(folders["cbam"] / "outcome.json", failed | {"outcome": "out of memory", "error": "it held more"})
     here = {"host": socket.gethostname(), "pid": os.getpid(), "since": "12:00", "epoch": 1, "of": 2}
     write_json(folders["resnet"] / "running.json", here)
-    study.__dict__["folders"] = folders
     return study
 
 
 def test_lines__say_each_state_with_its_reason_and_count_them(studied):
     lines = list(status.lines(studied))
     said = {line[15:].split()[1].rstrip(":"): (line[:14].strip(), line.partition(": ")[2]) for line in lines[:-1]}
+    attention = runs_root() / "small/clip_coco/attention/seed0-00000000"
     assert said["projection"] == ("done", "")
-    assert said["bottleneck"] == ("to do", "no 2 epochs; epoch 1 is there")
-    assert said["densenet"] == ("to do", status.PAGE)
-    assert said["attention"] == ("failed", f"ValueError: no (limit 2.0 GB); see {studied.folders['attention']}")
+    assert said["bottleneck"] == ("to do", "2 epochs are not scored yet; epoch 1 is there")
+    assert said["densenet"] == ("to do", "its notebook was not executed to the end")
+    assert said["attention"] == ("failed", f"ValueError: no (limit 2.0 GB); see {attention}")
     assert said["cbam"][0] == "out of memory" and "it held more (limit 2.0 GB)" in said["cbam"][1]
     assert said["resnet"] == ("running", f"epoch 1 of 2, on {socket.gethostname()} (process {os.getpid()}) since 12:00")
     assert lines[-1] == "1 done, 2 to do, 1 failed, 1 out of memory, 1 running"
 
 
 def test_lines__without_data_or_teacher_go_by_the_files_and_say_so(studied, monkeypatch):
-    def missing(config):
+    def missing(planned):
         raise FileNotFoundError("no teacher here")
 
-    monkeypatch.setattr(experiment, "run_folder", missing)
+    monkeypatch.setattr(status, "job_of", missing)
     lines = list(status.lines(studied))
     assert lines[-1] == "Not checked against data, teachers and code: no teacher here"
     assert lines[-2] == "1 done, 2 to do, 1 failed, 1 out of memory, 1 running"
@@ -67,15 +61,16 @@ def test_lines__without_data_or_teacher_go_by_the_files_and_say_so(studied, monk
 
 
 def test_lines__a_training_that_has_another_key_now_says_that_something_changed(studied, monkeypatch):
-    def moved(config):
-        return small_study.run_folder(config).with_name("seed0-11111111")
+    def moved(planned):
+        job = small_study.job_of(planned)
+        return job._replace(folder=job.folder.with_name("seed0-11111111"), why="not run yet")
 
-    monkeypatch.setattr(experiment, "run_folder", moved)
+    monkeypatch.setattr(status, "job_of", moved)
     assert f"to do          clip_coco projection: {status.CHANGED}" in list(status.lines(studied))
 
 
 def test_lines__of_a_study_that_was_never_run_open_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(experiment, "run_folder", lambda config: pytest.fail("nothing may be opened"))
+    monkeypatch.setattr(status, "job_of", lambda planned: pytest.fail("nothing may be opened"))
     (line,) = status.lines(load(small_study.write(tmp_path, methods=METHODS)))
     assert line == "The study 'small' has not been run here: 6 experiments are to do."
 
@@ -89,9 +84,5 @@ def test_state_of__a_process_that_is_gone_does_not_run(tmp_path):
     assert status.state_of(folder, "not run yet")[0] == "running"
 
 
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [(0, "0 s"), (89, "89 s"), (90, "2 min"), (3590, "1 h 0 min"), (12_000, "3 h 20 min"), (386 * 3600, "16 days 2 h")],
-)
-def test_duration__is_in_words(seconds, words):
-    assert status.duration(seconds) == words
+def test_duration__is_in_days_and_hours():
+    assert [status.duration(seconds) for seconds in (89.6, 386 * 3600)] == ["0:01:30", "16 days, 2:00:00"]

@@ -7,7 +7,7 @@ import pytest
 import small_study
 import yaml
 
-from kdlib import study
+from kdlib import status, study
 from kdlib.utils import project_root
 
 STUDIES = project_root() / "notebooks/studies"
@@ -95,11 +95,8 @@ def test_notebook__its_own_says_teacher_and_data_set_and_a_parameter_may_name_an
             r"variants\.v: the study lacks blip_coco; it has clip_coco",
         ),
         ({"epochs": [0]}, r"epochs\.0: input should be greater than or equal to 1, not 0\.$"),
-        ({"methods": ["prjection"]}, r"no student 'prjection'\. Did you mean projection\? Known: attention, "),
         ({"methods": "cbam"}, r"methods: input should be a valid list, not 'cbam'"),
         ({"parameters": {"tau": -1}, "notebooks": {"clip_coco": None}}, r"clip_coco projection: tau: .* not -1\.$"),
-        ({"parameters": {"objective": "labels+logits"}}, r"no loss 'logits'\. .*Known: anchor_kl, "),
-        ({"parameters": {"dataset": "cocoo"}}, r"no data set 'cocoo'\. Did you mean coco\?"),
         ({"notebooks": {"clip_cocoa": None}}, r"there is no notebook .*clip_cocoa\.ipynb or .*notebooks"),
         ({"reports": ["rapport"]}, r"there is no notebook .*rapport\.ipynb"),
         ({"notebooks": ["clip_coco"]}, r"notebooks: input should be a valid dictionary"),
@@ -129,6 +126,20 @@ def test_load__what_is_wrong_is_a_sentence_with_the_file_the_name_and_the_choice
 def test_load__what_yaml_would_take_or_cannot_read_is_said(tmp_path, more, words):
     with pytest.raises(ValueError, match=words):
         load(tmp_path, more)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"methods": ["prjection"]}, r"no student 'prjection'\. Did you mean projection\? Known: attention, "),
+        ({"parameters": {"objective": "labels+logits"}}, r"no loss 'logits'\. .*Known: anchor_kl, "),
+        ({"parameters": {"dataset": "cocoo"}}, r"no data set 'cocoo'\. Did you mean coco\?"),
+    ],
+)
+def test_prepared__a_name_that_nothing_has_is_said_before_anything_runs(tmp_path, small_shapes, fields, words):
+    parameters = {"data_root": str(small_shapes)} | fields.pop("parameters", {})
+    with pytest.raises(KeyError, match=words):
+        status.prepared(load(tmp_path, notebooks={"clip_coco": None}, parameters=parameters, **fields))
 
 
 def test_load__a_file_that_is_not_there_or_no_mapping_is_said(tmp_path):
