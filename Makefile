@@ -39,7 +39,7 @@ bench: $(VENV)/installed
 # The rendered report in the repository: PNG figures, since GitHub's viewer removes SVG; no path of this machine.
 example: export KDLIB_FIGURES := png
 example: $(VENV)/installed
-	$(BIN)/python -c 'from kdlib.report import report; report("mini", ["report"], executed=True, out="reports/example")'
+	$(BIN)/python -c 'from kdlib.report import report; report("mini", ["report"], out="reports/example")'
 	cd notebooks && ../$(BIN)/papermill --no-progress-bar clip_coco.ipynb ../reports/example/clip_coco.ipynb \
 		-p study mini -p epochs "5,10"
 	rm reports/example/*.html reports/example/ablations.ipynb && sed -i 's#$(CURDIR)/##g' reports/example/*

@@ -40,7 +40,7 @@ def compare(runs: pd.DataFrame, question: str, metric: str = "") -> pd.DataFrame
     if question not in (*QUESTIONS, "converged"):
         raise ValueError(f"There is no question '{question}'; the questions are {', '.join(QUESTIONS)}.")
     rows, own = [], "dev" if question == "converged" else "student"
-    for (teacher, dataset), part in finished(runs).groupby(["teacher", "dataset"], observed=True):
+    for _, part in finished(runs).groupby(["teacher", "dataset"], observed=True):
         groups = {key: group.sort_values("seed") for key, group in part.groupby(["student", "epochs"], observed=True)}
         images = {key: {tables.record(path)["keys"]["images"] for path in group.path} for key, group in groups.items()}
         first, family = {key: group.iloc[0] for key, group in groups.items()}, []
@@ -48,12 +48,11 @@ def compare(runs: pd.DataFrame, question: str, metric: str = "") -> pd.DataFrame
             sides = side(groups[a], own, metric), side(groups[b], encoder, metric)
             if None not in sides and len(images[a] | images[b]) == 1:  # others are not paired
                 family.append((a, b, sides))
-        tests = bootstrap.compare([("", "", *left, *right) for _, _, (left, right) in family])
+        tests = bootstrap.compare([(*left, *right) for _, _, (left, right) in family])
         for (a, b, _), test in zip(family, tests, strict=True):
-            names = {"epochs": f"{b[1]} epochs", "method": b[0], "variant": first[b].variant}
-            rows.append([teacher, dataset, a[0], first[a].method, first[a].variant, a[1], names.get(question, question),
-                         test.difference, test.low, test.high, test.p, test.p_holm, test.verdict,
-                         MARKS.get(test.verdict, "▼▲")[test.difference > 0]])  # fmt: skip
+            versus = {"epochs": f"{b[1]} epochs", "method": b[0], "variant": first[b].variant}.get(question, question)
+            mark = MARKS.get(test.verdict, "▼▲")[test.difference > 0]
+            rows.append(first[a].to_dict() | test._asdict() | {"versus": versus, "mark": mark})
     columns = "teacher dataset student method variant epochs versus difference low high p p_holm verdict mark"
     return tables.ordered(pd.DataFrame(rows, columns=columns.split()))
 
@@ -68,12 +67,11 @@ def _pairs(first: dict, question: str) -> list[tuple]:
         return [(key, (key[0], fewest[key[0]]), "student") for key in first if key[1] > fewest[key[0]]]
     if question == "converged":
         return [((name, 2 * epochs), (name, epochs), "dev") for name, epochs in first if (name, 2 * epochs) in first]
-    if question in ("supervised", "variant"):
-        supervised = question == "supervised"
-        rivals = [key for key, run in first.items() if (run.role == "supervised") == supervised]
-        pairs = [(a, b) for a in students for b in rivals if a != b and (supervised or not first[a].variant)]
-        same = [(a, b) for a, b in pairs if (first[a].method, a[1]) == (first[b].method, b[1])]
-        return [(a, b, "student") for a, b in same]
+    alike = [(a, b) for a in students for b in first if a != b and (first[a].method, a[1]) == (first[b].method, b[1])]
+    if question == "supervised":
+        return [(a, b, "student") for a, b in alike if first[b].role == "supervised"]
+    if question == "variant":
+        return [(a, b, "student") for a, b in alike if first[b].role != "supervised" and not first[a].variant]
     return [(key, key, question) for key in students]
 
 
@@ -87,12 +85,11 @@ def converged(runs: pd.DataFrame) -> pd.DataFrame:
 def over_seeds(scores: pd.DataFrame) -> pd.DataFrame:
     """Rows of ``results`` without seeds: mean, its interval over test images, and ``sd`` over seeds."""
     rows, key = [], [name for name in tables.KEY if name != "seed"] + ["encoder", "metric"]
-    for _, group in scores.groupby(key, observed=True, sort=False):
+    for name, group in scores.groupby(key, observed=True, sort=False):
         row = group.iloc[0].to_dict() | {"value": group.value.mean(), "sd": group.value.std()}
         if len(group) > 1:
-            lines = [tables.replicates(one.path, one.encoder, one.metric, one.epochs) for one in group.itertuples()]
-            missing = any(line is None for line in lines)
-            row["low"], row["high"] = (np.nan, np.nan) if missing else bootstrap.interval(np.mean(lines, axis=0))
+            found = side(group, *name[-2:])
+            row["low"], row["high"] = bootstrap.interval(found[1].mean(axis=0)) if found else (np.nan, np.nan)
         rows.append(row)
     return tables.ordered(pd.DataFrame(rows, columns=[*scores, "sd"]))
 
@@ -103,14 +100,12 @@ def retention(scores: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     key = ["teacher", "dataset", "student", "method", "variant", "role", "epochs"]
     last = scores.groupby(key[:3], observed=True).epochs.transform("max") == scores.epochs
     share = scores[scores.primary & last].pivot_table(index=key, columns="encoder", values="value", observed=True)
-    share = share.reindex(columns=list(dict.fromkeys([*share, "student", "teacher", "low", "high"])))
+    share = share.reindex(columns=share.columns.union(["student", "teacher", "low", "high"], sort=False))
     share = share.div(share.pop("teacher"), axis=0).rename(columns={"student": "retention"})
     groups = finished(runs).groupby(key, observed=True)
-    known = np.array([name in groups.groups for name in share.index], dtype=bool)
-    share = share[known].drop(columns="dev", errors="ignore")
-    for name in share.index:
+    for name in share.index.intersection(list(groups.groups)):
         sides = [side(groups.get_group(name), encoder) for encoder in ("student", "teacher")]
         if None not in sides:
             own, teacher = (lines.mean(axis=0) for _, lines in sides)
             share.loc[name, ["low", "high"]] = bootstrap.interval(own / teacher)
-    return share.join(groups[tables.NUMBERS].mean()).reset_index()
+    return share.drop(columns="dev", errors="ignore").join(groups[tables.NUMBERS].mean(), how="inner").reset_index()

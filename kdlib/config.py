@@ -1,12 +1,11 @@
 """The configuration of a run: one flat, frozen set of fields, which is also a notebook's parameters cell."""
 
-import difflib
 import re
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from kdlib.utils import absolute
+from kdlib.utils import absolute, nearest
 
 # Fields that change no trained weight, or that enter a training's key through the digest of the features.
 NOT_TRAINING = {
@@ -23,6 +22,7 @@ def _budgets(value):
 
 
 Budgets = Annotated[list[Annotated[int, Field(ge=1)]], BeforeValidator(_budgets), Field(min_length=1)]
+Place = Annotated[str, AfterValidator(absolute)]
 
 
 class RunConfig(BaseModel):
@@ -39,9 +39,9 @@ class RunConfig(BaseModel):
     variant: str = Field("", pattern=r"^[\w.-]*$", description="name of a variation of the method")
     score_on: Literal["test", "dev"] = Field("test", description="the scored split; whatever is chosen uses dev")
 
-    checkpoint: str = Field("toy", description="'toy', a folder, a model id (also owner/name@commit), '' for published")
+    checkpoint: Place = Field("toy", description="'toy', a folder, a model id (or owner/name@commit), '' for published")
     untrained_heads: bool = Field(False, description="BLIP with a random text encoder and random projections")
-    data_root: str = Field("shapes", description="'shapes' (synthetic), or the data set's folder")
+    data_root: Place = Field("shapes", description="'shapes' (synthetic), or the data set's folder")
     on_bad_image: Literal["error", "skip"] = Field("error", description="what to do with unreadable images")
     on_overlap: Literal["error", "drop"] = Field("error", description="what to do with images that are in two splits")
     on_missing: Literal["error", "skip"] = Field("error", description="what to do with listed images that are absent")
@@ -70,7 +70,7 @@ class RunConfig(BaseModel):
     cooldown: float = Field(0.0, ge=0, le=1, description="length of each budget's cooldown, as a share of its epochs")
     crop: float = Field(1.0, gt=0, le=1, description="least share of the area that random crops keep; 1 never crops")
     flip: bool = Field(False, description="mirror half of the training images; captions with left and right forbid it")
-    extra_images: str = Field("", description="more to distil from, never scored: a folder, or 'shapes:20000'")
+    extra_images: Place = Field("", description="more to distil from, never scored: a folder, or 'shapes:20000'")
 
     feature_dtype: Literal["float16", "float32"] = Field("float16", description="of the features on disk")
     teacher_precision: Literal["float32", "bfloat16"] = Field("float32", description="of the teacher's forward pass")
@@ -79,11 +79,6 @@ class RunConfig(BaseModel):
     precision: Literal["float32", "bfloat16"] = Field("float32", description="of the forward pass in training")
     threads: int = Field(1, ge=1, le=1024, description="CPU threads; part of the run, since sums depend on it")
     timed_calls: int = Field(200, ge=5, description="calls that a latency is taken from")
-
-    @field_validator("data_root", "checkpoint", "extra_images")
-    @classmethod
-    def _absolute(cls, value: str) -> str:
-        return absolute(value)
 
     @model_validator(mode="after")
     def _has_weights(self) -> "RunConfig":
@@ -115,9 +110,3 @@ class RunConfig(BaseModel):
     def training(self) -> dict:
         """The fields that a trained weight can depend on. Epochs are not: training 10 is training 5 and 5 more."""
         return self.model_dump(exclude=NOT_TRAINING)
-
-
-def nearest(name: str, known) -> str:
-    """The end of an error about an unknown name: the nearest one, and the choices."""
-    close = difflib.get_close_matches(name, list(known), 1)
-    return f"{f' Did you mean {close[0]}?' if close else ''} Known: {', '.join(sorted(known))}."

@@ -38,8 +38,8 @@ class Distiller(nn.Module):
         super().__init__()
         self.student, self.config, self.teacher_scale = student, config, teacher_scale
         self.log_scale = nn.Parameter(torch.tensor(math.log(INITIAL_SCALE)))
-        text, width, space = student.inputs.text, config.width, student.inputs.teacher_width
-        instead = {"supervised": "contrastive" if text else "labels"} | ({} if text else {"combined": "logit_matching"})
+        text, width, teacher_width = student.inputs.text, config.width, student.inputs.teacher_width
+        instead = {"supervised": "contrastive"} if text else {"supervised": "labels", "combined": "logit_matching"}
         objective = tuple(instead.get(name, name) for name in objective)
         self.objective = {name: find(losses.LOSSES, name, "loss") for name in objective}
         if {"contrastive", "kl", "combined"} & set(objective) and not text:
@@ -53,16 +53,17 @@ class Distiller(nn.Module):
         self.projector = self.orthogonal = None
         if TEACHER_SPACE & set(objective):
             if not text:
-                wide = 2 * space  # two layers, so that the embedding need not copy the teacher's feature: SimReg
-                first, last = nn.Linear(width, wide), nn.Linear(wide, space)
+                wide = 2 * teacher_width  # of two layers: the embedding need not copy the feature. SimReg
+                first, last = nn.Linear(width, wide), nn.Linear(wide, teacher_width)
                 self.projector = nn.Sequential(Rescaled(), first, nn.BatchNorm1d(wide), nn.ReLU(), last)
             else:  # one for image and text, since inference compares them: nothing for equal widths, else a linear map
-                self.projector = nn.Identity() if width == space else nn.Linear(width, space, bias=False)
+                same = width == teacher_width
+                self.projector = nn.Identity() if same else nn.Linear(width, teacher_width, bias=False)
             for side in ("image", "text") if text else ("image",):
-                mean = torch.zeros(space) if means is None else means[side].clone()
+                mean = torch.zeros(teacher_width) if means is None else means[side].clone()
                 self.register_buffer(f"{side}_mean", mean)
         if "orthogonal_projection" in objective:  # keeps all cosines where the teacher is at least as wide
-            self.orthogonal = parametrizations.orthogonal(nn.Linear(width, space, bias=False))
+            self.orthogonal = parametrizations.orthogonal(nn.Linear(width, teacher_width, bias=False))
 
     @property
     def scale(self) -> Tensor:

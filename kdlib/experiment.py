@@ -15,16 +15,16 @@ from kdlib import features, keys, loader, result, students, tables, teachers, tr
 from kdlib.config import RunConfig
 from kdlib.evaluate.protocol import Evaluation, embed, embed_teacher
 from kdlib.losses import LOSSES
-from kdlib.machine import choose, keep_memory
-from kdlib.utils import digest, find, locked, read_json, register, runs_root
+from kdlib.machine import keep_memory
+from kdlib.utils import digest, find, locked, register, runs_root
 
-# What the splits of a run depend on.
-DATA = {"dataset", "data_root", "on_bad_image", "on_overlap", "on_missing", "train_limit", "extra_images", "score_on"}
+# What the splits depend on.
+DATA = {"dataset", "data_root", "on_overlap", "on_missing", "train_limit", "extra_images", "score_on", "cooldown"}
 
 
 def open_data(config: RunConfig) -> dict[str, datasets.Dataset]:
     """The splits of a run, read once in a process for all runs on the same data."""
-    return _data(config.model_dump_json(include=DATA | {"cooldown"}))
+    return _data(config.model_dump_json(include=DATA))
 
 
 @lru_cache(maxsize=4)
@@ -32,19 +32,14 @@ def _data(fields: str) -> dict[str, datasets.Dataset]:
     return datasets.open_data(RunConfig(teacher="dino", **json.loads(fields)))
 
 
-def features_key_of(config: RunConfig) -> str:
-    """What the teacher's features of the training images depend on; equal keys share one cache."""
-    data = open_data(config)
-    return features.features_key(config, data.get("train", data["fit"]))
-
-
 def keys_of(config: RunConfig, changes: dict | None = None) -> dict[str, str]:
     """What each stage's numbers depend on. The scores of runs with equal ``images`` are paired."""
-    prints = {name: dataset.fingerprint for name, dataset in open_data(config).items() if name != "train"}
+    data = open_data(config)
+    prints = {name: dataset.fingerprint for name, dataset in data.items() if name != "train"}
     named = [name for name in distilling.objective_of(config) if name != "supervised"]
     own = {name: keys.own_code(find(LOSSES, name, "loss")) for name in named}
     own["student"] = keys.own_code(students.class_of(config.method))
-    cached = features_key_of(config)
+    cached = features.features_key(config, data.get("train", data["fit"]))
     return {
         "features": cached,
         "train": keys.train_key(config, cached, own, changes),
@@ -60,46 +55,31 @@ def run_folder(config: RunConfig, key: str = "") -> Path:
     return runs_root() / config.study / pair / config.folder / f"seed{config.seed}-{key[:8]}"
 
 
-def is_done(config: RunConfig, folder: Path) -> str:
-    """'' where every budget has a result of the current evaluation; else the reason, in words."""
-    record = read_json(folder / "result.json")
-    if record is None or not (folder / "scores.npz").exists():
-        return "not run yet"
-    if missing := [str(epochs) for epochs in config.epochs if str(epochs) not in record["budgets"]]:
-        return f"{', '.join(missing)} epochs are not scored yet"
-    return "" if record["keys"]["evaluation"] == keys_of(config)["evaluation"] else "the evaluation has changed"
-
-
 def build_features(config: RunConfig) -> None:
     """Build what is missing of the features that a run reads."""
     loader.open_splits(config, open_data(config), students.class_of(config.method).reads)
 
 
 class Experiment:
-    """``Experiment.open(config)``, then ``train()`` and ``evaluate()``. Each can be repeated.
+    """``Experiment.open(config)``, then ``train()`` and ``evaluate()``. Each can be repeated."""
 
-    ``edited``: a line for each change by hand to the distiller that was trained, whose ``run`` and ``keys`` are others.
-    """
-
-    def __init__(self, config: RunConfig, run: Path | None = None, own_keys: dict | None = None):
+    def __init__(self, config: RunConfig):
         torch.set_num_threads(config.threads)
         keep_memory()
         self.config, self.data = config, open_data(config)
+        print(datasets.summary(self.data))
         self.splits = loader.open_splits(config, self.data, students.class_of(config.method).reads)
         if self.splits["fit"].labels is None and not self.has_text:
             without = f"The teacher {config.teacher} has no text side, and {config.dataset} has no labels"
             raise ValueError(f"{without}: there is nothing to score. Take a vision-language teacher.")
-        self.keys = own_keys or keys_of(config)
-        self.run = run or run_folder(config, self.keys["train"])
-        self.edited: list[str] = []
+        self.keys = keys_of(config)
+        self.run = run_folder(config, self.keys["train"])
+        self.edited: list[str] = []  # a line for each change by hand to the distiller; its run and keys are others
         self._began = None  # the distiller before its training
 
     @classmethod
     def open(cls, config: RunConfig, *, student=None, losses=(), teacher=None, dataset=None) -> "Experiment":
-        """Read the data and build or open the features.
-
-        The others replace the configuration's: names, or a user's own classes and functions.
-        """
+        """Read the data and build or open the features. The others are names, or a user's own classes and functions."""
         own = {
             "method": student and register(students.STUDENTS, student, "student"),
             "objective": "+".join(register(LOSSES, loss, "loss") for loss in losses),
@@ -114,7 +94,9 @@ class Experiment:
         record = result.read(Path(run))
         if record["edited"]:
             raise ValueError(f"{run} was trained from a module that a notebook edited: open it in that notebook.")
-        return cls(RunConfig(**record["config"]), Path(run), record["keys"])
+        experiment = cls(RunConfig(**record["config"]))
+        experiment.run, experiment.keys = Path(run), record["keys"]
+        return experiment
 
     @property
     def has_text(self) -> bool:
@@ -131,14 +113,8 @@ class Experiment:
         """All scores that this data allows, on the split that the configuration names."""
         return Evaluation(self.splits, self.config.score_on)
 
-    def distiller(self) -> distilling.Distiller:
-        """Student and losses with the initial weights of this seed."""
-        made = self.build()
-        made.__dict__["_made_from"] = self.config
-        return made
-
-    def build(self, **changed) -> distilling.Distiller:
-        """Initial weights of the configuration, or of one with ``changed`` fields."""
+    def distiller(self, **changed) -> distilling.Distiller:
+        """Student and losses with the initial weights of this seed; ``changed``: fields of the configuration."""
         config = self.config.model_copy(update=changed)
         return distilling.build(config, self.splits["fit"], len(self.data["fit"].class_names))
 
@@ -151,15 +127,9 @@ class Experiment:
         return loader.TrainLoader(split, distiller.config, student.reads, student.text_reads, student.attends, anchors)
 
     def train(self, distiller: distilling.Distiller | None = None) -> pd.DataFrame:
-        """Train to the largest budget, or continue from the last checkpoint. A row an epoch: loss, terms, seconds.
-
-        ``distiller``: one from :meth:`distiller`; an edited one has a key and a folder of its own.
-        """
+        """Train to the largest budget, from the last checkpoint; an edited ``distiller`` has a folder of its own."""
         fresh = self.distiller()
         distiller = fresh if distiller is None else distiller
-        made = getattr(distiller, "_made_from", self.config).training()
-        if stale := dict(made.items() - self.config.training().items()):
-            raise ValueError(f"This distiller is of another configuration, with {stale}: make it again.")
         began, then = distiller.__dict__.pop("_trained", (None, None))
         if began is None or then != keys.description(distiller):  # else the cell is run again: that is no edit
             began = copy.deepcopy(distiller)
@@ -176,9 +146,9 @@ class Experiment:
             distiller.__dict__["_trained"] = began, keys.description(distiller)
         return pd.DataFrame(history)
 
-    def initial(self) -> distilling.Distiller:
-        """The distiller before its first training step."""
-        return self.build() if self._began is None else copy.deepcopy(self._began)
+    def initial(self, **changed) -> distilling.Distiller:
+        """The distiller before its first training step, with what was edited; else as :meth:`distiller` makes it."""
+        return self.distiller(**changed) if self._began is None else copy.deepcopy(self._began)
 
     def trained(self, epochs: int = 0) -> distilling.Distiller:
         """The distiller after a budget, by default the largest, from its checkpoint."""
@@ -187,7 +157,7 @@ class Experiment:
         if path is None:
             raise FileNotFoundError(f"{self.run}: there is no checkpoint of {epochs} epochs; train() first.")
         # Its weights are the checkpoint's: pretrained ones need not be downloaded for it.
-        distiller = self.build(pretrained=False) if self._began is None else copy.deepcopy(self._began)
+        distiller = self.initial(pretrained=False)
         trainer.restore(path, distiller)
         return distiller.eval()
 
@@ -207,7 +177,7 @@ class Experiment:
             looks = torch.from_numpy(np.array(part.features["image_attention"]))
             arrays = embed_teacher(part) | {"image_attention": looks}
         else:
-            arrays = embed(self.trained().student, part, choose(self.config.device))
+            arrays = embed(self.trained().student, part, self.config.device)
         return {name: values.float().numpy() for name, values in arrays.items()}
 
     def captions(self, split: str = "") -> list[str]:

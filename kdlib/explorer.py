@@ -1,9 +1,6 @@
 """The explorer: what the student of a finished run finds and where it looks, beside its teacher. For JupyterLab."""
 
-import base64
 import html
-import io
-import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
@@ -13,8 +10,7 @@ import ipywidgets as widgets
 import numpy as np
 import pandas as pd
 import torch
-from matplotlib.figure import Figure
-from PIL import Image, ImageOps
+from PIL import Image
 
 from kdlib import features, show, tables, teachers
 from kdlib.config import RunConfig
@@ -23,7 +19,7 @@ from kdlib.evaluate.metrics import cosines, unit_rows
 from kdlib.evaluate.protocol import embed, embed_teacher
 from kdlib.experiment import Experiment
 from kdlib.loader import Split
-from kdlib.losses import resample
+from kdlib.study import said
 from kdlib.utils import runs_root
 
 IMAGES, TEXTS = 6, 4  # of a ranking
@@ -38,8 +34,8 @@ def finished(study: str = "", path: str | Path | None = None) -> list[tuple[str,
     for name in [study] if study else sorted({file.parts[-5] for file in root.glob("*/*/*/seed*/result.json")}):
         table = tables.runs(name, root)
         for run in table[table.outcome == "ok"].drop_duplicates("path", keep="last").itertuples():
-            said = f"{run.teacher}, {run.dataset}: {run.student}, {run.epochs} epochs, seed {run.seed}"
-            options.append((f"{said} ({name}, {run.key})", run.path))
+            label = f"{run.teacher}, {run.dataset}: {run.student}, {run.epochs} epochs, seed {run.seed}"
+            options.append((f"{label} ({name}, {run.key})", run.path))
     if not options:
         raise FileNotFoundError(f"{root / study} has no finished run; try 'kdlib run notebooks/studies/mini.yaml'.")
     return options
@@ -128,15 +124,10 @@ class Explorer:
         self.caption.disabled = not self.split.features.facts["text"]
         scores = pd.DataFrame(tables.scores_of(experiment.result, run, max(experiment.config.epochs)))
         scores = scores[scores.primary & scores.encoder.isin(["teacher", "student", "pca", "random_init"])]
-        axes = (figure := Figure(figsize=(6, 1.8), layout="constrained")).subplots()
-        reach, names = [scores.value - scores.low, scores.high - scores.value], scores.encoder.map(show.NAMES)
-        axes.errorbar(scores.value, names, xerr=reach, fmt="o", color="#0072B2", capsize=3)
-        axes.set(xlabel=show.NAMES[scores.metric.iloc[0]], xlim=(0, None), ymargin=0.2)
-        figure.savefig(buffer := io.BytesIO(), dpi=100)
-        source = base64.b64encode(buffer.getvalue()).decode()
-        alt = ", ".join(f"{name} {value:.3f}" for name, value in zip(names, scores.value, strict=True))
-        said = "A toy teacher, of synthetic scenes." if experiment.result["teacher"]["source"] == "toy" else ""
-        return f'<p>{said}</p><img alt="{html.escape(alt)}" src="data:image/png;base64,{source}">'
+        names = {"encoder": "", "value": show.NAMES[scores.metric.iloc[0]], "low": "95 % from", "high": "to"}
+        table = scores.replace({"encoder": show.NAMES})[[*names]].rename(columns=names)
+        note = "A toy teacher, of synthetic scenes." if experiment.result["teacher"]["source"] == "toy" else ""
+        return f"<p>{note}</p>{table.to_html(index=False, border=0, float_format='%.3f')}"
 
     def _of_image(self) -> str:
         row = self.image.value - 1
@@ -167,12 +158,9 @@ class Explorer:
     def _seen(self, image: Image.Image, name: str, made: dict[str, Arrays], row: int = 0) -> str:
         """An image, row ``row`` of ``made``: where teacher and student look in it, and what they find for it."""
         facts, shown, words = self.split.features.facts, [image], [name]
-        read = ImageOps.fit(image, [min(image.size)] * 2) if facts["centre_crop"] else image
         for who in [who for who in made if "image_attention" in made[who]]:
-            maps, places = made[who]["image_attention"][row], math.prod(facts["grid"])
-            if len(maps) != places:
-                maps = resample(torch.from_numpy(maps[None]), places)[0].numpy()
-            shown.append(show.overlay(read, maps, facts["grid"]))
+            looks = made[who]["image_attention"][row]
+            shown.append(show.overlay(image, looks, facts["grid"], facts["centre_crop"]))
             words.append(f"where the {who} looks")
         return show.images(shown, words, height=150).data + self._found(made, "image", row)
 
@@ -196,4 +184,4 @@ class Explorer:
 
 
 def _sentence(error: Exception) -> str:
-    return f'<p role="alert">{html.escape(str(error) or type(error).__name__)}</p>'
+    return f'<p role="alert">{html.escape(said(error))}</p>'

@@ -6,9 +6,11 @@ import dis
 import hashlib
 import inspect
 import json
+import re
 import sys
 from functools import cache, partial
 from pathlib import Path
+from types import FunctionType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -20,10 +22,10 @@ from kdlib.config import RunConfig
 from kdlib.utils import digest, find
 
 PACKAGE = Path(__file__).parent
-ROOMS = {  # of a folder the files in it, not those of its subfolders
-    "features": ("data/base.py", "teachers", "features.py"),
-    "training": ("students", "losses.py", "distiller.py", "trainer.py", "loader.py"),
-    "evaluation": ("evaluate",),
+ROOMS = {
+    "features": ("data/base.py", "teachers/*.py", "features.py"),
+    "training": ("students/*.py", "losses.py", "distiller.py", "trainer.py", "loader.py"),
+    "evaluation": ("evaluate/*.py",),
 }
 DESCRIBE = ("cost.py", "known.py")  # change no score
 LIBRARIES = {"kdlib", "torch", "torchvision", "transformers", "numpy", *sys.stdlib_module_names}
@@ -32,8 +34,7 @@ LIBRARIES = {"kdlib", "torch", "torchvision", "transformers", "numpy", *sys.stdl
 @cache
 def code_digest(room: str, package: Path = PACKAGE) -> str:
     """SHA-256 of the code of one room, without comments, docstrings and messages."""
-    places = [package / place for place in ROOMS[room]]
-    files = [file for place in places for file in ([place] if place.suffix else place.glob("*.py"))]
+    files = [file for place in ROOMS[room] for file in package.glob(place)]
     return digest(sorted(essence(file.read_text(encoding="utf-8")) for file in files if file.name not in DESCRIBE))
 
 
@@ -66,55 +67,59 @@ def own_code(thing: Any) -> str:
 
     In a file: of the file. In a notebook: of its instructions and all that it uses of the notebook.
     """
-    _plain(find({}, thing, "code") if isinstance(thing, str) and ":" in thing else thing, found := {})
-    return digest([*found.values()]) if found else ""
+    code = _own(find({}, thing, "code") if isinstance(thing, str) and ":" in thing else thing)
+    return digest(code) if code else ""
 
 
-def _text(value: Any, found: dict | None = None) -> str:
-    """A value as text that is equal for equal values in every process; own code that it holds goes to ``found``."""
-    codes: dict = {} if found is None else found
-    text = json.dumps(value, default=partial(_plain, found=codes), sort_keys=True, skipkeys=True)
-    return f"{text} {digest([*codes.values()])[:8]}" if found is None and codes else text
+def _text(value: Any, above: tuple = ()) -> str:
+    """A value as text that is equal for equal values in every process; ``above``: the code that uses it."""
+    return json.dumps(value, default=partial(_plain, above=above), sort_keys=True, skipkeys=True)
 
 
-def _plain(value: Any, found: dict) -> Any:
-    """What JSON does not know, in terms of what it knows; of code the name, while its content goes to ``found``."""
+def _plain(value: Any, above: tuple) -> Any:
+    """What JSON does not know, in terms of what it knows: code by its name, and a user's own by its digest too."""
     if isinstance(value, torch.Tensor):
         return hashlib.sha256(save({"": value.detach().cpu().contiguous()})).hexdigest()[:16]
     if isinstance(value, np.ndarray | np.generic):
         return value.tolist()
     if isinstance(value, set | frozenset):
         return sorted(value, key=str)
-    if isinstance(value, RunConfig):
-        return value.training()
     if dataclasses.is_dataclass(value) and not inspect.isclass(value):
         return vars(value)
-    value = _function(value)
-    thing = value if inspect.isclass(value) or inspect.isfunction(value) or inspect.ismodule(value) else type(value)
+    if isinstance(value, RunConfig):
+        return value.training()
+    value, own = _function(value), _own(value, above)
+    name = getattr(value, "__qualname__", getattr(value, "__name__", type(value).__qualname__))
+    return f"{name} {digest(own)[:16]}" if own else name
+
+
+def _own(value: Any, above: tuple = ()) -> str:
+    """What a user's own code, or that of a value's class, is made of; '' for others, and for code that uses itself."""
+    thing = value = _function(value)
+    if not isinstance(value, type | FunctionType | ModuleType):
+        thing = type(value)
     module = thing.__name__ if inspect.ismodule(thing) else thing.__module__
-    file = getattr(sys.modules.get(module), "__file__", None) or ""
-    if module == "__main__" and id(thing) not in found:
-        found[id(thing)] = ""  # ends a recursion
-        found[id(thing)] = _text(_content(thing), found)
-    elif module != "__main__" and module.split(".")[0] not in LIBRARIES and file.endswith(".py"):
-        found[module] = essence(Path(file).read_text(encoding="utf-8"))
-    return getattr(value, "__qualname__", None) or getattr(value, "__name__", None) or type(value).__qualname__
+    if module != "__main__":
+        file = getattr(sys.modules.get(module), "__file__", None) or ""
+        known = module.split(".")[0] in LIBRARIES or not file.endswith(".py")
+        return "" if known else essence(Path(file).read_text(encoding="utf-8"))
+    if thing in above:
+        return ""
+    if inspect.isclass(thing):
+        members = vars(thing).items()
+        used = [thing.__bases__, {name: one for name, one in members if name[:2] != "__" or inspect.isroutine(one)}]
+    else:
+        names: set[str] = set()
+        enclosing = zip(thing.__code__.co_freevars, thing.__closure__ or (), strict=True)
+        variables = thing.__globals__ | {name: cell.cell_contents for name, cell in enclosing}
+        used = [_steps(thing.__code__, names), thing.__defaults__, thing.__kwdefaults__]
+        used.append({name: variables[name] for name in names & {*variables}})
+    return _text(used, (*above, thing))
 
 
 def _function(value: Any) -> Any:
     """The function in a method, a property or a decorator."""
     return inspect.unwrap(getattr(value, "__func__", None) or getattr(value, "fget", None) or value)
-
-
-def _content(thing: Any) -> list:
-    """A class of a notebook: bases and members; a function: instructions, defaults, variables from outside."""
-    if inspect.isclass(thing):
-        members = vars(thing).items()
-        return [thing.__bases__, {name: one for name, one in members if name[:2] != "__" or inspect.isroutine(one)}]
-    steps = _steps(thing.__code__, names := set())
-    enclosing = zip(thing.__code__.co_freevars, thing.__closure__ or (), strict=True)
-    variables = thing.__globals__ | {name: cell.cell_contents for name, cell in enclosing}
-    return [steps, thing.__defaults__, thing.__kwdefaults__, {name: variables[name] for name in names & {*variables}}]
 
 
 def _steps(code: Any, names: set[str]) -> list:
@@ -159,7 +164,7 @@ def description(distiller: nn.Module) -> dict[str, str]:
 
 def _replaced() -> dict[str, str]:
     """Functions and classes of the training that a notebook replaced by its own, and their code."""
-    found, training = {}, tuple(f"kdlib.{place.removesuffix('.py')}" for place in ROOMS["training"])
+    found, training = {}, tuple(f"kdlib.{re.split('[./]', place)[0]}" for place in ROOMS["training"])
     for module in [module for name, module in sys.modules.items() if name.startswith(training)]:
         for owner in (module, *filter(inspect.isclass, vars(module).values())):
             for attribute, value in vars(owner).items():

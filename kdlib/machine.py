@@ -22,10 +22,9 @@ FEWEST_CALLS, CALL_SECONDS = 5, 60.0  # of BLIP on a CPU a call with 32 images t
 
 
 def choose(name: str) -> torch.device:
-    """The device called ``name``; 'auto' is CUDA where there is one, else Apple's MPS, else the CPU."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    return torch.device(name)
+    """The device called ``name``; 'auto' is the accelerator that is there, as CUDA or Apple's MPS, else the CPU."""
+    auto = torch.accelerator.current_accelerator(check_available=True) if name == "auto" else None
+    return auto or torch.device("cpu" if name == "auto" else name)
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
@@ -61,25 +60,21 @@ def keep_memory() -> bool:
 
 def call_times(call: Callable, device: torch.device, calls: int) -> list[float]:
     """Milliseconds of each of ``calls`` calls, after 30 that warm up; slow ones are timed for a minute, at least 5."""
-    began = now(device)
-    for _ in range(min(WARM_UP_CALLS, calls)):
-        call()
-        if now(device) - began > WARM_UP_SECONDS:
-            break
-    times, began = [], now(device)
-    while len(times) < calls and (len(times) < FEWEST_CALLS or now(device) - began < CALL_SECONDS):
-        started = now(device)
-        call()
-        times.append(round((now(device) - started) * 1000, 5))
-    return times
+
+    def timed(most: int, least: int, seconds: float) -> list[float]:
+        times = [now(device)]
+        while len(times) <= most and (len(times) <= least or times[-1] - times[0] < seconds):
+            call()
+            times.append(now(device))
+        return (np.diff(times) * 1000).round(5).tolist()
+
+    timed(min(WARM_UP_CALLS, calls), 1, WARM_UP_SECONDS)
+    return timed(calls, FEWEST_CALLS, CALL_SECONDS)
 
 
 def latency(*parts: list[float]) -> dict[str, float]:
     """Percentiles of the time, in ms, of parts that run one after the other, over all combinations of their calls."""
-    total = np.zeros(1)
-    for times in parts:
-        total = np.add.outer(total, times).ravel()
-    p10, p50, p90 = np.percentile(total, [10, 50, 90])
+    p10, p50, p90 = np.percentile(sum(np.meshgrid(*parts)), [10, 50, 90])
     return {"p10_ms": float(p10), "p50_ms": float(p50), "p90_ms": float(p90), "calls": min(map(len, parts))}
 
 
@@ -87,13 +82,10 @@ def multiply_accumulates(call: Callable) -> int:
     """Those of one call: of matrix products, convolutions and attention."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # the counter does not know the fused kernel
-    try:
-        with FlopCounterMode(display=False) as counter:
-            call()
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fused)
+    with FlopCounterMode(display=False) as counter:
+        call()
+    torch.backends.mha.set_fastpath_enabled(True)
     return counter.get_total_flops() // 2
 
 
@@ -105,12 +97,10 @@ def _text(path: str | Path) -> str:
 
 def _limits(name: str) -> list[list[str]]:
     """The words of a file of this process's control groups and of those above them, of version 1 or 2."""
-    found = []
-    for line in _text("/proc/self/cgroup").splitlines():
-        _, controllers, group = line.split(":", 2)
-        inner = Path(group.strip("/"))
-        found += [_text(Path("/sys/fs/cgroup", controllers, place, name)).split() for place in (inner, *inner.parents)]
-    return [words for words in found if words]
+    lines = [line.split(":", 2) for line in _text("/proc/self/cgroup").splitlines()]
+    inner = [Path("/sys/fs/cgroup", controllers, group.strip("/"), name) for _, controllers, group in lines]
+    files = [Path(up, name) for file in inner for up in file.parents]
+    return [words for file in files if (words := _text(file).split())]
 
 
 def memory_bytes() -> int:

@@ -3,12 +3,11 @@
 import numpy as np
 import pandas as pd
 import torch
+from sklearn.neighbors import NearestNeighbors
+from sklearn.preprocessing import normalize
 
 from kdlib.evaluate.bootstrap import interval, replicate_means, resamples
-from kdlib.evaluate.metrics import cosines, unit_rows
 from kdlib.losses import resample
-
-CHUNK = 256  # rows of cosines at a time
 
 
 def debiased_cka(first: np.ndarray, second: np.ndarray) -> float:
@@ -35,12 +34,8 @@ def _hsic(first: torch.Tensor, second: torch.Tensor) -> float:
 
 def neighbours(features: np.ndarray, count: int = 5) -> np.ndarray:
     """(N, D) -> (N, count): the nearest other images of each by cosine, the nearest first."""
-    space, found = unit_rows(torch.as_tensor(features)), []
-    for rows in torch.arange(len(space)).split(CHUNK):
-        similar = cosines(space[rows], space)  # (B, N)
-        similar[torch.arange(len(rows)), rows] = -torch.inf
-        found.append(similar.topk(min(count, len(space) - 1), dim=1).indices)
-    return torch.cat(found).numpy()
+    search = NearestNeighbors(n_neighbors=min(count, len(features) - 1), algorithm="brute")
+    return search.fit(normalize(np.asarray(features, dtype=np.float64))).kneighbors(return_distance=False)
 
 
 def kept_neighbours(student: np.ndarray, teacher: np.ndarray, count: int = 5) -> np.ndarray:

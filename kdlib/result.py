@@ -3,13 +3,12 @@
 import hashlib
 import os
 import time
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from kdlib import teachers, trainer, utils
+from kdlib.data import counts
 from kdlib.distiller import role_of
 from kdlib.evaluate import cost as costs
 from kdlib.evaluate import known
@@ -17,8 +16,6 @@ from kdlib.evaluate.protocol import Evaluation, Scores, controls, embed, failed_
 from kdlib.loader import with_shuffled_words
 from kdlib.machine import choose, hardware, versions
 from kdlib.utils import Progress, digest, file_digest, locked, read_json, runs_root
-
-SCHEMA = 5  # raised when a field of the record changes its meaning
 
 
 def read(run: Path) -> dict:
@@ -30,69 +27,64 @@ def read(run: Path) -> dict:
 
 def write(experiment) -> dict:
     """Score the budgets of a trained experiment that have no current score; write its result and return it."""
-    config, run, splits = experiment.config, experiment.run, experiment.splits
-    evaluation, device = experiment.evaluation, choose(config.device)
+    config, run, splits, evaluation = experiment.config, experiment.run, experiment.splits, experiment.evaluation
     before, arrays = read_json(run / "result.json"), {}
     if before and before["keys"]["evaluation"] == experiment.keys["evaluation"] and (run / "scores.npz").exists():
+        if before["config"] == config.model_dump():
+            return before  # as after a kill between the result and the end of its notebook
         with np.load(run / "scores.npz") as file:
             arrays = dict(file)
-        scored = {str(epochs) for epochs in config.epochs} <= before["budgets"].keys()
-        if scored and before["config"] == config.model_dump():
-            return before  # as after a kill between the result and the end of its notebook
     else:
         before = {"budgets": {}, "controls": {}}
+    budgets, started = before["budgets"], experiment.initial()
+    initial = {"random_init": started}
+    if config.pretrained:
+        initial = {"random_init": experiment.distiller(pretrained=False), "pretrained_init": started}
+    own = {name: row for name, row in before["controls"].items() if name in initial}
     with Progress("scoring", len(config.epochs) + 2) as bar:
         shared, checks, file = _controls(experiment)
         bar.update(1, "controls")
-        initial = {"random_init": experiment.initial()}
-        if config.pretrained:
-            initial = {"random_init": experiment.build(pretrained=False), "pretrained_init": initial["random_init"]}
-        rows = {name: row for name, row in before["controls"].items() if name in initial}
         for name, distiller in initial.items():
-            if name not in rows:
-                embedded = {split: embed(distiller.student, splits[split], device) for split in evaluation.needed}
-                scores = evaluation.score(embedded)
-                rows[name], arrays = scores.rows(), arrays | scores.arrays(name)
-        budgets = before["budgets"]
+            if name not in own:
+                scores = evaluation.score(evaluation.embed(distiller.student, config.device))
+                own[name], arrays = scores.rows(), arrays | scores.arrays(name)
         for done, epochs in enumerate(config.epochs):
             bar.update(2 + done, f"{epochs} epochs")
             if str(epochs) not in budgets:
-                budgets[str(epochs)], made = _budget(experiment, epochs)
-                arrays |= {f"{epochs}/{name}": values for name, values in made.items()}
+                scored = _budget(experiment, epochs)
+                rows = {who: scores.rows() for who, scores in scored.items()}
+                budgets[str(epochs)] = {"scores": rows, "facts": scored["student"].facts}
+                for who, scores in scored.items():
+                    arrays |= scores.arrays(f"{epochs}/{who}")
         bar.update(2 + len(config.epochs), "cost")
-        student, photo, calls = experiment.trained().student, experiment.photo(config.score_on, 0), config.timed_calls
-        measure = partial(costs.student_cost, student, evaluation.scored, photo, device, calls)
-        own = _once(experiment.keys["train"], config, measure)
-        backbone = _once(teachers.describe(config), config, lambda: costs.teacher_cost(teachers.load(config), calls))
-    facts, score, history = splits["fit"].features.facts, rows["random_init"], trainer.history(run, config)
-    stored_bytes = sum(value.numel() * value.element_size() for value in student.state_dict().values())
-    on = len(evaluation.scored), len(evaluation.scored.owner) if experiment.has_text else 0
-    values = {metric: value for metric, (value, *_) in shared["teacher"].items()}
-    reference = known.reference(facts["source"], config.dataset, *on, values) if config.score_on == "test" else []
+        student, photo = experiment.trained().student, experiment.photo(config.score_on, 0)
+        cost = costs.student_cost(student, evaluation.scored, photo, config.device, config.timed_calls)
+        backbone = _teacher_cost(config)
+    facts, history, random = splits["fit"].features.facts, trainer.history(run, config), own["random_init"]
+    texts = len(evaluation.scored.owner) if experiment.has_text else 0
     record = {
-        "schema": SCHEMA,
         "outcome": "ok",
         "config": config.model_dump(),
         "keys": experiment.keys,
         "edited": experiment.edited,
         "role": role_of(config),
-        "objective": list(experiment.initial().objective),
+        "objective": list(started.objective),
         "primary": evaluation.primary,
         "pairing": "student image x student text" if experiment.has_text else "",
         "budgets": {name: budgets[name] for name in sorted(budgets, key=int)},
-        "controls": shared | rows,
+        "controls": shared | {name: own[name] for name in initial},
         "controls_file": os.path.relpath(file, run),
         "failed_checks": checks,
         # What random init nearly scores in full says nothing about training.
-        "saturated": sorted(n for n, (value, *_) in score.items() if value > 0.99 and not n.endswith(("_rank", "_kl"))),
-        "size": costs.sizes(own, backbone, student) | {"file_mb": stored_bytes / 2**20},
-        "time": costs.times(own, backbone, student, history) | _spent(experiment, history),
+        "saturated": sorted(n for n, (x, *_) in random.items() if x > 0.99 and not n.endswith(("_rank", "_kl"))),
+        "size": costs.sizes(cost, backbone, student),
+        "time": costs.times(cost, backbone, student, history) | _spent(experiment, history),
         "history": history,
-        "teacher": {name: facts[name] for name in ("family", "source", "revision", "untrained", "grid")},
+        "teacher": {name: facts[name] for name in ("source", "revision", "untrained")},
         "leakage": known.leakage(config),
-        "reference": reference,
+        "reference": known.reference(config, facts["source"], len(evaluation.scored), texts, shared["teacher"]),
         "data": {name: _described(split.features, experiment.data[name], config) for name, split in splits.items()},
-        "hardware": hardware(device),
+        "hardware": hardware(choose(config.device)),
         "versions": versions(),
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
@@ -102,31 +94,19 @@ def write(experiment) -> dict:
     return record
 
 
-def _budget(experiment, epochs: int) -> tuple[dict, dict[str, np.ndarray]]:
-    """The entry of one budget and its arrays: scores on the scored split, on dev after a cooldown, words shuffled."""
-    config, evaluation, device = experiment.config, experiment.evaluation, choose(experiment.config.device)
-    student, splits, on = experiment.trained(epochs).student, experiment.splits, config.score_on
-    embedded = {name: embed(student, splits[name], device) for name in evaluation.needed}
+def _budget(experiment, epochs: int) -> dict[str, Scores]:
+    """The scores of a budget: of the student, on dev after a cooldown, and of captions with shuffled words."""
+    evaluation, splits, device = experiment.evaluation, experiment.splits, experiment.config.device
+    student, on = experiment.trained(epochs).student, evaluation.on
+    embedded = evaluation.embed(student, device)
     scored = {"student": evaluation.score(embedded)}
-    if config.cooldown and on == "test":  # which decides whether the student has converged
+    if experiment.config.cooldown and on == "test":  # which decides whether the student has converged
         on_dev = Evaluation(splits, "dev")
-        scored["dev"] = on_dev.score({name: embed(student, splits[name], device) for name in on_dev.needed})
+        scored["dev"] = on_dev.score(on_dev.embed(student, device))
     if student.text_reads == "ids":
         text = embed(student, with_shuffled_words(splits[on]), device)["text"]
         scored["words_shuffled"] = evaluation.score(embedded | {on: embedded[on] | {"text": text}})
-    path = trainer.checkpoint_of(experiment.run, experiment.keys["train"], epochs, config)
-    entry = {
-        "scores": {name: scores.rows() for name, scores in scored.items()},
-        "facts": scored["student"].facts,
-        "evaluation": experiment.keys["evaluation"],
-        "checkpoint": file_digest(path),
-        "cooldown": trainer.cooldown_epochs(config, epochs),
-    }
-    return entry, _all_arrays(scored)
-
-
-def _all_arrays(scored: dict[str, Scores]) -> dict[str, np.ndarray]:
-    return {name: values for who, scores in scored.items() for name, values in scores.arrays(who).items()}
+    return scored
 
 
 def _controls(experiment) -> tuple[dict, list[str], Path]:
@@ -137,21 +117,23 @@ def _controls(experiment) -> tuple[dict, list[str], Path]:
     with locked(path.with_suffix(".lock")):
         record = read_json(path)
         if record is None or not file.exists():
-            scored = controls(evaluation, experiment.config.width)
+            scored, arrays = controls(evaluation, experiment.config.width), {}
+            for who, scores in scored.items():
+                arrays |= scores.arrays(who)
             rows = {who: scores.rows() for who, scores in scored.items()}
             record = {"rows": rows, "failed_checks": failed_checks(evaluation, scored)}
-            utils.write_arrays(file, _all_arrays(scored))
+            utils.write_arrays(file, arrays)
             utils.write_json(path, record)
     return record["rows"], record["failed_checks"], file
 
 
-def _once(of, config, measure: Callable[[], dict]) -> dict:
-    """A measurement of size and speed that is made once on a machine; kept below runs/cache/."""
-    key = digest([of, hardware(choose(config.device)), config.timed_calls, file_digest(Path(costs.__file__))])
-    path = runs_root() / "cache" / f"cost-{key[:16]}.json"
+def _teacher_cost(config) -> dict:
+    """Measured once for each teacher on a machine; kept below runs/cache/."""
+    of = [teachers.describe(config), hardware(choose(config.device)), config.timed_calls]
+    path = runs_root() / "cache" / f"cost-{digest([*of, file_digest(Path(costs.__file__))])[:16]}.json"
     with locked(path.with_suffix(".lock")):
         if (record := read_json(path)) is None:
-            utils.write_json(path, record := measure())
+            utils.write_json(path, record := costs.teacher_cost(teachers.load(config), config.timed_calls))
     return record
 
 
@@ -160,12 +142,12 @@ def _spent(experiment, history: list[dict]) -> dict:
     trained_on = experiment.splits.get("train", experiment.splits["fit"])
     stores = [trained_on.features, trained_on.pixels, trained_on.source]
     built = sum({store.path: store.seconds for store in stores if store is not None}.values())
-    seconds = {}
+    trained = {}
     for epochs in experiment.config.epochs:
         own = [r for r in history if r.get("cooldown", epochs) == epochs and ("cooldown" in r or r["epoch"] <= epochs)]
-        seconds[str(epochs)] = sum(record["seconds"] for record in own)
-    total = {epochs: (built + spent) / 60 for epochs, spent in seconds.items()}
-    return {"features_s": built, "train_s": seconds, "total_min": total}
+        trained[str(epochs)] = sum(record["seconds"] for record in own)
+    total = {epochs: (built + seconds) / 60 for epochs, seconds in trained.items()}
+    return {"features_s": built, "train_s": trained, "total_min": total}
 
 
 def _described(stored, dataset, config) -> dict:
@@ -174,12 +156,5 @@ def _described(stored, dataset, config) -> dict:
     identity = hashlib.sha256(text.encode()).hexdigest()
     file = f"{config.dataset.replace(':', '.')}-{dataset.split}-{identity[:12]}.txt"
     utils.write_atomic(runs_root() / "splits" / file, text)
-    return {
-        "title": dataset.title,
-        "images": len(stored),
-        "skipped": len(stored.skipped),
-        "left_out": len(dataset.left_out),
-        "left_out_first": [list(pair) for pair in dataset.left_out[:20]],
-        "ids_sha256": identity,
-        "fingerprint": dataset.fingerprint,
-    }
+    own = {"title": dataset.title, "images": len(stored), "skipped": len(stored.skipped), "ids_sha256": identity}
+    return counts({"": dataset})[""] | own

@@ -3,13 +3,14 @@
 import base64
 import html
 import io
+import math
 import os
 
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 from IPython.display import HTML, display
-from PIL import Image
+from PIL import Image, ImageOps
 
 NAMES = {"knn@20_top1": "k-NN top-1", "mean_recall": "mean recall", "pca": "PCA of its features",
          "random_init": "random init", "pretrained_init": "pretrained init", "supervised": "supervised baseline",
@@ -64,9 +65,11 @@ def images(pictures, captions=None, right=None, title: str = "", height: int = 1
     return HTML(f'{head}<div style="display:flex;flex-wrap:wrap;gap:12px;padding:3px">{"".join(cards)}</div>')
 
 
-def overlay(image: Image.Image, attention, grid: tuple[int, int]) -> Image.Image:
-    """An attention map (h * w,) over its image, bright where it is high."""
-    heat = np.asarray(attention, dtype=float).reshape(grid)
+def overlay(image: Image.Image, attention, grid: tuple[int, int], centre_crop: bool = False) -> Image.Image:
+    """An attention map, on ``grid`` or a square of its own, over its image or the image's centre; bright is high."""
+    image = ImageOps.fit(image, [min(image.size)] * 2) if centre_crop else image
+    heat = np.asarray(attention, dtype=float)
+    heat = heat.reshape(grid if heat.size == math.prod(grid) else [math.isqrt(heat.size)] * 2)
     heat = (heat - heat.min()) / max(float(np.ptp(heat)), 1e-12)
     heat = Image.fromarray((255 * heat).astype(np.uint8)).resize(image.size, Image.Resampling.BICUBIC)
     colours = Image.fromarray((matplotlib.colormaps["inferno"](np.asarray(heat))[..., :3] * 255).astype(np.uint8))

@@ -11,7 +11,6 @@ import psutil
 from kdlib.utils import read_json, runs_root
 
 KEY = ["teacher", "dataset", "student", "method", "variant", "role", "seed", "epochs"]
-SAME = ["teacher", "dataset", "method", "seed", "epochs"]  # of a student and its supervised baseline
 NUMBERS = ["student_mb", "inference_mb", "teacher_mb", "epoch_s", "train_s", "image_ms", "total_min",
            "test_images", "train_images", "images_seen", "lr_peak"]  # fmt: skip
 TEXTS = ["primary", "outcome", "error", "failed_checks", "saturated", "checkpoint", "untrained", "data", "score_on",
@@ -28,7 +27,7 @@ def _read(file: Path, array: str, _written: int):
     if not array:
         return read_json(file)
     with np.load(file) as arrays:
-        return arrays[array].astype(np.float64) if array in arrays.files else None
+        return arrays[array].astype(np.float64) if array in arrays else None
 
 
 def record(folder: str | Path) -> dict | None:
@@ -45,8 +44,8 @@ def folders(study: str, path: str | Path | None = None, all: bool = False) -> li
     found = [(folder, config, config["epochs"], True) for folder, config in listed.items()]
     others = {file.parent for file in root.glob("*/*/seed*/result.json")} - set(listed) if all or not index else ()
     for folder in sorted(others):
-        if result := record(folder):
-            found.append((folder, result["config"], sorted(map(int, result["budgets"])), not index))
+        result = record(folder)
+        found.append((folder, result["config"], sorted(map(int, result["budgets"])), not index))
     if not found:
         known = sorted(place.name for place in root.parent.glob("*") if any(place.glob("*/*/seed*")))
         raise FileNotFoundError(f"{root} has no runs. Studies with runs there: {', '.join(known) or 'none'}.")
@@ -83,7 +82,7 @@ def runs(study: str, path: str | Path | None = None, all: bool = False) -> pd.Da
     for folder, config, budgets, listed in folders(study, path, all):
         result = record(folder)
         for epochs in budgets:
-            done = result is not None and str(epochs) in result["budgets"]
+            done = result and str(epochs) in result["budgets"]
             found = _measured(result, epochs) if done else _outcome(folder)
             rows.append(key_of(config, result, epochs) | found | {"current": listed, "path": str(folder)})
     frame = pd.DataFrame(rows).reindex(columns=[*KEY, *TEXTS[:5], *NUMBERS, *TEXTS[5:], "current", "path"])
@@ -94,8 +93,7 @@ def _measured(result: dict, epochs: int) -> dict:
     config, time, data = (result[name] for name in ("config", "time", "data"))
     own = [epoch for epoch in result["history"] if epoch.get("cooldown", epochs) == epochs]
     last = [epoch for epoch in own if epoch["epoch"] <= epochs or "cooldown" in epoch][-1]
-    copied = {name: result[name] for name in ("primary", "outcome", "finished")}
-    return copied | {name: result["size"][name] for name in ("student_mb", "inference_mb", "teacher_mb")} | {
+    return result["size"] | {name: result[name] for name in ("primary", "outcome", "finished")} | {
         "failed_checks": "; ".join(result["failed_checks"]), "saturated": " ".join(result["saturated"]),
         "epoch_s": time["epoch_s"], "train_s": time["train_s"][str(epochs)],
         "image_ms": time["image_32"]["p50_ms"] / 32, "total_min": time["total_min"][str(epochs)],
@@ -126,9 +124,10 @@ def results(study: str, path: str | Path | None = None, all: bool = False) -> pd
     columns = [*KEY, "encoder", "metric", "value", "low", "high", "primary", "key", "path"]
     scores = pd.DataFrame(rows, columns=columns).astype({"low": float, "high": float})
     supervised, run = scores.role == "supervised", ["path", "epochs"]
-    baselines = scores[supervised & (scores.encoder == "student")].drop_duplicates([*SAME, "metric"])
+    same = ["teacher", "dataset", "method", "seed", "epochs"]  # of a student and its supervised baseline
+    baselines = scores[supervised & (scores.encoder == "student")].drop_duplicates([*same, "metric"])
     baselines = baselines.drop(columns=["student", "variant", "role"]).assign(encoder="supervised")
-    beside = scores.loc[~supervised, KEY].drop_duplicates().merge(baselines, on=SAME)
+    beside = scores.loc[~supervised, KEY].drop_duplicates().merge(baselines, on=same)
     # A supervised run without a student beside it, as one of more epochs, keeps rows of its own.
     taken = supervised & scores.set_index(run).index.isin(beside.set_index(run).index)
     return ordered(pd.concat([scores[~taken], beside[columns]]))

@@ -12,6 +12,7 @@ import socket
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -31,9 +32,13 @@ def learning_rate(step: int, peak: float, warmup_steps: int) -> float:
     return peak * min(step / warmup_steps, (warmup_steps / step) ** 0.5)
 
 
-def cooled(step: int, steps: int) -> float:
-    """The share of the learning rate at a step of a cooldown, from 1. Haegele et al., arXiv:2405.18392, section 3."""
-    return 1 - ((step - 1) / steps) ** 0.5
+def with_cooldown(step: int, config: RunConfig, last: int, cooling: int) -> float:
+    """The learning rate that after step ``last`` falls to zero over ``cooling`` steps, as one minus the square root.
+
+    Haegele et al., arXiv:2405.18392, section 3.
+    """
+    rate = learning_rate(min(step, last), config.lr_peak, config.warmup_steps)
+    return rate * (1 - ((step - last - 1) / cooling) ** 0.5) if step > last else rate
 
 
 def cooldown_epochs(config: RunConfig, budget: int) -> int:
@@ -57,35 +62,32 @@ def train(distiller: Distiller, loader: TrainLoader, config: RunConfig, folder: 
     keep_memory()
     distiller.to(choose(config.device), memory_format=torch.channels_last)  # other weights than convolutions' have none
     initial = {name: value.clone() for name, value in distiller.state_dict().items()}
-    branches, total, steps = [(budget, 0, 0) for budget in config.epochs], max(config.epochs), len(loader)
+    steps, total = len(loader), max(config.epochs)
+    stages = [(budget, 0, 0) for budget in config.epochs]  # budget, epochs of its cooldown, epochs shown before its own
     for budget in config.epochs if config.cooldown else ():
-        branches.append((budget, cooldown_epochs(config, budget), total - budget))
-        total += branches[-1][1]
+        stages.append((budget, cooldown_epochs(config, budget), total - budget))
+        total += cooldown_epochs(config, budget)
     running = {"host": socket.gethostname(), "pid": os.getpid(), "since": time.strftime("%FT%TZ", time.gmtime())}
     done = _latest(folder, key, max(config.epochs))
     with Progress(f"{config.method}, steps", total * steps, done * steps) as progress:
-        for budget, cooling, before in branches:  # before: epochs of other branches, counted in the progress
-
-            def rate(step: int, last: int = budget * steps, cooling: int = cooling * steps) -> float:
-                high = learning_rate(min(step, last), config.lr_peak, config.warmup_steps)
-                return high * cooled(step - last, cooling) if step > last else high
-
+        for budget, cooling, shown in stages:
             optimizer, branch = make_optimizer(distiller, config), _path(folder, budget, cooling)
+            rate = partial(with_cooldown, config=config, last=budget * steps, cooling=cooling * steps)
             done = _latest(folder, key, budget)
             start = branch if cooling and _is_good(branch, key) else _path(folder, done)
             distiller.load_state_dict(initial)
             record = restore(start, distiller, optimizer) if done else {"epoch": 0, "history": []}
             for epoch in range(record["epoch"] + 1, budget + cooling + 1):
-                write_json(folder / "running.json", running | {"epoch": before + epoch, "of": total})
-                trained = _epoch(distiller, optimizer, loader, config, epoch, rate, progress, before * steps)
+                write_json(folder / "running.json", running | {"epoch": shown + epoch, "of": total})
+                trained = _epoch(distiller, optimizer, loader, config, epoch, rate, progress, shown * steps)
                 trained |= {"cooldown": budget} if cooling else {}
                 record = {"key": key, "epoch": epoch, "step": epoch * steps, "history": [*record["history"], trained]}
                 save(branch if cooling else _path(folder, epoch), distiller, optimizer, record)
     return history(folder, config)
 
 
-def _epoch(distiller, optimizer, loader, config, epoch: int, rate: Callable, progress: Progress, before: int) -> dict:
-    """Train one epoch; returns its record. ``rate(step)``: the learning rate; ``before``: steps of other branches."""
+def _epoch(distiller, optimizer, loader, config, epoch: int, rate: Callable, progress: Progress, shown: int) -> dict:
+    """Train one epoch; returns its record. ``rate(step)``: the learning rate; ``shown``: steps of other stages."""
     device, step = choose(config.device), (epoch - 1) * len(loader)
     exact = torch.float32 if device.type == "mps" else torch.float64  # which MPS does not have
     distiller.train()
@@ -113,7 +115,7 @@ def _epoch(distiller, optimizer, loader, config, epoch: int, rate: Callable, pro
             if not math.isfinite(mean):
                 raise _not_finite(f"The loss is {mean}", epoch, step, batch)
             speed = done * loader.batch_size / (now(device) - started)
-            progress.update(before + step, f"epoch {epoch}, loss {mean:.3f}, {speed:.0f} images/s")
+            progress.update(shown + step, f"epoch {epoch}, loss {mean:.3f}, {speed:.0f} images/s")
     if not all(value.isfinite().all() for value in distiller.state_dict().values()):
         raise _not_finite("A weight is not finite", epoch, step, batch)  # the last loss was taken before the last step
     seconds = now(device) - started
@@ -125,14 +127,12 @@ def _epoch(distiller, optimizer, loader, config, epoch: int, rate: Callable, pro
         "images_seen": step * loader.batch_size,
         "seconds": seconds,
         "data_share": waited / seconds,
-        "images_per_second": len(loader) * loader.batch_size / seconds,
     }
 
 
 def _not_finite(what: str, epoch: int, step: int, batch: dict[str, Tensor]) -> FloatingPointError:
     remedy = "Lower lr_peak or raise warmup_steps; the checkpoints up to the epoch before are good."
-    wrong = [name for name, value in batch.items() if value.is_floating_point() and not value.isfinite().all()]
-    if wrong:
+    if wrong := [name for name, value in batch.items() if not value.isfinite().all()]:
         remedy = f"The teacher's features are not finite either ({', '.join(wrong)}): look for NaN in its checkpoint."
     return FloatingPointError(f"{what} in epoch {epoch}, by step {step}. {remedy}")
 
@@ -183,7 +183,8 @@ def _latest(folder: Path, key: str, up_to: int) -> int:
 
 def checkpoint_of(folder: Path, key: str, epochs: int, config: RunConfig) -> Path | None:
     """The checkpoint that is scored for a budget: its epoch's, or its finished cooldown's; None if it is not good."""
-    path = _path(folder, epochs, cooling := cooldown_epochs(config, epochs))
+    cooling = cooldown_epochs(config, epochs)
+    path = _path(folder, epochs, cooling)
     return path if _is_good(path, key, epochs + cooling) else None
 
 

@@ -1,6 +1,7 @@
 """Where things lie, how they are written (whole or not at all), digests, seeds, names, and a line of progress."""
 
 import contextlib
+import difflib
 import errno
 import hashlib
 import importlib
@@ -16,6 +17,9 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 from tqdm import tqdm
+
+for _place in {"KDLIB_RUNS", "KDLIB_REPORTS", "HF_HOME"} & {*os.environ}:  # kernels have another working directory
+    os.environ[_place] = os.path.abspath(os.path.expanduser(os.environ[_place])) if os.environ[_place] else ""
 
 
 def project_root() -> Path:
@@ -55,7 +59,6 @@ def digest(record: Any) -> str:
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file's content."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -127,14 +130,18 @@ def generator(seed: int, *purpose: str | int):
     return torch.Generator().manual_seed(derive(seed, *purpose))
 
 
+def nearest(name: str, known) -> str:
+    """The end of an error about an unknown name: the nearest one, and the choices."""
+    close = difflib.get_close_matches(name, list(known), 1)
+    return f"{f' Did you mean {close[0]}?' if close else ''} Known: {', '.join(sorted(known))}."
+
+
 def find(registry: dict, name: str, noun: str) -> Any:
     """``registry[name]``, or the user's own 'package.module:attribute'. KeyError with the choices."""
     if name in registry:
         return registry[name]
     place, _, attribute = name.partition(":")
     if not attribute:
-        from kdlib.config import nearest
-
         raise KeyError(f"There is no {noun} '{name}'.{nearest(name, registry)} Your own: 'package.module:attribute'.")
     try:
         return getattr(importlib.import_module(place), attribute)

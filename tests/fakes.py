@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -33,6 +34,18 @@ def batch(rows: int = 3, draw: torch.Generator | None = None) -> dict[str, Tenso
     made["text_ids"] = torch.randint(1, 9, (rows, L), generator=draw) * mask
     made["pixels"] = torch.rand(rows, 3, 32, 32, generator=draw)
     return made | {"text_mask": mask, "row": torch.arange(rows), "label": torch.arange(rows) % 7}
+
+
+def clouds(count: int, classes: int, seed: int, spread: float = 2.0) -> tuple[Tensor, np.ndarray]:
+    """Features (count, 12) around a centre a class, and their labels."""
+    labels, centres = np.arange(count) % classes, np.random.default_rng(99).normal(size=(classes, 12))
+    noise = np.random.default_rng(seed).normal(size=(count, 12))
+    return torch.tensor(centres[labels] + spread * noise, dtype=torch.float32), labels
+
+
+def signs(count: int, seed: int) -> Tensor:
+    """Vectors of four signs: their cosines are exact multiples of 1/2, so nearly everything ties."""
+    return torch.tensor(np.random.default_rng(seed).choice([-1.0, 1.0], size=(count, 4)), dtype=torch.float32)
 
 
 class Loader:

@@ -50,23 +50,23 @@ def run(
     controls["random_init"], arrays = scored("random_init", all_of(0.05), f"init{name}")
     scores = {}
     for place, (epochs, value) in enumerate(zip(budgets, values, strict=True)):
-        scores[str(epochs)] = {"scores": {}, "facts": {}, "evaluation": "e", "checkpoint": "c", "cooldown": 1}
+        scores[str(epochs)] = {"scores": {}, "facts": {}}
         for who, number in ({"student": value} | ({"dev": dev[place]} if dev else {})).items():
             rows, more = scored(f"{epochs}/{who}", all_of(number), f"{name}{epochs}{who}")
             scores[str(epochs)]["scores"][who] = rows
             arrays |= more
     split = {"title": TITLES[dataset], "images": 100, "skipped": 0, "left_out": [], "ids_sha256": dataset}
     result = {
-        "schema": 5, "outcome": "ok", "config": chosen.model_dump(), "edited": [], "failed_checks": [], "saturated": [],
+        "outcome": "ok", "config": chosen.model_dump(), "edited": [], "failed_checks": [], "saturated": [],
         "keys": {"train": f"{key:0>8}abc", "features": "f", "images": dataset, "evaluation": "e"},
         "role": role or ("ablation" if variant else "student"), "objective": ["logit_matching"],
         "primary": PRIMARY[dataset], "pairing": "", "budgets": scores, "controls": controls,
         "controls_file": "../../controls-e.npz",
-        "size": {"student_mb": 0.5, "inference_mb": 5.5 if method in HEADS else 1.5, "teacher_mb": 5.0, "file_mb": 0.5},
+        "size": {"student_mb": 0.5, "inference_mb": 5.5 if method in HEADS else 1.5, "teacher_mb": 5.0},
         "time": {"epoch_s": 2.0, "train_s": {str(one): 2.0 * one for one in budgets}, "features_s": 60.0,
                  "image_1": TIMES, "image_32": TIMES, "total_min": {str(one): 1 + one / 30 for one in budgets}},
         "history": [{"epoch": one, "loss": 1 / one, "seconds": 2.0, "images_seen": 100 * one} for one in range(1, 11)],
-        "teacher": {"family": family, "source": "toy", "revision": "", "untrained": [], "grid": [2, 2]},
+        "teacher": {"source": "toy", "revision": "", "untrained": []},
         "leakage": {"level": "none", "reason": "made"}, "reference": [], "data": dict.fromkeys(("fit", "test"), split),
         "hardware": {"name": "a CPU"}, "versions": {"commit": "abc"}, "finished": "2026-01-01T00:00:00Z",
     }  # fmt: skip

@@ -86,21 +86,18 @@ def test_role__comes_from_the_objective_and_what_the_student_reads(method, objec
 
 
 def test_distiller__an_unknown_loss_is_an_error_with_the_choices():
-    with pytest.raises(
-        KeyError, match=r"no loss 'contrastiv'\. Did you mean contrastive\? Known: anchor_kl, attention_"
-    ):
+    with pytest.raises(KeyError, match=r"no loss 'contrastiv'\. Did you mean contrastive\? Known: anchor_kl, "):
         distiller(objective="contrastiv")
 
 
-def test_distiller__a_loss_that_lacks_what_it_compares_fails_before_training():
-    for objective, text, words in (
-        ("contrastive", False, "need captions"),
-        ("kl", False, "need captions"),
-        ("labels", True, "needs a data set with labels"),
-        ("attention_transfer", True, "Projection has no attention map"),
-    ):
-        with pytest.raises(ValueError, match=words):
-            distiller("projection", text, objective=objective)
+@pytest.mark.parametrize(("objective", "text", "words"), [
+    ("kl", False, "need captions"),
+    ("labels", True, "needs a data set with labels"),
+    ("attention_transfer", True, "Projection has no attention map"),
+])  # fmt: skip
+def test_distiller__a_loss_that_lacks_what_it_compares_fails_before_training(objective, text, words):
+    with pytest.raises(ValueError, match=words):
+        distiller("projection", text, objective=objective)
 
 
 @pytest.mark.parametrize("objective", sorted(LOSSES))
@@ -201,17 +198,6 @@ def test_supervised__learns_from_labels_or_captions_and_the_teacher_is_no_target
     if method == "resnet":
         assert torch.equal(loss, made(batch() | {"image": torch.randn(3, T)})[0])
     assert set(distiller(method, True, objective="supervised")(batch())[1]) == {"contrastive"}
-
-
-@pytest.mark.parametrize(
-    "objective", ["logit_matching", "feature_regression+anchor_kl", "orthogonal_projection", "dist"]
-)
-def test_teacher__gets_no_gradient(objective):
-    """The student reads pixels and ids here, so that the teacher's features are targets only."""
-    names = ("image", "text", "image_anchors", "text_anchors")
-    data = batch() | {name: batch()[name].clone().requires_grad_(True) for name in names}
-    distiller("resnet", text_side="transformer", objective=objective)(data)[0].backward()
-    assert all(data[name].grad is None for name in names)
 
 
 def test_scale__starts_at_clips_and_a_student_that_is_its_teacher_has_no_loss():

@@ -115,16 +115,6 @@ def test_logit_matching__without_the_diagonal_is_the_kl_of_the_rest():
     assert got.item() == pytest.approx(kl_by_scipy(student, teacher, 1.5, without_diagonal), rel=1e-5)
 
 
-def test_logit_matching__the_left_out_diagonal_changes_nothing():
-    torch.manual_seed(0)
-    student, teacher = torch.randn(2, 6, 6)
-    before = losses.logit_matching(student, teacher, tau=1.0, leave_out_diagonal=True)
-    other, strange = student + 50 * torch.eye(6), teacher.clone()
-    strange[torch.eye(6, dtype=torch.bool)] = torch.tensor([1e4, -1e4, 7.0, 0.0, 3.0, torch.inf])
-    assert torch.equal(losses.logit_matching(other, strange, tau=1.0, leave_out_diagonal=True), before)
-    assert losses.logit_matching(other, teacher, tau=1.0) != before
-
-
 def test_attention_transfer__by_hand():
     """(3, 4) / 5 against (1, 0): 0.4^2 + 0.8^2 = 0.8; scale does not matter, and neither does padding."""
     student, teacher = torch.tensor([[3.0, 4.0]]), torch.tensor([[1.0, 0.0]])
@@ -145,28 +135,13 @@ def test_attention_transfer__is_the_distance_written_out_and_lies_between_0_and_
 
 
 def test_attention_transfer__resamples_the_student_to_the_teachers_grid():
-    teacher = torch.rand(3, 16)
-    coarse = F.avg_pool2d(teacher.view(3, 1, 4, 4), 2).flatten(1)
-    fine = F.interpolate(coarse.view(3, 1, 2, 2), size=(4, 4), mode="bilinear").flatten(1)
+    """A row (0, 1) to four places: centres at -1/4, 1/4, 3/4, 5/4 of the way, held at the border."""
+    coarse, teacher = torch.tensor([[0.0, 1.0, 0.0, 1.0]]), torch.rand(1, 16)
+    fine = losses.resample(coarse, 16)
+    assert torch.allclose(fine.view(4, 4), torch.tensor([0.0, 0.25, 0.75, 1.0]).expand(4, 4))
     assert torch.equal(losses.attention_transfer(coarse, teacher), losses.attention_transfer(fine, teacher))
     with pytest.raises(ValueError, match="square maps"):
-        losses.attention_transfer(torch.rand(1, 5), teacher[:1])
-
-
-def test_resample__by_hand():
-    """A row (0, 1) to four places: centres at -1/4, 1/4, 3/4, 5/4 of the way, held at the border."""
-    moved = losses.resample(torch.tensor([[0.0, 1.0, 0.0, 1.0]]), 16).view(4, 4)
-    assert torch.allclose(moved, torch.tensor([0.0, 0.25, 0.75, 1.0]).expand(4, 4))
-
-
-def test_contrastive__is_clips_loss_for_pairs():
-    """As CLIP's own pseudocode: cross-entropy of logits and of their transpose with labels 0 ... B - 1."""
-    torch.manual_seed(0)
-    image, text = F.normalize(torch.randn(2, 6, 8), dim=-1)
-    logits, labels = image @ text.T * 14.0, torch.arange(6)
-    expected = (F.nll_loss(logits.log_softmax(1), labels) + F.nll_loss(logits.log_softmax(0).T, labels)) / 2
-    got = losses.contrastive(losses.similarity_logits(image, text, 14.0), torch.eye(6, dtype=torch.bool))
-    assert got.item() == pytest.approx(expected.item(), rel=1e-5)
+        losses.attention_transfer(torch.rand(1, 5), teacher)
 
 
 def test_contrastive__a_second_caption_of_an_image_is_no_false_negative():
@@ -180,6 +155,7 @@ def test_contrastive__a_second_caption_of_an_image_is_no_false_negative():
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.integers(0, 2), min_size=2, max_size=7), st.integers(0, 99))
 def test_contrastive__is_the_sum_written_out_and_lies_above_its_floor(owners, seed):
+    """Where each image is there once, that is CLIP's loss."""
     owner = np.array(owners)
     logits = np.random.default_rng(seed).normal(size=(len(owner), len(owner))) * 4
     positives = owner[:, None] == owner

@@ -4,6 +4,7 @@ import errno
 import os
 import subprocess
 import sys
+from unittest.mock import Mock
 
 import psutil
 import pytest
@@ -52,27 +53,22 @@ def test_multiply_accumulates__of_a_matrix_product_by_hand():
 
 @pytest.mark.skipif(sys.platform != "linux" or not machine.keep_memory(), reason="only glibc keeps memory")
 def test_keep_memory__the_later_steps_fault_no_page():
-    """In a process of its own: what other tests left in this one's heap decides where a block goes."""
+    """In a process of its own, whose heap no other test has used; above the 32 MB that glibc keeps by itself."""
     code = """import resource, torch
 from kdlib import machine
 machine.keep_memory()
 faults = []
-for _ in range(5):
+for _ in range(50):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    torch.ones(5_000_000)  # 20 MB, 4,882 pages
+    torch.ones(10_000_000)  # 40 MB, 9,765 pages
     faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-print(min(faults))"""
+print(min(faults[-10:]))"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert int(done.stdout) < 500
+    assert int(done.stdout) < 1000
 
 
-@pytest.mark.parametrize("library", [None, object()])
-def test_keep_memory__without_glibc_nothing_happens(library, monkeypatch):
-    def load(name):
-        if library is None:
-            raise OSError(name)  # macOS, Windows
-        return library  # musl: no mallopt
-
+@pytest.mark.parametrize("load", [Mock(side_effect=OSError), Mock(return_value=object())])  # macOS, musl
+def test_keep_memory__without_glibc_nothing_happens(load, monkeypatch):
     monkeypatch.setattr(machine.ctypes, "CDLL", load)
     assert not machine.keep_memory()
 
@@ -81,9 +77,6 @@ def test_locked__a_second_one_waits_no_longer_than_asked_and_without_locks_there
     with utils.locked(tmp_path / "lock"), pytest.raises(Timeout), utils.locked(tmp_path / "lock", timeout=0):
         pass
 
-    def refused(lock):
-        raise OSError(errno.ENOLCK, "No locks available")
-
-    monkeypatch.setattr(FileLock, "acquire", refused)
+    monkeypatch.setattr(FileLock, "acquire", Mock(side_effect=OSError(errno.ENOLCK, "No locks available")))
     with pytest.warns(UserWarning, match="a file system without locks"), utils.locked(tmp_path / "lock"):
         pass

@@ -79,12 +79,8 @@ def test_parameters__are_fields_with_their_defaults_and_choices(name):
 def test_notebook__assigns_no_field_after_its_parameters(name):
     """Cells can be run again in any order: set-up would take such a variable for a parameter."""
     cells = [cell.source for cell in code(read(name)) if "parameters" not in cell.metadata.get("tags", [])]
-    assigned = {
-        node.id
-        for node in ast.walk(ast.parse("\n".join(cells)))
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
-    }
-    assert not assigned & set(RunConfig.model_fields)
+    names = [node for node in ast.walk(ast.parse("\n".join(cells))) if isinstance(node, ast.Name)]
+    assert not {name.id for name in names if isinstance(name.ctx, ast.Store)} & set(RunConfig.model_fields)
 
 
 @pytest.mark.parametrize(("given", "words"), [

@@ -101,12 +101,6 @@ def test_interval__of_20_images_is_wilsons(coco):
     assert [low, high] == pytest.approx(expected, abs=5e-3)
 
 
-def test_constant__recall_is_its_closed_form(coco):
-    scores = coco[0].result["controls"]["constant"]
-    assert scores["t2i_r@5"][0] == pytest.approx(5 / 20)
-    assert scores["i2t_r@5"][0] == pytest.approx(1 - np.prod([(95 - i) / (100 - i) for i in range(5)]))
-
-
 def test_splits__the_ids_on_disk_have_the_digest_of_the_result(made):
     for name, split in made[0]["coco"].result["data"].items():
         path = made[1] / "splits" / f"coco-{name}-{split['ids_sha256'][:12]}.txt"

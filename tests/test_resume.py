@@ -1,5 +1,7 @@
 """Training is bit-identical however it is cut: at once, continued, interrupted, or from a damaged checkpoint."""
 
+import hashlib
+import pickle
 import shutil
 import warnings
 from pathlib import Path
@@ -159,6 +161,17 @@ def test_damage__of_a_cooldown_starts_it_again(tmp_path, cooled):
     with pytest.warns(UserWarning, match="cooldown-0002.pt is passed over"):
         run(tmp_path, epochs=[2, 3], cooldown=0.9, **OWN)
     assert_equal(cooled, tmp_path, "cooldown-0002", "cooldown-0003")
+
+
+def test_checkpoint__that_would_run_code_is_refused(tmp_path, whole, capsys):
+    """With a digest that fits, as whoever writes such a file can make it."""
+    shutil.copytree(whole, tmp_path, dirs_exist_ok=True)
+    path = tmp_path / "checkpoints/epoch-0004.pt"
+    torch.save({"record": type("Hostile", (), {"__reduce__": lambda self: (print, ("it runs",))})()}, path)
+    path.with_name(f"{path.name}.sha256").write_text(hashlib.sha256(path.read_bytes()).hexdigest(), encoding="utf-8")
+    with pytest.raises(pickle.UnpicklingError, match="weights_only"):
+        checkpoint_of(tmp_path, KEY, 4, config())
+    assert "it runs" not in capsys.readouterr().out
 
 
 def test_checkpoint__of_another_training_is_passed_over(tmp_path, whole):

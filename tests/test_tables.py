@@ -143,15 +143,8 @@ def test_results__a_supervised_run_alone_keeps_its_rows():
     assert "supervised" not in set(scores.encoder)
 
 
-def test_docs__results(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MPLBACKEND", "agg")
-    entries = made_runs.grid(("dino", "clip"), study="mini")
-    made_runs.index(entries, "mini")
-    names, text = {}, (DOCS / "results.md").read_text(encoding="utf-8")
-    for block in re.findall(r"```python\n(.*?)```", text, re.S):
-        exec(block, names)
-    assert names["queries"].mean() == pytest.approx(names["row"].value)
-    assert (tmp_path / "students.svg").exists() and r"\begin{tabular}" in capsys.readouterr().out
-    missing = [name for name in [*kdlib.runs("mini"), *kdlib.results("mini")] if not re.search(rf"\b{name}\b", text)]
-    assert missing in ([], ["student"])
+def test_docs__name_every_column():
+    made_runs.index([made_runs.run()])
+    text = (DOCS / "results.md").read_text(encoding="utf-8")
+    missing = [name for name in [*kdlib.runs("made"), *kdlib.results("made")] if not re.search(rf"\b{name}\b", text)]
+    assert missing == []

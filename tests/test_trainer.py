@@ -11,7 +11,7 @@ from fakes import Loader, config, inputs
 from kdlib import students, trainer, utils
 from kdlib.distiller import Distiller, objective_of
 from kdlib.losses import LOSSES
-from kdlib.trainer import cooldown_epochs, cooled, learning_rate, train
+from kdlib.trainer import cooldown_epochs, learning_rate, train, with_cooldown
 
 KEY = "a" * 64
 
@@ -85,10 +85,11 @@ def test_learning_rate__rises_to_the_peak_and_falls_as_one_over_the_root():
     assert [learning_rate(step, 0.1, 4) for step in (1, 2, 4, 16, 64)] == pytest.approx([0.025, 0.05, 0.1, 0.05, 0.025])
 
 
-def test_cooled__falls_from_all_of_the_rate_by_the_root():
+def test_cooldown__falls_from_all_of_the_rate_by_the_root():
     """1 - sqrt(i / 4) for i = 0, 1, 2, 3: 1, 1/2, 1 - 0.7071, 1 - 0.8660; the fifth step would have none."""
-    assert [cooled(step, 4) for step in range(1, 5)] == pytest.approx([1, 0.5, 0.292893, 0.133975], abs=1e-6)
-    assert cooled(5, 4) == 0
+    given = config(lr_peak=0.5, warmup_steps=10)
+    rates = [with_cooldown(step, given, last=10, cooling=4) for step in range(10, 16)]
+    assert rates == pytest.approx([0.5, 0.5, 0.25, 0.146447, 0.066987, 0], abs=1e-6)
 
 
 @pytest.mark.parametrize(("share", "budget", "expected"), [(0.0, 10, 0), (0.2, 5, 1), (0.2, 10, 2), (0.2, 1, 1)])
@@ -102,8 +103,9 @@ def test_cooldown__starts_at_the_rate_of_its_budget_and_ends_without_one(tmp_pat
     assert [(record["epoch"], record.get("cooldown")) for record in history] == [
         (1, None), (2, None), (3, None), (4, None), (3, 2), (5, 4), (6, 4)
     ]  # fmt: skip
-    assert history[4]["learning_rate"] == pytest.approx(history[1]["learning_rate"] * cooled(3, 3))
-    assert history[6]["learning_rate"] == pytest.approx(history[3]["learning_rate"] * cooled(6, 6))
+    for end, start, steps in ((4, 1, 3), (6, 3, 6)):
+        share = history[end]["learning_rate"] / history[start]["learning_rate"]
+        assert share == pytest.approx(1 - ((steps - 1) / steps) ** 0.5)
     assert history[6]["images_seen"] == 6 * 3 * given.batch_size
 
 

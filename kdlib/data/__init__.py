@@ -1,5 +1,6 @@
 """Data sets by name. Another one: a function ``(root, split) -> Dataset``, used as 'package.module:function'."""
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,9 @@ from kdlib.utils import find
 EXTRA_SEED = 2  # the demo study's data have seed 0, the images that the toy teachers were trained on seed 1
 DATASETS: dict[str, Callable] = {"tinyimagenet": tinyimagenet.load, "coco": coco.load, "folder": folder.load}
 
-__all__ = ["DATASETS", "SPLITS", "BadImageError", "DataError", "Dataset", "load", "open_data", "separate"]
+__all__ = [
+    "DATASETS", "SPLITS", "BadImageError", "DataError", "Dataset", "counts", "load", "open_data", "separate", "summary",
+]  # fmt: skip
 
 
 def load(name: str, root: str | Path, split: str, on_missing: str = "error") -> Dataset:
@@ -47,6 +50,41 @@ def open_data(config: RunConfig) -> dict[str, Dataset]:
     if more := splits.pop("extra", None):
         splits["train"] = splits["fit"].followed_by(more, split="train", left_out=more.left_out)
     return splits
+
+
+def counts(splits: dict[str, Dataset]) -> dict[str, dict]:
+    """Of each split the images, by suffix and by class, and what is left out, by reason and the first of it."""
+    found = {}
+    for name, split in splits.items():
+        found[name] = {
+            "images": len(split),
+            "by_suffix": dict(Counter(Path(path).suffix.lower() for path in split.paths)),
+            "left_out": len(split.left_out),
+            "left_out_by_reason": dict(Counter(reason.split(",")[0] for _, reason in split.left_out)),
+            "left_out_first": [list(pair) for pair in split.left_out[:20]],
+        }
+        if split.labels is not None:
+            names = [*split.class_names, "unknown"]  # -1 is the last one
+            empty = dict.fromkeys(split.class_names, 0)
+            found[name]["by_class"] = empty | Counter(names[label] for label in split.labels)
+    return found
+
+
+def summary(splits: dict[str, Dataset]) -> str:
+    """The :func:`counts` in words: a line for each split, and for each reason for which something is left out."""
+    lines = []
+    for name, count in counts(splits).items():
+        parts = [f"{number:,} {suffix or 'without suffix'}" for suffix, number in count["by_suffix"].items()]
+        line = f"{name}: {count['images']:,} images ({', '.join(parts)})"
+        if by_class := count.get("by_class"):
+            least, most = min(by_class, key=by_class.get), max(by_class, key=by_class.get)
+            spread = f" ({least}) to {by_class[most]:,} ({most})" if by_class[most] > by_class[least] else " each"
+            line += f", {len(by_class)} classes of {by_class[least]:,}{spread}"
+        lines.append(f"{line}, {count['left_out']:,} left out")
+        for reason, number in count["left_out_by_reason"].items():
+            places = [place for place, why in splits[name].left_out if why.split(",")[0] == reason][:5]
+            lines.append(f"  {reason}: {number:,} ({', '.join(places)}{', ...' if number > 5 else ''})")
+    return "\n".join(lines)
 
 
 def _extra(given: str, first: Dataset, on_missing: str) -> Dataset:

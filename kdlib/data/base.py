@@ -67,7 +67,8 @@ class Dataset:
     """One split of one data set; it knows nothing of teachers. N images, each a file.
 
     ``labels`` (N,) int64 belong to classification, -1 where unknown; ``captions`` and ``categories`` (indices into
-    ``category_names``) to captioned images. ``left_out``: (image or file, reason) of what is there and not used.
+    ``category_names``) to captioned images. ``left_out``: (image or file, reason) of what is there and not used. What
+    a reason has after a comma, as the image's twin, does not count as another reason.
     """
 
     name: str
@@ -129,18 +130,19 @@ class Dataset:
 
 def separate(splits: dict[str, Dataset], on_overlap: str = "error") -> dict[str, Dataset]:
     """No image, by id or content, in two splits: it stays in the first of test, dev, fit and extra that has it."""
-    seen, kept, every = {}, dict(splits), []
+    seen, kept, every = {}, {}, []
     for split in sorted(splits, key=PRECEDENCE.index):
         data = splits[split]
         marks = list(zip(data.ids, content_hashes(data.paths), strict=True))
         twins = [seen.get(name) or seen.get(content) for name, content in marks]
-        pairs = [(name, f"is {twin}") for name, twin in zip(data.ids, twins, strict=True) if twin]
-        seen = {mark: f"{name} of {split}" for name, content in marks for mark in (name, content) if mark} | seen
+        pairs = [(name, f"is in {twin}") for name, twin in zip(data.ids, twins, strict=True) if twin]
+        seen = {mark: f"{split}, as {name}" for name, content in marks for mark in (name, content) if mark} | seen
         every += pairs
         if pairs and on_overlap == "drop":
             rows = [row for row, twin in enumerate(twins) if not twin]
-            kept[split] = data.take(rows, left_out=(*data.left_out, *pairs))
+            data = data.take(rows, left_out=(*data.left_out, *pairs))
+        kept[split] = data
     if every and on_overlap == "error":
         remedy = "Set on_overlap to 'drop', which leaves them out of training and counts them"
         raise DataError(f"{len(every)} images are in two splits: {listed(every)}. {remedy}.")
-    return kept
+    return {split: kept[split] for split in splits}

@@ -28,7 +28,7 @@ def load(root: str | Path, split: str, on_missing: str = "error") -> Dataset:
             if image in files and is_caption(text):
                 texts[image].append(" ".join(text.split()))
             else:
-                wrong.append((f"caption {note['id']}", "is no text" if image in files else f"has no image {image}"))
+                wrong.append((f"caption {note['id']}", "is no text" if image in files else f"has no image, {image}"))
     for number, name in files.items():
         if name not in there or not texts[number]:
             wrong.append((name, "has no caption" if name in there else f"is not in {folder}"))

@@ -14,7 +14,7 @@ from kdlib.data.files import DataError
 from kdlib.utils import Progress, file_digest, find, locked
 
 ATTEMPTS, WAIT = 5, 1.0  # connections in a row that bring nothing; seconds before the next, doubled each time
-MB = 10**6  # bytes
+MB = 10**6  # bytes, the unit of the progress line
 SITES = {"tinyimagenet": "http://cs231n.stanford.edu", "coco": "http://images.cocodataset.org"}
 FOLDERS = {"tinyimagenet": tinyimagenet.FOLDER, "coco": coco.FOLDER}
 ARCHIVES = {  # SHA-256 (the sites have no certificate), bytes, place on the site
@@ -38,7 +38,8 @@ def get(name: str, root: str | Path, source: str | Path | None = None, keep: boo
         if source:
             extract(Path(source).expanduser(), root / FOLDERS[name])
         elif not complete.exists():
-            for archive in (archives := [_downloaded(root, SITES[name], *facts) for facts in files]):
+            archives = [_downloaded(root, f"{SITES[name]}/{place}", *facts) for *facts, place in files]
+            for archive in archives:
                 extract(archive, root / FOLDERS[name])
             complete.touch()
             for archive in [] if keep else archives:
@@ -57,48 +58,41 @@ def check(name: str, root: str | Path) -> str:
                 bad.append(f"\n  {error}")
     if bad:
         raise DataError(f"{root}: {len(bad)} images of {name} cannot be read:{''.join(bad)}")
-    splits = data.separate(splits)
-    return "\n".join(f"{split}: {len(each)} images, {len(each.left_out)} left out" for split, each in splits.items())
+    return data.summary(data.separate(splits))
 
 
-def _downloaded(root: Path, site: str, sha256: str, size: int, place: str) -> Path:
+def _downloaded(root: Path, url: str, sha256: str, size: int) -> Path:
     """The whole archive. Each connection continues with what is there; a wrong one is set aside."""
-    url, archive = f"{site}/{place}", root / os.path.basename(place)
-    part, failures = Path(f"{archive}.part"), 0
+    archive, failures = root / os.path.basename(url), 0
+    part = Path(f"{archive}.part")
     while not archive.exists():
-        part.touch()
-        before = part.stat().st_size
         try:
-            if before != size:
-                _receive(url, part, size)
-            os.replace(part, archive)
+            part.touch()
+            if (done := part.stat().st_size) == size:
+                os.replace(part, archive)
+                break
+            headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={done}-"} if 0 < done < size else {})
+            with httpx.stream("GET", url, headers=headers, follow_redirects=True, timeout=60) as answer:
+                first = done if answer.status_code == 206 else 0  # else the server sends the file from its beginning
+                if answer.is_error or first + int(answer.headers.get("Content-Length", 0)) != size:
+                    raise httpx.HTTPError(f"status {answer.status_code}, or not {size:,} bytes, as a login page")
+                mode, bar = "ab" if first else "wb", Progress(f"{archive.name} (MB)", size // MB, first // MB)
+                with bar, open(part, mode) as file:
+                    for chunk in answer.iter_raw():
+                        file.write(chunk)
+                        bar.update(file.tell() // MB)
         except httpx.HTTPError as error:
-            done = part.stat().st_size
-            failures = 1 if done > before else failures + 1
+            failures = 0 if (here := part.stat().st_size) > done else failures + 1
             if failures == ATTEMPTS:
                 remedy = "The same command continues there; or give an archive at hand with --from FILE"
-                raise DataError(f"{url}: {error!r}. {done:,} of {size:,} bytes are in {part}. {remedy}.") from error
-            time.sleep(WAIT * 2 ** (failures - 1))
+                raise DataError(f"{url}: {error!r}. {here:,} of {size:,} bytes are in {part}. {remedy}.") from error
+            time.sleep(WAIT * 2**failures)
         except OSError as error:
             raise DataError(f"{part} cannot be written: {error.strerror}. Make room, and start again.") from error
     if file_digest(archive) != sha256:
         os.replace(archive, f"{archive}.bad")
         raise DataError(f"{archive} has not the SHA-256 {sha256}, and is now .bad. Start again.")
     return archive
-
-
-def _receive(url: str, part: Path, size: int) -> None:
-    """Append to ``part`` what is missing, over one connection."""
-    done = part.stat().st_size
-    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={done}-"} if 0 < done < size else {})
-    with httpx.stream("GET", url, headers=headers, follow_redirects=True, timeout=60) as answer:
-        done = done if answer.status_code == 206 else 0  # else the server sends the file from its beginning
-        if answer.is_error or done + int(answer.headers.get("Content-Length", 0)) != size:
-            raise httpx.HTTPError(f"status {answer.status_code}, or not {size:,} bytes, as a network's login page")
-        with open(part, "ab" if done else "wb") as file, Progress(f"{part.stem} (MB)", size // MB, done // MB) as bar:
-            for chunk in answer.iter_raw():
-                file.write(chunk)
-                bar.update(file.tell() // MB)
 
 
 def extract(archive: Path, folder: Path) -> None:

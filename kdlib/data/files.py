@@ -10,10 +10,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from kdlib.utils import file_digest, locked, read_json, runs_root, write_atomic
+from kdlib.utils import file_digest, read_json, runs_root, write_atomic
 
-# Every format that Pillow decodes by itself; some it only recognises, or leaves to another program.
-UNREAD = ("BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF")
+UNREAD = ("BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "WMF")  # known to Pillow, which cannot decode them by itself
 KINDS = Image.registered_extensions().items()
 SUFFIXES = tuple(suffix for suffix, kind in KINDS if kind in Image.OPEN and kind not in UNREAD)
 _known = {"": ""}  # 'path|bytes|time of the last change in ns' -> SHA-256 of the content
@@ -103,15 +102,12 @@ def content_hashes(paths: Sequence[str]) -> list[str]:
     new = {key: path for key, path in zip(keys, paths, strict=True) if key not in _known}
     if new:
         with ThreadPoolExecutor() as pool:
-            fresh = dict(zip(new, pool.map(file_digest, new.values()), strict=True))
-        _known.update(fresh)
-        with contextlib.suppress(OSError), locked(memory.with_suffix(".lock")):  # else it is computed again
-            write_atomic(memory, json.dumps((read_json(memory) or {}) | fresh))
+            _known.update(zip(new, pool.map(file_digest, new.values()), strict=True))
+        with contextlib.suppress(OSError):  # what is not kept, or lost to another writer, is computed again
+            write_atomic(memory, json.dumps((read_json(memory) or {}) | _known))
     return [_known[key] for key in keys]
 
 
 def _key(path: str) -> str:
-    if not os.access(path, os.R_OK):
-        return ""
-    found = os.stat(path)
-    return f"{os.path.abspath(path)}|{found.st_size}|{found.st_mtime_ns}"
+    found = Path(path).stat() if os.access(path, os.R_OK) else None
+    return f"{os.path.abspath(path)}|{found.st_size}|{found.st_mtime_ns}" if found else ""

@@ -74,22 +74,21 @@ def interval(replicates: np.ndarray) -> tuple[float, float]:
 
 
 # a - b, its own interval, p before and after Holm's correction, the verdict on a.
-Comparison = namedtuple("Comparison", "name_a name_b difference low high p p_holm verdict")
+Comparison = namedtuple("Comparison", "difference low high p p_holm verdict")
 
 
 def compare(pairs: Sequence[tuple]) -> list[Comparison]:
     """Paired bootstraps of one family, Holm-corrected, in the order of ``pairs``. 'better' is a larger score.
 
-    ``pairs``: (name a, name b, values of a (Sa,), replicates of a (Sa, R), values of b (Sb,), replicates of b (Sb, R)),
-    a line a seed. Images are resampled, and seeds (paired where both sides have as many). Few show too little noise:
-    three a side that do not differ give a verdict in 5, 8 and 25 % of cases where seeds scatter 0, 1 and 10 times as
-    far as images.
+    ``pairs``: (values of a (Sa,), replicates of a (Sa, R), values of b (Sb,), replicates of b (Sb, R)), a line a seed.
+    Images are resampled, and seeds (paired where both sides have as many). Few show too little noise: three a side that
+    do not differ give a verdict in 5, 8 and 25 % of cases where seeds scatter 0, 1 and 10 times as far as images.
     """
-    tests, results = [_test(*pair[2:]) for pair in pairs], []
-    for pair, (difference, low, high, p), p_holm in zip(pairs, tests, holm([p for *_, p in tests]), strict=True):
+    tests, results = [_test(*pair) for pair in pairs], []
+    for (difference, low, high, p), p_holm in zip(tests, holm([p for *_, p in tests]), strict=True):
         verdict = OVERRULED if p_holm >= ALPHA else BETTER if difference > 0 else WORSE
         verdict = OPEN if difference == 0 or low <= 0 <= high else verdict
-        results.append(Comparison(*pair[:2], difference, low, high, p, float(p_holm), verdict))
+        results.append(Comparison(difference, low, high, p, float(p_holm), verdict))
     return results
 
 

@@ -5,10 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdlib.evaluate.metrics import cosines, unit_rows
+from kdlib.evaluate.metrics import CHUNK, cosines, unit_rows
 
-CHUNK = 256  # images at a time: 256 x 25,000 float64 cosines are 51 MB
-NAMES = ("similarity_cosine", "neighbour_agreement", "similarity_kl")
 NO_VARIANCE = 1e-12  # of the sum of squares: below it is the rounding of float32, not a feature
 
 
@@ -17,8 +15,7 @@ def credits(student: dict[str, Tensor], teacher: dict[str, Tensor], scale: float
 
     A row of similarities is an image's cosines with all texts, or without text with all other images.
     ``similarity_cosine``: cosine of the student's and the teacher's row, in [-1, 1]; 0 where a row is all 0.
-    ``neighbour_agreement``: probability that both name the same nearest other image, ties at random: |S and T| / (|S|
-    |T|) for the images tied at the top, S the student's and T the teacher's.
+    ``neighbour_agreement``: probability that both name the same nearest other image, with ties broken at random.
     ``similarity_kl``: KL(softmax(scale x teacher's row) || softmax(scale x student's row)) in nats; the scale is the
     teacher's own for every student, whatever temperature trained it.
     """
@@ -32,11 +29,13 @@ def credits(student: dict[str, Tensor], teacher: dict[str, Tensor], scale: float
             near = cosines(queries, side["image"])[every != images[:, None]].view(len(images), -1)  # itself left out
             rows.append(cosines(queries, side["text"]) if "text" in side else near)
             tops.append((near == near.amax(dim=1, keepdim=True)).double())
-        similar = F.cosine_similarity(*rows, dim=1).clamp(-1, 1)
-        agree = (tops[0] * tops[1]).sum(dim=1) / (tops[0].sum(dim=1) * tops[1].sum(dim=1))
         ours, theirs = ((scale * side).log_softmax(dim=1) for side in rows)
-        parts.append((similar, agree, (theirs.exp() * (theirs - ours)).sum(dim=1).clamp_min(0)))  # rounding goes below
-    return {name: torch.cat(values).numpy() for name, values in zip(NAMES, zip(*parts, strict=True), strict=True)}
+        parts.append({
+            "similarity_cosine": F.cosine_similarity(*rows, dim=1).clamp(-1, 1),
+            "neighbour_agreement": (tops[0] * tops[1]).sum(dim=1) / (tops[0].sum(dim=1) * tops[1].sum(dim=1)),
+            "similarity_kl": (theirs.exp() * (theirs - ours)).sum(dim=1).clamp_min(0),  # rounding goes below
+        })  # fmt: skip
+    return {name: torch.cat([part[name] for part in parts]).numpy() for name in parts[0]}
 
 
 def linear_cka(first: Tensor, second: Tensor) -> tuple[float, np.ndarray]:

@@ -4,16 +4,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdlib.evaluate.metrics import cosines, top_class_credit, unit_rows
+from kdlib.evaluate.metrics import CHUNK, cosines, top_class_credit, unit_rows
 
 NEIGHBOURS, PRIMARY = (10, 20, 100, 200), 20  # or a smaller bank's size
 TAU = 0.07
-CHUNK = 256  # queries at a time: 256 x 100,000 float64 cosines are 205 MB
-
-
-def ks(bank: int) -> list[int]:
-    """The k of a bank of so many images: those of NEIGHBOURS, and all of a bank that is smaller."""
-    return sorted({min(k, bank) for k in NEIGHBOURS})
 
 
 def credits(bank: Tensor, bank_labels: np.ndarray, query: Tensor, query_labels: np.ndarray) -> dict[str, np.ndarray]:
@@ -25,11 +19,12 @@ def credits(bank: Tensor, bank_labels: np.ndarray, query: Tensor, query_labels: 
     bank, query = unit_rows(bank), unit_rows(query)
     classes = int(max(bank_labels.max(), query_labels.max())) + 1
     labels = torch.as_tensor(bank_labels).long()
-    credits: dict[str, list[np.ndarray]] = {f"knn@{k}_top{n}": [] for k in ks(len(bank)) for n in (1, 5)}
+    ks = sorted({min(k, len(bank)) for k in NEIGHBOURS})
+    credits: dict[str, list[np.ndarray]] = {f"knn@{k}_top{n}": [] for k in ks for n in (1, 5)}
     for start in range(0, len(query), CHUNK):
         similarity = cosines(query[start : start + CHUNK], bank)  # (B, M)
         best, index = similarity.topk(min(max(NEIGHBOURS) + 1, len(bank)), dim=1)  # one more, to see ties at the border
-        for k in ks(len(bank)):
+        for k in ks:
             scores = _class_scores(similarity, best, index, labels, k, classes)
             for n in (1, 5):
                 credits[f"knn@{k}_top{n}"].append(top_class_credit(scores, query_labels[start : start + CHUNK], n))

@@ -20,11 +20,10 @@ SEEN = {  # (checkpoint, data set): level and reason; what is not listed is unkn
     ("torchvision", "tinyimagenet"): ("labels", "torchvision's weights were trained on ImageNet-1k with labels"),
     ("torchvision", "coco"): ("none", "torchvision's weights were trained on ImageNet-1k"),
 }  # fmt: skip
-# (checkpoint, data set, images, captions): score -> (lowest, highest) published; on part of it recall is higher.
+# (checkpoint, data set, images, captions): score -> (lowest, highest) measured in public, with five captions an image.
 FIGURES = {("openai/clip-vit-base-patch32", "coco", 5000, 25000): {
     "t2i_r@1": (0.3044, 0.3044), "t2i_r@5": (0.5477, 0.5477), "t2i_r@10": (0.6624, 0.6624), "i2t_r@1": (0.50, 0.52),
 }}  # fmt: skip
-CITATION = "public measurements of this checkpoint on val2017 with five captions an image"
 POINT = 0.01  # how far a figure may lie from what was published
 
 
@@ -57,10 +56,11 @@ def _of(source: str, dataset: str, data_root: str) -> tuple[str, str]:
     return "unknown", f"a local checkpoint without level ({', '.join(LEVELS)}) and reason of {dataset} in leakage.json"
 
 
-def reference(source: str, dataset: str, images: int, texts: int, scores: dict[str, float]) -> list[dict]:
-    """The teacher's ``scores`` beside public figures of the same checkpoint on the same test set, if there are any."""
-    entries = []
-    for score, (low, high) in FIGURES.get((source.partition("@")[0], dataset, images, texts), {}).items():
-        value, met = scores[score], low - POINT <= scores[score] <= high + POINT
-        entries.append({"score": score, "low": low, "high": high, "value": value, "met": met, "citation": CITATION})
+def reference(config: RunConfig, source: str, images: int, texts: int, rows: dict[str, list[float]]) -> list[dict]:
+    """The teacher's scores beside public figures of its checkpoint on the same test set, if there are any."""
+    entries, figures = [], FIGURES.get((source.partition("@")[0], config.dataset, images, texts), {})
+    for score, (low, high) in figures.items() if config.score_on == "test" else ():
+        value = rows[score][0]
+        met = low - POINT <= value <= high + POINT
+        entries.append({"score": score, "low": low, "high": high, "value": value, "met": met})
     return entries

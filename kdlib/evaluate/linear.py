@@ -50,8 +50,8 @@ def credits(fit: Part, dev: Part, test: Part) -> tuple[dict[str, np.ndarray], di
     shares = [top_class_credit(_scores(ridge, dev_rows, classes), dev[1], 1).mean() for ridge in ridges]
     first = int(np.argmax(np.round(shares, 12)))  # of equal ones
     models = {"linear_top1": model, "ridge_top1": ridges[first]}
-    facts = {"linear_c": model.C, "linear_iterations": int(model.n_iter_[0]), "ridge_lambda": LAMBDAS[first]}
-    facts |= {"linear_converged": facts["linear_iterations"] < ITERATIONS, "linear_search_images": len(some)}
+    facts = {"linear_c": model.C, "linear_search_images": len(some), "ridge_lambda": LAMBDAS[first]}
+    facts["linear_converged"] = bool(model.n_iter_[0] < ITERATIONS)
     return {name: top_class_credit(_scores(one, test_rows, classes), test[1], 1) for name, one in models.items()}, facts
 
 

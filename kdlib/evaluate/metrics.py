@@ -7,18 +7,15 @@ from scipy.special import gammaln
 from torch import Tensor
 
 DECIMALS = 10  # of a cosine: equal embeddings get equal cosines, whatever the shape of the matrix product
-ROWS = 4096  # at a time through the steps of unit_rows: of 100,000 rows there is one float64 copy, not three
+CHUNK = 256  # queries at a time: 256 x 100,000 float64 cosines are 205 MB
 
 
 def unit_rows(embeddings: Tensor) -> Tensor:
     """Rows at length 1, (N, D) -> (N, D) float64. ValueError where one is not finite: NaN compares False, and wins."""
-    units = torch.empty(embeddings.shape, dtype=torch.float64, device=embeddings.device)
-    for rows, out in zip(embeddings.detach().split(ROWS), units.split(ROWS), strict=True):
-        rows = rows.double()
-        if not rows.isfinite().all():
-            raise ValueError("Embeddings hold values that are not finite; the encoder or its training is broken.")
-        F.normalize(rows, dim=-1, out=out)
-    return units
+    if not embeddings.isfinite().all():
+        raise ValueError("Embeddings hold values that are not finite; the encoder or its training is broken.")
+    units = embeddings.detach().to(torch.float64, copy=True)
+    return F.normalize(units, dim=-1, out=units)  # in place: 100,000 x 256 are 205 MB
 
 
 def cosines(first: Tensor, second: Tensor) -> Tensor:

@@ -4,11 +4,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kdlib.evaluate.metrics import DECIMALS, ROWS, cosines, in_batch_accuracy, recall_credit, unit_rows
+from kdlib.evaluate.metrics import CHUNK, DECIMALS, cosines, in_batch_accuracy, recall_credit, unit_rows
 
 DEPTHS = (1, 5, 10)
 BATCHES = (32, 64, 256)
-CHUNK = 256  # queries at a time: 256 x 25,000 float64 cosines are 51 MB
 RECALLS = tuple(f"{way}_r@{depth}" for way in ("i2t", "t2i") for depth in DEPTHS)  # whose mean is mean_recall
 
 
@@ -33,7 +32,7 @@ def in_batch(queries: Tensor, candidates: Tensor) -> dict[str, np.ndarray]:
     queries, candidates, others = unit_rows(queries), unit_rows(candidates), []
     for start in range(0, len(queries), CHUNK):
         similarity = cosines(queries[start : start + CHUNK], candidates)
-        others.append((_counted(similarity >= similarity.diagonal(start)[:, None], dim=1) - 1).numpy())
+        others.append(((similarity >= similarity.diagonal(start)[:, None]).sum(dim=1) - 1).numpy())
     sizes = [size for size in BATCHES if size <= len(candidates)]
     return {f"in_batch@{size}": in_batch_accuracy(np.concatenate(others), len(candidates), size) for size in sizes}
 
@@ -45,8 +44,7 @@ def _counts(images: Tensor, texts: Tensor, owner: Tensor) -> dict[str, tuple[np.
     """
     sorted_owner, order = owner.sort(stable=True)
     # Of each caption with its image, in one place: the product of another shape could round it another way.
-    pairs = zip(owner.split(ROWS), texts.split(ROWS), strict=True)
-    right = torch.cat([(images[of] * rows).sum(dim=1) for of, rows in pairs]).round_(decimals=DECIMALS)  # (M,)
+    right = (images[owner] * texts).sum(dim=1).round_(decimals=DECIMALS)  # (M,)
     best = right.new_full((len(images),), -torch.inf).scatter_reduce_(0, owner, right, "amax")
     best_ones = torch.zeros(len(images), dtype=torch.long).index_add_(0, owner, (right == best[owner]).long())
     rows, columns = [], torch.zeros(2, len(texts), dtype=torch.long)
@@ -56,16 +54,11 @@ def _counts(images: Tensor, texts: Tensor, owner: Tensor) -> dict[str, tuple[np.
         own = order[first:last]
         similarity[owner[own] - start, own] = right[own]
         limit = best[start : start + CHUNK, None]
-        rows.append(torch.stack([_counted(similarity > limit, dim=1), _counted(similarity == limit, dim=1)]))
-        columns += torch.stack([_counted(similarity > right, dim=0), _counted(similarity == right, dim=0)])
+        rows.append(torch.stack([(similarity > limit).sum(dim=1), (similarity == limit).sum(dim=1)]))
+        columns += torch.stack([(similarity > right).sum(dim=0), (similarity == right).sum(dim=0)])
         del similarity  # before the next one is made: two would take twice the memory
     above, tied = torch.cat(rows, dim=1)
     return {
         "i2t": (above.numpy(), (tied - best_ones).numpy(), best_ones.numpy()),
         "t2i": (columns[0].numpy(), (columns[1] - 1).numpy(), np.ones(len(texts), dtype=np.int64)),
     }
-
-
-def _counted(mask: Tensor, dim: int) -> Tensor:
-    """True ones along ``dim``, int64; torch sums bytes into int32 faster than truth values into int64."""
-    return mask.view(torch.uint8).sum(dim=dim, dtype=torch.int32).long()

@@ -3,8 +3,8 @@
 import importlib.util
 import itertools
 import os
-import re
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -43,8 +43,9 @@ def export(experiment: str | Path | Experiment, folder: str | Path, epochs: int 
         raise ValueError(f"{folder} is there and holds no exported student: name another folder.")
     experiment = experiment if isinstance(experiment, Experiment) else Experiment.from_run(find(experiment))
     epochs = epochs or max(experiment.config.epochs)
-    scratch = folder.with_name(f".{folder.name}.{os.getpid()}")
-    try:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as place:
+        scratch = Path(place, folder.name)
         _student(experiment, epochs).save_pretrained(scratch)
         # From here on the student is what a user loads.
         record = _examined(experiment, epochs, ExportedStudent.from_pretrained(scratch), scratch)
@@ -52,8 +53,6 @@ def export(experiment: str | Path | Experiment, folder: str | Path, epochs: int 
         _card(experiment.result, record).save(scratch / "README.md")
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(scratch, folder)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
     return folder
 
 
@@ -63,9 +62,9 @@ def find(name: str | Path) -> Path:
         return Path(name)
     words = str(name).replace("/", " ").split()
     runs = {"/".join(run.parts[-4:]): run for run, *_ in tables.folders(words[0]) if (run / "result.json").exists()}
-    shapes = ("{}/", r"{}(_[^/]*)?/", "{}/", r"{}(-[^/]*)?$")  # 'dino' is dino_coco, 'resnet' no resnet+supervised
-    wanted = "".join(shape.format(re.escape(word)) for shape, word in zip(shapes, words, strict=False))
-    found = [run for run in runs if re.match(wanted, run)]
+    # 'dino' is dino_coco, 'seed0' is seed0-1a2b3c4d, 'resnet' is not resnet+supervised.
+    fits = lambda word, part: f"{part}_".startswith(f"{word}_") or part.startswith(f"{word}-")  # noqa: E731
+    found = [run for run in runs if all(map(fits, words, run.split("/")))]
     if len(found) != 1:
         raise ValueError(f"'{name}' means {len(found)} finished runs; name one of these: {', '.join(found or runs)}.")
     return runs[found[0]]
@@ -91,14 +90,14 @@ def _student(experiment: Experiment, epochs: int) -> ExportedStudent:
     return made
 
 
-def _feeds(experiment: Experiment, student: ExportedStudent, split: str, kind: str, most=0, first=1) -> Iterator[Feed]:
-    """The images of a split, its captions, or the zero-shot prompts: ``first`` of them, then BATCH at a time."""
+def _feeds(experiment: Experiment, student, split: str, kind: str, most=0, size=BATCH) -> Iterator[Feed]:
+    """Batches of the images of a split, its captions, or the zero-shot prompts; ``most``: about so many, evenly."""
     inputs = [PROMPT.format(name) for name in experiment.data[split].category_names]
     if kind != "prompt":
         inputs = experiment.captions(split) if kind == "text" else experiment.splits[split].pixels["pixels"]
     inputs = inputs[:: max(1, len(inputs) // most)] if most else inputs
-    for start, end in itertools.pairwise([0, *range(first, len(inputs), BATCH), len(inputs)]):
-        part = inputs[start:end]
+    for start in range(0, len(inputs), size):
+        part = inputs[start : start + size]
         yield {"pixels": np.array(part)} if kind == "image" else student.tokenise(part)
 
 
@@ -109,7 +108,7 @@ def _examined(experiment: Experiment, epochs: int, student: ExportedStudent, fol
     own.pop("image_attention", None)
     sides = [side for side in INPUTS if side in own]
     for side in sides:
-        write(student, side, next(feeds("fit", side, first=2)), folder / f"{side}.onnx")
+        write(student, side, next(feeds("fit", side, size=2)), folder / f"{side}.onnx")
         quantise(folder / f"{side}.onnx", folder / f"{side}.int8.onnx", feeds("fit", side, CALIBRATED))
     scores, agreement = {"student": experiment.result["budgets"][str(epochs)]["scores"]["student"]}, {}
     for row, end in (("onnx", ".onnx"), ("int8", ".int8.onnx")):
@@ -143,7 +142,7 @@ def _times(path: Path, feeds: Callable, calls: int) -> dict[str, dict]:
     """Percentiles of milliseconds by threads and size of the batch; large batches are called a tenth as often."""
     record = {}
     for threads, size in itertools.product(sorted({1, machine.cores()}), (1, BATCH)):
-        call = partial(session(path, threads), next(feeds(first=size)))
+        call = partial(session(path, threads), next(feeds(size=size)))
         times = machine.call_times(call, torch.device("cpu"), calls if size == 1 else max(5, calls // 10))
         record[f"threads {threads}, batch {size}"] = machine.latency(times)
     return record

@@ -20,7 +20,7 @@ from kdlib.utils import reports_root, write_atomic
 FOLDER = reports_root() / "bench"
 MEASURES = {measure.__name__: measure for measure in (
     inference.teacher, inference.features, inference.memory, inference.search, inference.export,
-    training.live, training.step, training.convnet, training.workers, training.lightly,
+    training.live, training.step, training.convnet, training.workers,
 )}  # fmt: skip
 
 

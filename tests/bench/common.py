@@ -87,11 +87,8 @@ def photos(count: int, side: tuple[int, int] = (640, 480)) -> Dataset:
 def random_features(count: int, width: int, tokens: int = 1, texts: int = 0) -> Features:
     """Memory-mapped features of :func:`photos`, with so many tokens an image and, if any, in its only caption."""
     random, folder = np.random.default_rng(0), SCRATCH / f"random-{width}"
-    shapes = {
-        "image_pooled": (count, width),
-        "image_attention": (count, tokens),
-        "image_tokens": (count, tokens, width),
-    }
+    shapes = {"image_pooled": (count, width), "image_attention": (count, tokens)}
+    shapes["image_tokens"] = count, tokens, width
     of_text = {"text_pooled": (count, width), "text_attention": (count * texts,), "text_tokens": (count * texts, width)}
     folder.mkdir(exist_ok=True)
     arrays = {"text_length": np.full(count, texts), "caption_count": np.ones(count, dtype=int)} if texts else {}

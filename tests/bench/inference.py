@@ -60,9 +60,8 @@ def memory() -> Iterator[dict]:
     for count in counts:
         command = [sys.executable, __file__, str(count)]
         peaks.append(int(subprocess.run(command, capture_output=True, text=True, check=True).stdout) / 2**10)
-    yield row(
-        f"building features of {counts[0]:,} images", f"of {counts[1]:,}", peaks[0] / peaks[1], "≤ 1.1", *peaks, "MB"
-    )
+    what, against = f"building features of {counts[0]:,} images", f"of {counts[1]:,}"
+    yield row(what, against, peaks[0] / peaks[1], "≤ 1.1", *peaks, "MB")
 
 
 def peak(count: int) -> int:

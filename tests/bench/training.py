@@ -125,25 +125,3 @@ def workers() -> Iterator[dict]:
             taken.append(seconds(lambda: found.update(run.run(planned, workers=count))))  # noqa: B023
         assert not any(found.values()), found
     yield row(f"{len(found)} experiments with two workers", "with one", taken[1] / taken[0], "≥ 1.8", *taken, "s")
-
-
-def lightly() -> Iterator[dict]:
-    """An epoch of ResNet-18 at 64 pixels from stored features, and of lightly-train, which has one size for both."""
-    what, against = "an epoch of ResNet-18 from stored features", "lightly-train's, its teacher live at 224 pixels"
-    try:
-        import lightly_train
-    except ImportError:
-        return (yield row(what, "lightly-train, which is not installed here", *[float("nan")] * 4, ""))
-    fields = PIXELS | {"teacher": "dinov2", "objective": "feature_regression", "batch_size": 32}
-    ours = config("resnet", crop=0.7, flip=True, **fields)
-    split, folder = pictures(ours, size(256, 64))
-
-    def trained(epochs: int) -> None:
-        lightly_train.pretrain(
-            out=SCRATCH / "lightly", data=folder, model="torchvision/resnet18", method="distillationv1", devices=1,
-            method_args={"teacher": "dinov2/vits14-notpretrained"}, transform_args={"image_size": [224, 224]},
-            epochs=epochs, batch_size=32, num_workers=THREADS, accelerator="cpu", precision="32-true", overwrite=True,
-        )  # fmt: skip
-
-    theirs = lambda: (seconds(lambda: trained(3)) - seconds(lambda: trained(1))) / 2  # noqa: E731
-    yield compared(what, against, Epoch(ours, split), theirs, "≥ 5", rounds=1)

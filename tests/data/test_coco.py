@@ -94,7 +94,7 @@ def test_load__what_is_missing_is_one_error_or_left_out_and_counted(top):
     assert test.ids == ("900", "901") and test.captions[1] == tuple(f"caption {i} of 901." for i in (0, 1, 2))
     assert dict(test.left_out) == {f"caption {number}": "is no text" for number in (9013, 9014, 9015)} | {
         "more.png": "is not in captions_val2017.json",
-        "caption 7": "has no image 555",
+        "caption 7": "has no image, 555",
         "000000000902.jpg": f"is not in {top}/val2017",
         "000000000903.jpg": "has no caption",
     }

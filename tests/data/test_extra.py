@@ -80,7 +80,7 @@ def test_open_data__synthetic_extra_images_are_others_and_have_labels_or_caption
 def test_open_data__an_extra_image_that_is_scored_is_found_by_its_content(small_run, gathered, small_shapes):
     test = data.load("tinyimagenet", small_shapes, "test")
     shutil.copy(test.paths[3], gathered / "innocent.jpg")
-    with pytest.raises(DataError, match=r"1 images are in two splits: extra/innocent\.jpg is val_3\.JPEG of test"):
+    with pytest.raises(DataError, match=r"1 images are in two splits: extra/innocent\.jpg is in test, as val_3\.JPEG"):
         data.open_data(small_run("dino", extra_images=str(gathered)))
     train = data.open_data(small_run("dino", extra_images=str(gathered), on_overlap="drop"))["train"]
     assert "extra/innocent.jpg" not in train.ids and train.left_out[-1][0] == "extra/innocent.jpg"

@@ -32,14 +32,16 @@ def three(tmp_path):
 
 
 def test_separate__an_image_in_two_splits_is_an_error_or_leaves_training_and_is_named(three):
-    with pytest.raises(DataError, match=r"3 images are in two splits: x\.png is x\.png of test; b\.png is.*on_overlap"):
+    with pytest.raises(
+        DataError, match=r"3 images are in two splits: x\.png is in test, as x\.png; b\.png is.*on_overlap"
+    ):
         data.separate(three)
     kept = data.separate(three, "drop")
     assert {name: each.ids for name, each in kept.items()} == {
         "fit": ("a.png", "c.png"), "dev": ("k.png",), "test": ("x.png", "y.png"),
     }  # fmt: skip
     assert kept["fit"].labels.tolist() == [0, 2] and kept["fit"].captions[1] == ("caption of c.png",)
-    assert kept["fit"].left_out == (("b.png", "is x.png of test"), ("d.png", "is k.png of dev"))
+    assert kept["fit"].left_out == (("b.png", "is in test, as x.png"), ("d.png", "is in dev, as k.png"))
     assert kept["fit"].fingerprint != three["fit"].fingerprint and kept["test"] is three["test"]
     assert data.separate(kept)["fit"] is kept["fit"]
 

@@ -69,6 +69,17 @@ def test_load__images_of_any_format_are_used_and_what_is_not_used_is_named_with_
         ("train/n99/images/x.JPEG", "is in no folder of a class"),
     )
     assert load(top, "dev").left_out == ()
+    made.write(top / "train/notes.txt", "not read")
+    splits = {split: load(top, split) for split in data.SPLITS}
+    fit = data.counts(splits)["fit"]
+    assert fit["left_out"] == 4 and fit["by_class"] == {"bullfrog": 24, "goldfish": 18, "n00000002": 18}
+    assert sum(fit["by_suffix"].values()) == 60 and fit["by_suffix"][".jpeg"] == 55 and fit["by_suffix"][".webp"] == 1
+    assert fit["left_out_by_reason"]["has no suffix of an image format"] == 2
+    text = data.summary(splits)
+    assert (
+        "), 3 classes of 18 (goldfish) to 24 (bullfrog), 4 left out\n  is in no folder of a class: 2 (train/l" in text
+    )
+    assert "test: 6 images (6 .jpeg), 3 classes of 2 each, 0 left out" in text
 
 
 @pytest.mark.parametrize("inner", ["", "images/"])

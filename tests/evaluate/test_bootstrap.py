@@ -24,22 +24,19 @@ def pair(a, b, weights, seed_noise_a=(0.0,), seed_noise_b=(0.0,)):
     for values, noises in ((a, seed_noise_a), (b, seed_noise_b)):
         lines = replicate_means(values, weights)
         sides += [[values.mean() + noise for noise in noises], np.stack([lines + noise for noise in noises])]
-    return ("a", "b", *sides)
+    return tuple(sides)
 
 
 def certain(difference: float, seed: int = 0):
     """A pair of one seed each whose replicates are normal around the difference, with a deviation of 1."""
     replicates = np.random.default_rng(seed).normal(difference, 1, RESAMPLES)
-    return ("a", "b", [difference], replicates[None], [0.0], np.zeros((1, RESAMPLES)))
+    return ([difference], replicates[None], [0.0], np.zeros((1, RESAMPLES)))
 
 
-def test_resamples__are_a_function_of_their_arguments_and_cannot_be_written():
-    first = bootstrap.resamples(50, 20).copy()
-    np.random.seed(1)
+def test_resamples__are_a_function_of_their_arguments():
+    first = bootstrap.resamples(50, 20)
     bootstrap.resamples.cache_clear()
     assert (bootstrap.resamples(50, 20) == first).all()
-    with pytest.raises(ValueError):
-        bootstrap.resamples(50, 20)[0, 0] = 9
 
 
 @pytest.mark.parametrize("ties", [False, True])
@@ -110,13 +107,13 @@ def test_compare__p_is_uniform_without_a_difference():
 def test_compare__few_seeds_that_scatter_leave_no_tiny_p():
     """Differences of 1, 2 and 3 over three seeds, hardly any noise of images: Student's t has two degrees."""
     images = 0.01 * np.random.default_rng(0).normal(size=RESAMPLES)
-    (result,) = compare([("a", "b", [1, 2, 3], np.array([[1], [2], [3]]) + images, [0] * 3, np.zeros((3, RESAMPLES)))])
+    (result,) = compare([([1, 2, 3], np.array([[1], [2], [3]]) + images, [0] * 3, np.zeros((3, RESAMPLES)))])
     assert result.verdict == "better" and 0.002 < result.p < ALPHA
 
 
 def test_compare__p_is_no_less_than_the_resamples_of_the_other_sign():
     """A median that jumps: 980 resamples say 1, 20 say -1."""
-    (result,) = compare([("a", "b", [1.0], np.repeat([1.0, -1.0], [980, 20])[None], [0.0], np.zeros((1, 1000)))])
+    (result,) = compare([([1.0], np.repeat([1.0, -1.0], [980, 20])[None], [0.0], np.zeros((1, 1000)))])
     assert result.p == pytest.approx(0.04, abs=1e-4)
 
 
@@ -140,9 +137,9 @@ def test_compare__corrects_by_holm_and_says_what_it_overruled():
 def test_compare__identical_sides_are_not_significant(seeds):
     values, noise = np.random.default_rng(0).normal(size=90), np.linspace(0, 1, seeds)
     (result,) = compare([pair(values, values, bootstrap.resamples(90), noise, noise)])
-    assert result[2:] == (0, 0, 0, 1, 1, "not significant")
+    assert result == (0, 0, 0, 1, 1, "not significant")
     lines = np.random.default_rng(0).random(size=(1, 400))  # nor is what float32 makes of them a difference
-    (result,) = compare([("a", "b", [0.5], lines.astype(np.float32), [0.5 - 1e-9], lines)])
+    (result,) = compare([([0.5], lines.astype(np.float32), [0.5 - 1e-9], lines)])
     assert (result.p, result.verdict) == (1, "not significant")
 
 
@@ -150,8 +147,8 @@ def test_compare__identical_sides_are_not_significant(seeds):
 def test_compare__swapping_the_sides_turns_the_verdict_around(seeds):
     rng, weights = np.random.default_rng(1), bootstrap.resamples(150)
     one = pair(*encoders(rng, 150, 0.4), weights, *(0.02 * rng.normal(size=count) for count in seeds))
-    (there,), (back,) = compare([one]), compare([("b", "a", *one[4:], *one[2:4])])
-    assert (there.verdict, back.verdict) == ("better", "worse") and (there.name_a, back.name_a) == ("a", "b")
+    (there,), (back,) = compare([one]), compare([(*one[2:], *one[:2])])
+    assert (there.verdict, back.verdict) == ("better", "worse")
     assert (back.p, back.difference) == (pytest.approx(there.p), -there.difference)
     assert (back.low, back.high) == pytest.approx((-there.high, -there.low))
 
@@ -168,4 +165,4 @@ def test_compare__seeds_are_paired_where_both_sides_have_as_many():
 
 def test_compare__replicates_that_are_no_numbers_are_an_error():
     with pytest.raises(ValueError, match="not finite"):
-        compare([("a", "b", [1.0], np.full((1, 10), np.nan), [1.0], np.ones((1, 10)))])
+        compare([([1.0], np.full((1, 10), np.nan), [1.0], np.ones((1, 10)))])

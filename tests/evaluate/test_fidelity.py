@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from fakes import signs
 from scipy.special import rel_entr, softmax
 
 from kdlib.evaluate import fidelity
@@ -14,11 +15,6 @@ NAMES = ("similarity_cosine", "neighbour_agreement", "similarity_kl")
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.tensor(np.random.default_rng(seed).normal(size=shape), dtype=torch.float32)
-
-
-def signs(count: int, seed: int) -> torch.Tensor:
-    """Vectors of four signs: their cosines are exact multiples of 1/2, so nearly everything ties."""
-    return torch.tensor(np.random.default_rng(seed).choice([-1.0, 1.0], size=(count, 4)), dtype=torch.float32)
 
 
 def pair(images: int, texts: int | None, seed: int = 0) -> tuple[dict, dict]:

@@ -3,22 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from fakes import clouds, signs
 from sklearn.metrics import top_k_accuracy_score
 from sklearn.neighbors import KNeighborsClassifier
 
 from kdlib.evaluate import knn
-
-
-def clouds(count: int, classes: int, seed: int, spread: float = 2.0):
-    rng = np.random.default_rng(seed)
-    labels = np.arange(count) % classes
-    centres = np.random.default_rng(99).normal(size=(classes, 12))
-    return torch.tensor(centres[labels] + spread * rng.normal(size=(count, 12)), dtype=torch.float32), labels
-
-
-def signs(count: int, seed: int) -> torch.Tensor:
-    """Vectors of four signs: their cosines are exact multiples of 1/2, so nearly everything ties."""
-    return torch.tensor(np.random.default_rng(seed).choice([-1.0, 1.0], size=(count, 4)), dtype=torch.float32)
 
 
 def naive_credits(bank, bank_labels, query, query_labels, k: int, top: int) -> list[float]:
@@ -58,9 +47,10 @@ def test_knn__is_the_naive_count_where_nearly_everything_ties():
     assert 0.2 < np.mean(expected) < 0.6
 
 
-def test_knn__a_bank_smaller_than_k_is_taken_whole_and_named_so():
-    assert knn.ks(53) == [10, 20, 53]
-    assert knn.ks(7) == [7] and knn.ks(10**5) == [10, 20, 100, 200]
+@pytest.mark.parametrize(("size", "ks"), [(7, [7]), (53, [10, 20, 53]), (300, [10, 20, 100, 200])])
+def test_knn__a_bank_smaller_than_k_is_taken_whole_and_named_so(size, ks):
+    bank, labels = clouds(size, 2, 1)
+    assert list(knn.credits(bank, labels, bank, labels)) == [f"knn@{k}_top{n}" for k in ks for n in (1, 5)]
 
 
 @pytest.mark.parametrize("queries", [1, 40])
@@ -73,7 +63,7 @@ def test_knn__a_constant_encoder_scores_exactly_chance_whatever_the_rounding(wid
             labels = np.arange(size - size % classes) % classes
             bank, rows = vector.repeat(len(labels), 1), np.arange(queries) % len(labels)
             scores = knn.credits(bank, labels, bank[rows], labels[rows])
-            tops = [scores[f"knn@{k}_top1"].mean() for k in knn.ks(len(labels))]
+            tops = [values.mean() for name, values in scores.items() if name.endswith("top1")]
             assert tops == pytest.approx([1 / classes] * len(tops)), f"{len(labels)} in the bank, {classes} classes"
 
 

@@ -5,21 +5,15 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from fakes import clouds
 from sklearn.linear_model import LogisticRegression, RidgeClassifier
 from sklearn.preprocessing import StandardScaler, normalize
 
 from kdlib.evaluate import linear
 
 
-def clouds(count: int, classes: int, seed: int, spread: float = 1.5, width: int = 12):
-    rng = np.random.default_rng(seed)
-    labels = np.arange(count) % classes
-    centres = np.random.default_rng(99).normal(size=(classes, width))
-    return torch.tensor(centres[labels] + spread * rng.normal(size=(count, width)), dtype=torch.float32), labels
-
-
 def parts(classes: int = 5):
-    return clouds(300, classes, 1), clouds(100, classes, 2), clouds(120, classes, 3)
+    return clouds(300, classes, 1, 1.5), clouds(100, classes, 2, 1.5), clouds(120, classes, 3, 1.5)
 
 
 def test_standardise__is_scikit_learns_with_the_statistics_of_fit():
@@ -44,7 +38,7 @@ def test_credits__are_the_hits_of_scikit_learns_optimum_at_the_best_penalties(cl
         assert chosen == max(reached, key=reached.get)
         assert credits[name].tolist() == (models[name][chosen].predict(test) == data[2][1]).tolist()
         assert 0.5 < credits[name].mean() < 1
-    assert facts["linear_converged"] and facts["linear_iterations"] > 0 and facts["linear_search_images"] == 300
+    assert facts["linear_converged"] and facts["linear_search_images"] == 300
 
 
 def test_credits__a_probe_that_runs_out_of_iterations_says_so(monkeypatch):

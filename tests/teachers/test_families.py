@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import papermill
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,10 +15,11 @@ from PIL import Image
 from kdlib import teachers
 from kdlib.config import RunConfig
 from kdlib.teachers.checkpoint import TeacherError
-from kdlib.teachers.toy import train
+from kdlib.utils import project_root
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
 TEXTS = ["a picture of a red circle", "one star on a plain background, the first of them in the top left"]
+RECIPE = project_root() / "notebooks/toy_teachers.ipynb"
 TOY = ("dino", "beit", "clip", "blip")
 RANDOM = {"dinov2": "dinov2", "registers": "dinov2", "dinov3": "dinov3", "siglip2": "siglip2"}  # checkpoint -> family
 
@@ -187,10 +189,11 @@ def test_siglip2__reads_lower_case_and_fills_up_to_the_right(load):
 
 
 @pytest.mark.parametrize("name", ["beit", "blip"])
-def test_toy__is_trained_again_from_the_files_beside_its_weights(tmp_path, monkeypatch, name):
-    folder = tmp_path / name
-    shutil.copytree(teachers.resolve(RunConfig(teacher=name, dataset="coco")), folder)
-    monkeypatch.setattr(train, "BATCH", 16)
-    monkeypatch.setitem(train.RECIPES, name, (1, 1e-3))
-    train.train(name, folder, 32)
-    assert teachers.load(RunConfig(teacher=name, dataset="coco", checkpoint=str(folder))).untrained == []
+def test_toy__is_trained_again_from_the_files_beside_its_weights(tmp_path, name):
+    """128 images are a batch: a step an epoch."""
+    shutil.copytree(teachers.resolve(RunConfig(teacher=name, dataset="coco")), tmp_path / name)
+    before = (tmp_path / name / "model.safetensors").read_bytes()
+    given = {"families": [name], "count": 128, "root": str(tmp_path)}
+    papermill.execute_notebook(RECIPE, tmp_path / "out.ipynb", given, kernel_name="python3", progress_bar=False)
+    assert (tmp_path / name / "model.safetensors").read_bytes() != before
+    assert teachers.load(RunConfig(teacher=name, dataset="coco", checkpoint=str(tmp_path / name))).untrained == []
