@@ -8,22 +8,15 @@ C captions of an image, K classes. A temperature is ``tau``. The student comes f
 
 __version__ = "0.1.0"
 
-_NAMES = {
-    "RunConfig": "config",
-    "Experiment": "experiment",
-    "runs": "tables",
-    "results": "tables",
-    "compare": "comparisons",
-    "retention": "comparisons",
-}
+_PLACES = {"RunConfig": "config", "Experiment": "experiment", "runs": "tables", "results": "tables",
+           "compare": "comparisons", "retention": "comparisons", "show": "show"}  # fmt: skip
 
 
 def __getattr__(name: str):
     # Imported when they are asked for, so that reading a table does not wait for torch.
     import importlib
 
-    if name in _NAMES:
-        return getattr(importlib.import_module(f"kdlib.{_NAMES[name]}"), name)
-    if name == "show":
-        return importlib.import_module("kdlib.show")
-    raise AttributeError(f"kdlib has no {name}; it has {', '.join([*_NAMES, 'show'])}.")
+    if name not in _PLACES:
+        raise AttributeError(f"kdlib has no {name}; it has {', '.join(_PLACES)}.")
+    module = importlib.import_module(f"kdlib.{_PLACES[name]}")
+    return module if name == "show" else getattr(module, name)

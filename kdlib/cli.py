@@ -9,13 +9,10 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(
-    help="A study of visual model distillation. Start with: kdlib run notebooks/studies/mini.yaml\n\n"
-    "--debug, or KDLIB_DEBUG=1, shows the traceback of an error.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
+HELP = """A study of visual model distillation. Start with: kdlib run notebooks/studies/mini.yaml
+
+--debug, or KDLIB_DEBUG=1, shows the traceback of an error."""
+app = typer.Typer(help=HELP, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None)
 data_app = typer.Typer(help="Download a data set, or check one.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
@@ -123,8 +120,7 @@ def data_get(
     """Download a data set from its official site, check its archives and extract them; or check what is there."""
     from kdlib.data import download
 
-    done = download.check(name, folder) if check else f"--data-root {download.get(name, folder, source, keep)}"
-    print(done)
+    print(download.check(name, folder) if check else f"--data-root {download.get(name, folder, source, keep)}")
 
 
 def main() -> None:

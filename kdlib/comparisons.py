@@ -75,13 +75,6 @@ def _pairs(first: dict, question: str) -> list[tuple]:
     return [(key, key, question) for key in students]
 
 
-def converged(runs: pd.DataFrame) -> pd.DataFrame:
-    """Whether students have converged: on dev, 2E epochs and a cooldown minus E and a cooldown; the interval has 0."""
-    gain = compare(runs, "converged")
-    gain["verdict"] = np.select([gain.low > 0, gain.high < 0], ["still learning", "past its best"], "converged")
-    return gain[["teacher", "dataset", "student", "epochs", "difference", "low", "high", "verdict"]]
-
-
 def over_seeds(scores: pd.DataFrame) -> pd.DataFrame:
     """Rows of ``results`` without seeds: mean, its interval over test images, and ``sd`` over seeds."""
     rows, key = [], [name for name in tables.KEY if name != "seed"] + ["encoder", "metric"]

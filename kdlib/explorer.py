@@ -51,7 +51,7 @@ def opened(run: str, _written: int) -> tuple[Experiment, dict[str, Arrays]]:
 @lru_cache(maxsize=1)
 def encoder(*fields: tuple) -> tuple[Callable, Callable, dict, dict]:
     """The teacher as the features were built with it; the last one stays in memory."""
-    return features._teacher_encoder(RunConfig(dataset="any", **dict(fields)), True, [])
+    return features.teacher_encoder(RunConfig(dataset="any", **dict(fields)), True)
 
 
 def ask(experiment: Experiment, image: Image.Image | None = None, caption: str = "") -> dict[str, Arrays]:
@@ -70,7 +70,7 @@ def ask(experiment: Experiment, image: Image.Image | None = None, caption: str =
             raise
     own = replace(fit.features, arrays=arrays, ids=["own"], rows=np.zeros(1, dtype=int), skipped=[])
     pixels = replace(own, arrays={"pixels": features.fitted(seen, config.image_size)[None]})
-    split = Split("own", own, pixels, vocabulary=fit.vocabulary)
+    split = Split(own, pixels, vocabulary=fit.vocabulary)
     if "image_attention" in arrays:
         made["teacher"] = embed_teacher(split) | {"image_attention": torch.from_numpy(arrays["image_attention"])}
     made["student"] = embed(student, split, config.device)
@@ -126,8 +126,7 @@ class Explorer:
         scores = scores[scores.primary & scores.encoder.isin(["teacher", "student", "pca", "random_init"])]
         names = {"encoder": "", "value": show.NAMES[scores.metric.iloc[0]], "low": "95 % from", "high": "to"}
         table = scores.replace({"encoder": show.NAMES})[[*names]].rename(columns=names)
-        note = "A toy teacher, of synthetic scenes." if experiment.result["teacher"]["source"] == "toy" else ""
-        return f"<p>{note}</p>{table.to_html(index=False, border=0, float_format='%.3f')}"
+        return table.to_html(index=False, border=0, float_format="%.3f")
 
     def _of_image(self) -> str:
         row = self.image.value - 1

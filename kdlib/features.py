@@ -93,13 +93,14 @@ def ahead(make: Callable, items: Iterable) -> Iterator:
 def teacher_features(config: RunConfig, dataset: Dataset, tokens: bool) -> Features:
     """The teacher's features of one split, built where they are missing. Those with tokens serve whoever needs none."""
     tokens = tokens or (_cache(config, dataset, tokens=True)[0] / "manifest.json").exists()
-    return _ensure(*_cache(config, dataset, tokens), dataset, lambda prompts: _teacher_encoder(config, tokens, prompts))
+    folder, record = _cache(config, dataset, tokens)
+    return _ensure(folder, record, dataset, lambda: teacher_encoder(config, tokens, record["prompts"]))
 
 
 def pixels(config: RunConfig, dataset: Dataset, size: int) -> Features:
     """The decoded images of one split, (N, 3, size, size) uint8 as array 'pixels', built where they are missing."""
     encoder = lambda image: fitted(image, size), lambda images, captions: {"pixels": np.stack(images)}, {}, {}
-    return _ensure(*_cache(config, dataset, size=size), dataset, lambda prompts: encoder)
+    return _ensure(*_cache(config, dataset, size=size), dataset, lambda: encoder)
 
 
 def features_key(config: RunConfig, dataset: Dataset, tokens: bool = False) -> str:
@@ -118,7 +119,7 @@ def _cache(config: RunConfig, dataset: Dataset, tokens: bool = False, size: int 
     return runs_root() / "features" / digest(record)[:24], record
 
 
-def _teacher_encoder(config: RunConfig, tokens: bool, prompts: list[str]) -> tuple[Callable, Callable, dict, dict]:
+def teacher_encoder(config: RunConfig, tokens: bool, prompts=()) -> tuple[Callable, Callable, dict, dict]:
     """prepare(image), for threads; encode(what that made of CHUNK images, their captions); facts; arrays of prompts."""
     teacher, side, dtype = teachers.load(config), config.token_grid, np.dtype(config.feature_dtype)
     if side > min(teacher.grid):
@@ -165,11 +166,11 @@ def _teacher_encoder(config: RunConfig, tokens: bool, prompts: list[str]) -> tup
 
 def _ensure(folder: Path, record: dict, dataset: Dataset, load: Callable) -> Features:
     """The features in ``folder``: opened without a lock or a write where they are whole, else built under a lock."""
-    if found := _opened(folder):
+    if found := _opened(folder, dataset):
         return found
     try:
         with locked(folder.with_name(f"{folder.name}.lock")):
-            found = _opened(folder)
+            found = _opened(folder, dataset)
             if not found and (folder / "manifest.json").exists():
                 warnings.warn(f"{folder} is damaged (an array or its manifest) and is built again.", stacklevel=4)
                 shutil.rmtree(folder)
@@ -179,18 +180,19 @@ def _ensure(folder: Path, record: dict, dataset: Dataset, load: Callable) -> Fea
         raise FeatureError(f"{folder} cannot be built: {error}. {remedy}") from error
 
 
-def _opened(folder: Path) -> Features | None:
+def _opened(folder: Path, dataset: Dataset) -> Features | None:
     """The finished features in ``folder``; None where there are none, or damaged ones."""
     manifest = read_json(folder / "manifest.json")
     try:
         files = {name: folder / f"{name}.npy" for name in manifest["arrays"]}
         arrays = {name: np.load(file, mmap_mode="r") for name, file in files.items()}
-        found = {name: [file.stat().st_size, *arrays[name].shape] for name, file in files.items()}
-        fields = {name: manifest[name] for name in ("ids", "skipped", "facts", "seconds")}
-        features = Features(path=folder, arrays=arrays, rows=np.array(manifest["rows"]), **fields)
+        if manifest["arrays"] != {name: [file.stat().st_size, *arrays[name].shape] for name, file in files.items()}:
+            return None
+        skipped, facts, seconds = (manifest[name] for name in ("skipped", "facts", "seconds"))
     except (FileNotFoundError, EOFError, ValueError, KeyError, TypeError):
         return None
-    return features if found == manifest["arrays"] else None
+    rows = np.array([row for row in range(len(dataset)) if str(row) not in skipped])
+    return Features(folder, arrays, [dataset.ids[row] for row in rows], rows, [*skipped.values()], facts, seconds)
 
 
 def _build(folder: Path, record: dict, dataset: Dataset, load: Callable) -> Features:
@@ -200,7 +202,7 @@ def _build(folder: Path, record: dict, dataset: Dataset, load: Callable) -> Feat
     sizes = {file.stem: file.stat().st_size for file in folder.glob("*.npy")}
     if mark is None or any(sizes.get(name, 0) < size for name, (size, *_) in mark["arrays"].items()):
         mark = {"next": 0, "arrays": {}, "skipped": {}, "seconds": 0.0}
-    prepare, encode, facts, extras = load(record.get("prompts"))
+    prepare, encode, facts, extras = load()
     where, started = f"{dataset.name}/{dataset.split}", time.perf_counter() - mark["seconds"]
 
     def decode(first: int) -> tuple[int, dict, dict]:
@@ -223,17 +225,14 @@ def _build(folder: Path, record: dict, dataset: Dataset, load: Callable) -> Feat
             if (seconds := time.perf_counter() - started) > mark["seconds"] + MARK:
                 mark |= {"next": end, "seconds": seconds}
                 write_json(folder / "progress.json", mark)
-    skipped, mark["seconds"] = list(mark["skipped"].values()), time.perf_counter() - started
-    if skipped and (record["on_bad_image"] == "error" or len(skipped) == len(dataset)):
-        remedy = "Replace them, or set on_bad_image to 'skip', which counts them in each result:\n  "
-        raise BadImageError(f"{len(skipped)} images of {where} cannot be read. {remedy}" + "\n  ".join(skipped))
+    if (bad := mark["skipped"]) and (record["on_bad_image"] == "error" or len(bad) == len(dataset)):
+        remedy = "Replace them, or set on_bad_image to 'skip', which counts them in each result:"
+        raise BadImageError("\n  ".join([f"{len(bad)} images of {where} cannot be read. {remedy}", *bad.values()]))
     _append(folder, mark["arrays"], extras)
-    rows = [row for row in range(len(dataset)) if str(row) not in mark["skipped"]]
-    manifest = mark | {"record": record, "versions": machine.versions(), "facts": facts}
-    manifest |= {"rows": rows, "ids": [dataset.ids[row] for row in rows], "skipped": skipped}
-    write_json(folder / "manifest.json", manifest)
+    mark |= {"seconds": time.perf_counter() - started, "facts": facts}
+    write_json(folder / "manifest.json", mark | {"record": record, "versions": machine.versions()})
     (folder / "progress.json").unlink(missing_ok=True)
-    return _opened(folder)
+    return _opened(folder, dataset)
 
 
 def _append(folder: Path, marked: dict[str, list[int]], arrays: dict[str, np.ndarray]) -> None:

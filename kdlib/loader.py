@@ -14,7 +14,7 @@ from torch import Tensor
 from kdlib.config import RunConfig
 from kdlib.data.base import Dataset
 from kdlib.features import Features, ahead, pixels, teacher_features
-from kdlib.machine import choose, to_device
+from kdlib.machine import choose
 from kdlib.utils import derive, generator
 
 
@@ -44,7 +44,6 @@ class Vocabulary:
 class Split:
     """The teacher's features of N images, the pixels where a student reads them, and labels or categories."""
 
-    name: str
     features: Features
     pixels: Features | None = None
     labels: np.ndarray | None = None  # (N,)
@@ -84,7 +83,7 @@ def open_splits(config: RunConfig, data: dict[str, Dataset], reads: str) -> dict
         labels = None if dataset.labels is None else dataset.labels[features.rows]
         shown = [[kind in own for kind in range(len(dataset.category_names))] for own in dataset.categories or ()]
         relevant = np.array(shown, dtype=bool)[features.rows] if shown else None
-        splits[name] = Split(name, features, images, labels, relevant)
+        splits[name] = Split(features, images, labels, relevant)
     if crops(config, reads):  # the smallest crop still has image_size pixels a side
         source = pixels(config, data[trained], math.ceil(config.image_size / config.crop**0.5))
         splits[trained] = replace(splits[trained], source=source)
@@ -175,7 +174,7 @@ class TrainLoader:
     def __init__(self, split: Split, config: RunConfig, reads: str, text_reads="", attention=False, anchors: int = 0):
         if len(split) < 2:
             raise ValueError(f"{len(split)} training images; a loss over pairs needs at least 2.")
-        self.split, self.config, self.anchors, self.device = split, config, anchors, choose(config.device)
+        self.split, self.config, self.anchors = split, config, anchors
         self.reader = Reader(split, reads, text_reads, attention)
         self.crops, self.batch_size = crops(config, reads), min(config.batch_size, len(split))
 
@@ -192,30 +191,24 @@ class TrainLoader:
             draw = torch.rand(len(split), generator=generator(seed, "caption", epoch)).numpy()
             own = offsets[:-1] + (draw * counts).astype(np.int64)
             captions = np.where(counts > 0, own, (draw * offsets[-1]).astype(np.int64))  # (N,) a text for each image
-        copying = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
+        pinned = choose(self.config.device).type == "cuda"  # the copy to a GPU then overlaps with its work
 
-        def make(step: int) -> tuple[dict[str, Tensor], torch.cuda.Event | None]:
-            with torch.cuda.stream(copying):  # nothing without a GPU
-                rows = order[step * size : (step + 1) * size]
-                batch = self.reader.images(rows, self._cropped(rows, epoch) if self.crops else None)
-                batch["row"] = torch.from_numpy(rows)
-                if split.labels is not None:
-                    batch["label"] = torch.from_numpy(split.labels[rows])
-                if captions is not None:
-                    batch |= self.reader.texts(captions[rows])
-                draw = generator(seed, "anchors", epoch, step) if self.anchors else None
-                for side in ("image", "text") if self.anchors else ():
-                    if (name := f"{side}_pooled") in split.features:
-                        rows = torch.randint(len(split.features[name]), (self.anchors,), generator=draw).numpy()
-                        batch[f"{side}_anchors"] = self.reader.rows(name, rows)
-                return to_device(batch, self.device), copying and copying.record_event()
+        def make(step: int) -> dict[str, Tensor]:
+            rows = order[step * size : (step + 1) * size]
+            batch = self.reader.images(rows, self._cropped(rows, epoch) if self.crops else None)
+            batch["row"] = torch.from_numpy(rows)
+            if split.labels is not None:
+                batch["label"] = torch.from_numpy(split.labels[rows])
+            if captions is not None:
+                batch |= self.reader.texts(captions[rows])
+            draw = generator(seed, "anchors", epoch, step) if self.anchors else None
+            for side in ("image", "text") if self.anchors else ():
+                if (name := f"{side}_pooled") in split.features:
+                    rows = torch.randint(len(split.features[name]), (self.anchors,), generator=draw).numpy()
+                    batch[f"{side}_anchors"] = self.reader.rows(name, rows)
+            return {name: value.pin_memory() for name, value in batch.items()} if pinned else batch
 
-        for batch, copied in (ahead if self.crops or copying else map)(make, range(len(self))):
-            if copied:  # the step's stream waits for the copy, the CPU does not
-                torch.cuda.current_stream(self.device).wait_event(copied)
-                for value in batch.values():  # their memory is not given away before the step has read it
-                    value.record_stream(torch.cuda.current_stream(self.device))
-            yield batch
+        return (ahead if self.crops or pinned else map)(make, range(len(self)))
 
     def _cropped(self, rows: np.ndarray, epoch: int) -> np.ndarray:
         """(B, 3, size, size) uint8: a square of each image, of area even in [crop, 1], drawn from (seed, epoch, id)."""

@@ -14,19 +14,17 @@ from unittest import mock
 import numpy as np
 import torch
 
-from kdlib import data as datasets
 from kdlib import distiller, features, loader, students, teachers, trainer
 from kdlib.config import RunConfig
-from kdlib.data import DataError, Dataset
-from kdlib.evaluate.protocol import Evaluation, controls, embed
+from kdlib.data import DataError, open_data
+from kdlib.evaluate.protocol import Evaluation, controls
+from kdlib.experiment import DATA
 from kdlib.status import allocation, duration, job_of
 from kdlib.study import Study
 from kdlib.utils import runs_root
 
-FULL = {"tinyimagenet": {"fit": 90_000, "dev": 10_000, "test": 10_000}, "coco": {"fit": 113_287, "test": 5_000}}
 # What a run's features depend on, and the seconds of its epochs and scores.
-SOURCE = ("teacher", "dataset", "checkpoint", "untrained_heads", "data_root", "train_limit", "extra_images",
-          "token_grid")  # fmt: skip
+SOURCE = ("teacher", "checkpoint", "untrained_heads", "token_grid", *DATA)
 KIND = ("method", "convnet", "image_size", "text_side", "precision")
 FIRST, SAMPLE, SECONDS = 64, 640, 20.0  # images that are timed; of a split to train on, as many as fit in 20 s
 NOTEBOOK, BUILDING = 3.0, 1.5  # imports, in time: a notebook's start, first steps and figures; one for features
@@ -45,12 +43,10 @@ def plan(study: Study, workers: int = 0) -> str:
     needed, missing = np.array([0.0, BUILDING * start * len(groups), NOTEBOOK * start * todo]), []
     with elsewhere() as kept:
         for configs in groups.values():
-            data, counts, words = _data(configs[0])
-            missing += words
             try:
-                needed += _measured(configs, data, counts, kept)
-            except (teachers.TeacherError, OSError) as error:
-                missing.append(f"Missing, and not in these numbers: the teacher {configs[0].teacher}. {error}")
+                needed += _measured(configs, kept)
+            except (teachers.TeacherError, DataError, OSError) as error:
+                missing.append(f"Missing, and not in these numbers: {error}")
     gigabytes, built, trained = needed
     here = next(place for place in (runs_root(), *runs_root().parents) if place.exists())
     return "\n".join([
@@ -74,33 +70,20 @@ def elsewhere() -> Iterator[Path]:
     """A temporary folder in place of runs/, with the data and hashes that are there; yields runs/."""
     kept = runs_root()
     with tempfile.TemporaryDirectory(prefix="kdlib-plan-") as scratch:
-        for place in kept.glob("data/*"):
-            Path(scratch, "data").mkdir(exist_ok=True)
-            Path(scratch, "data", place.name).symlink_to(place)
-        if (kept / "cache").exists():
-            shutil.copytree(kept / "cache", Path(scratch, "cache"))
+        for place in (*kept.glob("data/*"), *kept.glob("cache")):
+            link = Path(scratch, place.relative_to(kept))
+            link.parent.mkdir(exist_ok=True)
+            link.symlink_to(place)
         with mock.patch.dict(os.environ, KDLIB_RUNS=scratch):
             yield kept
 
 
-def _data(config: RunConfig) -> tuple[dict[str, Dataset], dict[str, int], list[str]]:
-    """The splits to measure on, the number of images in each split of the study, and what is missing."""
-    extra = int(config.extra_images.partition("shapes:")[2] or 0)  # which are not made for a plan
-    config, missing = config.model_copy(update={"extra_images": ""} if extra else {}), []
-    try:
-        data = datasets.open_data(config)
-        counts = {name: len(split) for name, split in data.items()}
-    except (DataError, OSError):
-        data = datasets.open_data(config.model_copy(update={"data_root": "shapes"}))
-        counts = dict(FULL.get(config.dataset) or {name: len(split) for name, split in data.items()})
-        counts["fit"] = min(counts["fit"], config.train_limit or counts["fit"])
-        remedy = "(kdlib data get, or --data-root); its sizes are known"
-        missing = [f"Missing: {config.dataset} in {config.data_root} {remedy}."]
-    return data, counts | ({"train": counts["fit"] + extra} if extra else {}), missing
-
-
-def _measured(configs: list[RunConfig], data: dict, counts: dict[str, int], kept: Path) -> tuple[float, float, float]:
+def _measured(configs: list[RunConfig], kept: Path) -> tuple[float, float, float]:
     """Of experiments with the same features: GB, seconds of the features, seconds of training and scores."""
+    extra = int(configs[0].extra_images.partition("shapes:")[2] or 0)  # which are not made for a plan
+    data = open_data(configs[0].model_copy(update={"extra_images": ""} if extra else {}))
+    counts = {name: len(split) for name, split in data.items()}
+    counts |= {"train": counts["fit"] + extra} if extra else {}
     first, tokens = configs[0], any(students.class_of(config.method).reads == "tokens" for config in configs)
     torch.set_num_threads(first.threads)
     size = min(FIRST, len(data["fit"]) // 2)
@@ -119,7 +102,7 @@ def _measured(configs: list[RunConfig], data: dict, counts: dict[str, int], kept
     spent += scale * timed(controls, evaluation, min(first.width, some["image_pooled"].shape[1]))
     for config in configs:
         kind = tuple(getattr(config, name) for name in KIND)
-        kinds[kind] = epoch, scoring, written = kinds.get(kind) or _trained(config, few, evaluation)
+        kinds[kind] = epoch, scoring, written = kinds.get(kind) or _trained(config, few)
         epochs = max(config.epochs) + sum(trainer.cooldown_epochs(config, budget) for budget in config.epochs)
         scored = 1 + len(config.epochs) * (1 + (config.cooldown > 0))  # of the initial weights, of budgets, on dev
         spent += epochs * counts.get("train", counts["fit"]) * epoch + scored * scale * scoring
@@ -127,14 +110,14 @@ def _measured(configs: list[RunConfig], data: dict, counts: dict[str, int], kept
     return gigabytes, images * each, spent
 
 
-def _trained(config: RunConfig, few: dict, evaluation: Evaluation) -> tuple[float, float, int]:
+def _trained(config: RunConfig, few: dict) -> tuple[float, float, int]:
     """Of a student: seconds of an epoch for an image, seconds of its scores, bytes of a checkpoint."""
     splits = loader.open_splits(config, few, students.class_of(config.method).reads)
     made = distiller.build(config, splits["fit"], len(few["fit"].class_names))
+    evaluation = Evaluation(splits, config.score_on)
     student, anchors = made.student, config.anchors if "anchor_kl" in made.objective else 0
     batches = loader.TrainLoader(splits["fit"], config, student.reads, student.text_reads, student.attends, anchors)
     short, folder = config.model_copy(update={"epochs": [2], "cooldown": 0.0}), Path(tempfile.mkdtemp(dir=runs_root()))
     epoch = trainer.train(made, batches, short, folder, "plan")[1]["seconds"] / (len(batches) * batches.batch_size)
-    embedded = lambda: {name: embed(student, splits[name], config.device) for name in evaluation.needed}  # noqa: E731
-    scoring = timed(lambda: evaluation.score(embedded()))
+    scoring = timed(lambda: evaluation.score(evaluation.embed(student, config.device)))
     return epoch, scoring, max(file.stat().st_size for file in folder.glob("checkpoints/*.pt"))

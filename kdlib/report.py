@@ -4,7 +4,7 @@ import contextlib
 import os
 import re
 import sys
-import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
 
@@ -37,8 +37,6 @@ def page(notebook: Path, target: Path, links: dict[str, str] | None = None) -> N
     book, folder = nbformat.read(notebook, 4), project_root() / "notebooks"
     book.cells = [cell for cell in book.cells if "papermill-error-cell-tag" not in cell.metadata.setdefault("tags", [])]
     for cell in book.cells:
-        if "outputs" in cell:  # a line of progress that was cleared
-            cell.outputs = [one for one in cell.outputs if one.get("data") != {"text/plain": ""}]
         if cell.cell_type == "markdown":  # code keeps its dollars
             parts = re.split(r"(```.*?```|`[^`]*`)", cell.source, flags=re.S)
             cell.source = "".join(part if place % 2 else MATH.sub(_mathml, part) for place, part in enumerate(parts))
@@ -60,7 +58,7 @@ def report(study: str, notebooks=("report", "claims"), out=None) -> Path:
     Beside them: executed notebooks, tables, requirements.txt, the study file; a page of ablations if there are any. A
     cell that fails is an error when all is written.
     """
-    folder, root, failed = Path(out or reports_root() / study), runs_root(), []
+    folder, root = Path(out or reports_root() / study), runs_root()
     table = runs(study)
     tests = pd.concat({name: compare(table, name) for name in QUESTIONS}, names=["question"]).reset_index("question")
     # Paths are from the study's folder; the scores' key leads to the run, and to its path.
@@ -75,30 +73,29 @@ def report(study: str, notebooks=("report", "claims"), out=None) -> Path:
         write_atomic(folder / "study.yaml", file.read_bytes())
     names = [*notebooks, *(["ablations"] if "ablation" in set(table.role) else [])]
     pages = {name: "index.html" if name == names[0] else f"{name}.html" for name in names}
-    for name, page_name in pages.items():
-        beside = file.parent / f"{name}.ipynb"  # a study's own notebook
-        source = beside if beside.is_file() else project_root() / "notebooks" / beside.name
-        links = {one.capitalize(): at for one, at in pages.items() if one != name}
-        book, error = execute(source, folder / page_name, {"study": study, "path": str(root)}, links)
-        write_atomic(folder / beside.name, nbformat.writes(book) + "\n")
-        failed += [error] * bool(error)
-    if failed:
+    beside = {name: file.parent / f"{name}.ipynb" for name in names}  # a study's own notebooks
+    sources = [path if path.is_file() else project_root() / "notebooks" / path.name for path in beside.values()]
+    links = [{one.capitalize(): at for one, at in pages.items() if one != name} for name in names]
+    given, targets = [{"study": study, "path": str(root)}] * len(names), [folder / page for page in pages.values()]
+    with ThreadPoolExecutor(2) as pool:
+        made = list(pool.map(execute, sources, targets, given, links))
+    if failed := [error for _, error in made if error]:
         raise RuntimeError("; ".join(failed))
     return folder / "index.html"
 
 
 def execute(source: Path, target: Path, parameters: dict, links: dict) -> tuple:
-    """Execute a notebook and export it as the page ``target``; returns it, and the error of a cell or ''."""
+    """Execute a notebook and export it as the page ``target``, both in its folder; returns it, and a cell's error."""
     os.environ["JUPYTER_PATH"] = f"{sys.prefix}/share/jupyter"  # our 'python3', whatever is registered by that name
-    with tempfile.TemporaryDirectory() as scratch:
-        made = Path(scratch, source.name)
-        with contextlib.suppress(PapermillExecutionError):  # of the last cell that failed
-            papermill.execute_notebook(
-                source, made, parameters, kernel_name="python3", progress_bar=False, cwd=source.parent,
-                allow_errors=True, shutdown_kernel="immediate", extra_arguments=["--IPKernelApp.log_level=40"],
-            )  # fmt: skip
-        page(made, target, links)
-        book = nbformat.read(made, 4)
+    made = target.with_name(source.name)
+    made.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(PapermillExecutionError):  # of the last cell that failed
+        papermill.execute_notebook(
+            source, made, parameters, kernel_name="python3", progress_bar=False, cwd=source.parent, allow_errors=True,
+            shutdown_kernel="immediate", extra_arguments=["--IPKernelApp.log_level=40"],
+        )  # fmt: skip
+    page(made, target, links)
+    book = nbformat.read(made, 4)
     outputs = [output for cell in book.cells for output in cell.get("outputs", ()) if output.output_type == "error"]
     why = [f"{target} shows the error of a cell: {one.ename}: {one.evalue}" for one in outputs[:1]]
     return book, "".join(why)

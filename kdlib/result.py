@@ -61,7 +61,6 @@ def write(experiment) -> dict:
         cost = costs.student_cost(student, evaluation.scored, photo, config.device, config.timed_calls)
         backbone = _teacher_cost(config)
     facts, history, random = splits["fit"].features.facts, trainer.history(run, config), own["random_init"]
-    texts = len(evaluation.scored.owner) if experiment.has_text else 0
     record = {
         "outcome": "ok",
         "config": config.model_dump(),
@@ -82,7 +81,6 @@ def write(experiment) -> dict:
         "history": history,
         "teacher": {name: facts[name] for name in ("source", "revision", "untrained")},
         "leakage": known.leakage(config),
-        "reference": known.reference(config, facts["source"], len(evaluation.scored), texts, shared["teacher"]),
         "data": {name: _described(split.features, experiment.data[name], config) for name, split in splits.items()},
         "hardware": hardware(choose(config.device)),
         "versions": versions(),

@@ -28,12 +28,11 @@ from kdlib.worker import ENVIRONMENT, THREADS, execute, token
 SHARE = 0.9  # of a machine's memory that experiments may use
 RETRIES = 2  # of a job whose kernel or worker died; training continues from its last checkpoint
 EFFORT = {"pixels": 3.0, "tokens": 1.2, "features": 1.0}  # of an epoch, roughly, by what the student reads
-QUIET = {"DASK_LOGGING__DISTRIBUTED": "critical"}  # dask's loggers are loud at each orderly end
 DASK = {
     "distributed.scheduler.worker-saturation": 1.0,  # the death of a worker blames only the job that ran
     "distributed.scheduler.allowed-failures": RETRIES,
     "distributed.worker.preload": ["kdlib.worker"],
-    "distributed.nanny.pre-spawn-environ": ENVIRONMENT | QUIET | dict.fromkeys(THREADS, "1"),
+    "distributed.nanny.pre-spawn-environ": ENVIRONMENT | dict.fromkeys(THREADS, "1"),
 }
 CONNECT_SECONDS = 30  # in which a scheduler must answer
 BUILD = "from kdlib import RunConfig, experiment\n\nexperiment.build_features(RunConfig(**{}))"
@@ -95,13 +94,10 @@ def _alone(study: str) -> Iterator[Path]:
         except Timeout:
             who = read_json(folders[0] / ".command.json")
             raise RuntimeError(f"The study '{study}' is being run by {who}: wait for it, or end it.") from None
+        who = f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%F %T')}"
         for folder in folders:
-            write_json(folder / ".command.json", f"process {os.getpid()} on {socket.gethostname()} since {now()}")
+            write_json(folder / ".command.json", who)
         yield folders[0]
-
-
-def now() -> str:
-    return time.strftime("%FT%TZ", time.gmtime())
 
 
 def _in_vain(folder: Path, limit: float) -> str:
@@ -198,7 +194,7 @@ def _outcome(job: Job, future: Future) -> tuple[str, float]:
         if found["outcome"] == "done" and problem:
             found |= {"outcome": "failed", "error": f"the notebook ended, and its result does not count: {problem}"}
     if found["outcome"] != "done":
-        write_json(job.folder / "outcome.json", found | {"when": now()})
+        write_json(job.folder / "outcome.json", found | {"when": time.strftime("%FT%TZ", time.gmtime())})
         return f"{found['outcome']}, {found['error']}", found["seconds"]
     (job.folder / "outcome.json").unlink(missing_ok=True)
     return "" if job.build else _page(job, anew=True), found["seconds"]

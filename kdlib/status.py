@@ -1,17 +1,14 @@
 """What of a study is done, and why the rest is not: read from the files of its runs, never stored."""
 
-import socket
 from collections import Counter
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
 
-import psutil
-
 from kdlib.config import RunConfig
 from kdlib.study import Planned, Study, said
-from kdlib.utils import read_json, runs_root
+from kdlib.utils import is_running, read_json, runs_root
 
 CHANGED = "its parameters, data, teacher or code changed since the last run"
 
@@ -69,7 +66,7 @@ def lacks(folder: Path, epochs: list[int], evaluation: str = "") -> str:
 def state_of(folder: Path, why: str) -> tuple[str, str]:
     """(done, running, failed, out of memory or to do; and what there is to say of it)."""
     running, outcome = read_json(folder / "running.json"), read_json(folder / "outcome.json")
-    if running and (running["host"] != socket.gethostname() or psutil.pid_exists(running["pid"])):
+    if is_running(running):
         return "running", "epoch {epoch} of {of}, on {host} (process {pid}) since {since}".format(**running)
     if why and outcome:
         return outcome["outcome"], f"{outcome['error']} (limit {outcome['limit_gb']:.1f} GB); see {folder}"
@@ -83,8 +80,8 @@ def lines(study: Study) -> Iterator[str]:
     if (index := read_json(root / "index.json")) is None:
         yield f"The study '{study.study}' has not been run here: {len(study.experiments())} experiments are to do."
         return
-    rows = [(RunConfig(**one["config"]), root / one["folder"]) for one in index["experiments"]]
-    before = {Planned(Path(), config).name: (folder, lacks(folder, config.epochs)) for config, folder in rows}
+    rows = [(Planned(Path(), RunConfig(**one["config"])), root / one["folder"]) for one in index["experiments"]]
+    before = {one.name: (folder, lacks(folder, one.config.epochs)) for one, folder in rows}
     try:
         found = {job.name: (job.folder, job.why) for job in map(job_of, study.experiments())}
         for name in found.keys() & before.keys():

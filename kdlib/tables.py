@@ -1,14 +1,12 @@
 """Finished runs as tables, which need neither data nor teacher. docs/results.md explains their columns."""
 
-import socket
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import psutil
 
-from kdlib.utils import read_json, runs_root
+from kdlib.utils import is_running, read_json, runs_root
 
 KEY = ["teacher", "dataset", "student", "method", "variant", "role", "seed", "epochs"]
 NUMBERS = ["student_mb", "inference_mb", "teacher_mb", "epoch_s", "train_s", "image_ms", "total_min",
@@ -110,8 +108,7 @@ def _measured(result: dict, epochs: int) -> dict:
 
 def _outcome(folder: Path) -> dict:
     now, ended = (read_json(folder / f"{name}.json") for name in ("running", "outcome"))
-    alive = now and (now["host"] != socket.gethostname() or psutil.pid_exists(now["pid"]))
-    return {"outcome": "running"} if alive else ended or {"outcome": "not run"}
+    return {"outcome": "running"} if is_running(now) else ended or {"outcome": "not run"}
 
 
 def results(study: str, path: str | Path | None = None, all: bool = False) -> pd.DataFrame:

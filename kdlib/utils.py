@@ -8,13 +8,16 @@ import importlib
 import io
 import json
 import os
+import socket
 import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
+import psutil
 from filelock import FileLock
 from tqdm import tqdm
 
@@ -117,6 +120,20 @@ def locked(path: Path, timeout: float = -1) -> Iterator[None]:
         lock.release()
 
 
+def is_running(record: dict | None) -> bool:
+    """Whether the process of a running.json lives; of another machine's nothing else is known."""
+    return bool(record) and (record["host"] != socket.gethostname() or psutil.pid_exists(record["pid"]))
+
+
+def check_proxies() -> None:
+    """Raise OSError where a client cannot use the proxy that the environment names."""
+    try:
+        httpx.Client().close()
+    except (ImportError, ValueError, httpx.InvalidURL) as error:
+        why = f"The proxy of HTTP_PROXY, HTTPS_PROXY or ALL_PROXY cannot be used: {str(error).rstrip('.')}"
+        raise OSError(f"{why}. Write it as http://host:port, or unset it.") from error
+
+
 def derive(seed: int, *purpose: str | int) -> int:
     """A 63-bit seed for one purpose, so that a resumed run needs no saved generator."""
     text = "/".join(str(part) for part in (seed, *purpose))
@@ -162,26 +179,14 @@ def register(registry: dict, entry: Any, noun: str) -> str:
 
 
 class Progress(tqdm):
-    """``with Progress('features', total) as bar: bar.update(done, note)``: tqdm on a terminal and in a log.
+    """``with Progress('features', total) as bar: bar.update(done, note)``; in a log a line every half minute.
 
-    In a notebook one line that is updated in place and cleared at the end, so that a page keeps nothing of it.
+    Plain tqdm, since tqdm.auto leaves a widget in a page; pages leave out what goes to stderr.
     """
 
     def __init__(self, title: str, total: int, done: int = 0):
-        shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
-        self.line = None
-        if hasattr(shell, "kernel"):
-            from IPython.display import display
-
-            self.line = display({"text/plain": ""}, raw=True, display_id=True)
-        seconds = 0.5 if sys.stderr.isatty() else 30.0
-        super().__init__(desc=title, total=total, initial=done, mininterval=seconds, dynamic_ncols=True, leave=False)
-
-    def display(self, msg: str | None = None, pos: int | None = None) -> bool:
-        if self.line is None:
-            return super().display(msg, pos)
-        self.line.update({"text/plain": str(self) if msg is None else msg}, raw=True)
-        return False
+        seconds = 0.5 if sys.stderr.isatty() or "ipykernel" in sys.modules else 30.0
+        super().__init__(desc=title, total=total, initial=done, mininterval=seconds, dynamic_ncols=True)
 
     def update(self, done: int, note: str = "") -> None:
         """``done`` of ``total``, with a few words."""

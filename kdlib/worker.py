@@ -27,6 +27,7 @@ THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 # dask starts workers with a trim threshold of 64 KB, which kernels inherit; with it convolutions take twice as long.
 ENVIRONMENT = {"MALLOC_TRIM_THRESHOLD_": str(2**31 - 1), "MALLOC_MMAP_THRESHOLD_": str(2**30)}
 ENVIRONMENT |= {"JUPYTER_PATH": f"{sys.prefix}/share/jupyter"}  # our kernel, whatever else is registered as 'python3'
+ENVIRONMENT |= {"DASK_LOGGING__DISTRIBUTED": "critical"}  # dask's loggers are loud at each orderly end
 
 
 def dask_setup(worker) -> None:

@@ -67,7 +67,7 @@ def run(
                  "image_1": TIMES, "image_32": TIMES, "total_min": {str(one): 1 + one / 30 for one in budgets}},
         "history": [{"epoch": one, "loss": 1 / one, "seconds": 2.0, "images_seen": 100 * one} for one in range(1, 11)],
         "teacher": {"source": "toy", "revision": "", "untrained": []},
-        "leakage": {"level": "none", "reason": "made"}, "reference": [], "data": dict.fromkeys(("fit", "test"), split),
+        "leakage": {"level": "none", "reason": "made"}, "data": dict.fromkeys(("fit", "test"), split),
         "hardware": {"name": "a CPU"}, "versions": {"commit": "abc"}, "finished": "2026-01-01T00:00:00Z",
     }  # fmt: skip
     for part, change in changes.items():

@@ -128,3 +128,12 @@ def test_try__photographs_in_folders_give_a_number_with_its_interval_and_a_page(
 def test_try__an_error_is_a_sentence(tmp_path, monkeypatch, capsys):
     code, said = main(monkeypatch, capsys, "try", tmp_path / "nowhere", "--checkpoint", "toy")
     assert code == 2 and "shows the error of a cell: DataError: " in said and "there is no such folder" in said
+
+
+@pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:9", "foo://bar", "http://[::1"])
+def test_proxy__that_the_client_cannot_use_is_a_sentence_with_the_variable(tmp_path, monkeypatch, capsys, proxy):
+    for name in ("HTTP_PROXY", "http_proxy"):
+        monkeypatch.setenv(name, proxy)
+    code, said = main(monkeypatch, capsys, "data", "get", "tinyimagenet", tmp_path)
+    assert code == 2 and said.startswith("kdlib: The proxy of HTTP_PROXY, HTTPS_PROXY or ALL_PROXY cannot be used: ")
+    assert said.endswith(". Write it as http://host:port, or unset it.\n") and said.count("\n") == 1

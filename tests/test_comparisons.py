@@ -6,7 +6,7 @@ import pytest
 
 import kdlib
 from kdlib import tables
-from kdlib.comparisons import converged, over_seeds, side
+from kdlib.comparisons import over_seeds, side
 from kdlib.evaluate import bootstrap
 from kdlib.utils import runs_root
 
@@ -140,12 +140,9 @@ def test_over_seeds__mean_deviation_and_the_means_interval():
     np.testing.assert_allclose(rows[["value", "sd", "low", "high"]], expected, rtol=1e-6)
 
 
-def test_converged__is_an_interval_that_includes_zero():
-    dev = {"resnet": (0.3, 0.4), "densenet": (0.4, 0.3), "mobilenet": (0.4, 0.4001), "projection": ()}  # no cooldown
+def test_compare__of_converged_is_twice_the_epochs_against_the_epochs_on_dev():
+    dev = {"resnet": (0.3, 0.4), "densenet": (0.4, 0.3), "projection": ()}  # the last without a cooldown
     entries = [made_runs.run("clip", method, dev=scores) for method, scores in dev.items()]
     runs = made([*entries, made_runs.run("clip", "cbam", dev=(0.4, 0.5), budgets=(5, 8))])  # not twice the epochs
-    found = converged(runs).set_index("student")
-    assert found.verdict.to_dict() == {
-        "ResNet": "still learning", "DenseNet": "past its best", "MobileNetV3": "converged",
-    }  # fmt: skip
-    assert found.difference["ResNet"] == pytest.approx(0.1)
+    found = kdlib.compare(runs, "converged").set_index("student").difference
+    assert found.to_dict() == pytest.approx({"ResNet": 0.1, "DenseNet": -0.1})

@@ -104,6 +104,13 @@ def test_means__are_those_of_the_arrays(dataset, eye):
     assert found["text"].item() == pytest.approx(np.mean([1] * 50 + [1, 2] * 50 + [1, 2, 3] * 50))
 
 
+def test_token_grid__stores_fewer_tokens_and_not_more_than_there_are(dataset, eye):
+    built = teacher_features(config(token_grid=1), dataset, tokens=True)
+    assert built["image_tokens"].shape == (IMAGES, 1, 3) and built.facts["grid"] == [1, 1]
+    with pytest.raises(FeatureError, match=r"token_grid is 3, but the teacher has \(2, 2\)"):
+        teacher_features(config(token_grid=3), dataset, tokens=True)
+
+
 def test_tokens__are_kept_where_they_are_asked_for_and_then_serve_others(dataset, eye):
     without = teacher_features(config(), dataset, tokens=False)
     assert not {"image_tokens", "text_tokens"} & set(without.arrays)
@@ -181,7 +188,7 @@ def test_build__continues_after_a_kill_at_any_chunk_bit_for_bit(dataset, eye, mo
     teacher = eye()
     resumed = teacher_features(config(), dataset, tokens=True)
     assert sum(teacher.chunks) == IMAGES - chunk * CHUNK
-    whole = teacher_features(config(on_bad_image="skip"), dataset, tokens=True)
+    whole = teacher_features(config(on_bad_image="skip"), dataset, tokens=True)  # of another key
     assert resumed.path != whole.path and contents(resumed) == contents(whole)
 
 
@@ -204,18 +211,21 @@ def test_build__what_does_not_fit_the_mark_is_cut_off_or_begun_anew(dataset, eye
     assert built["image_pooled"][:, 0].tolist() == list(range(IMAGES))
 
 
-@pytest.mark.parametrize("kind", ["truncated", "removed", "empty", "other shape", "manifest", "not a manifest"])
+DAMAGE = {
+    "truncated": lambda array, manifest: os.truncate(array, array.stat().st_size - 2),
+    "removed": lambda array, manifest: array.unlink(),
+    "empty": lambda array, manifest: os.truncate(array, 0),
+    "other shape": lambda array, manifest: np.save(array, np.zeros((3, IMAGES), dtype=np.float16)),
+    "half a manifest": lambda array, manifest: os.truncate(manifest, 50),
+    "no manifest": lambda array, manifest: manifest.write_text("[]", encoding="utf-8"),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
 def test_open__damaged_features_are_built_again_with_a_message(dataset, eye, kind):
     built = teacher_features(config(), dataset, tokens=False)
-    before, file = contents(built), built.path / "image_pooled.npy"
-    if kind in ("manifest", "not a manifest"):
-        (built.path / "manifest.json").write_text('{"facts": {' if kind == "manifest" else "[]", encoding="utf-8")
-    elif kind == "removed":
-        file.unlink()
-    elif kind == "other shape":
-        np.save(file, np.zeros((3, IMAGES), dtype=np.float16))
-    else:
-        file.write_bytes(file.read_bytes()[:-2] if kind == "truncated" else b"")
+    before = contents(built)
+    DAMAGE[kind](built.path / "image_pooled.npy", built.path / "manifest.json")
     with pytest.warns(UserWarning, match="is damaged .* and is built again"):
         again = teacher_features(config(), dataset, tokens=False)
     assert contents(again) == before
@@ -278,13 +288,9 @@ def test_values__that_float16_cannot_hold_are_an_error_at_the_first_chunk(datase
             teacher_features(config(feature_dtype="float32"), dataset, tokens=False)
 
 
-def damage(dataset, rows):
-    for row in rows:
-        os.truncate(dataset.paths[row], 40)
-
-
 def test_bad_images__are_all_named_at_once_and_skipped_when_asked(dataset, eye):
-    damage(dataset, [3, 70, 149])
+    for row in (3, 70, 149):
+        os.truncate(dataset.paths[row], 40)
     with pytest.raises(BadImageError, match="3 images of noise/fit cannot be read") as caught:
         teacher_features(config(), dataset, tokens=False)
     assert all(f"{row:03d}.png" in str(caught.value) for row in (3, 70, 149)) and "on_bad_image" in str(caught.value)

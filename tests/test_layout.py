@@ -14,7 +14,7 @@ ORDER = [
     ["__init__"],
     ["utils"], ["config"], ["machine"], ["keys"],
     ["data"], ["teachers"], ["features"], ["loader"], ["students"], ["losses"], ["distiller"], ["trainer"],
-    ["evaluate"], ["tables"], ["result"], ["experiment"], ["comparisons", "show", "representation"], ["report"],
+    ["evaluate"], ["tables"], ["result"], ["experiment"], ["comparisons", "show"], ["report"],
     ["study"], ["status"], ["worker"], ["run"], ["plan"], ["export"], ["explorer"], ["cli"], ["__main__"],
 ]  # fmt: skip
 LEVEL = {name: level for level, names in enumerate(ORDER) for name in names}

@@ -44,30 +44,22 @@ def test_plan__says_what_is_to_do_in_gb_and_time_and_leaves_nothing_behind(study
 
 def test_measured__gb_are_those_of_the_features_that_are_missing(study):
     configs = [one.config for one in study("attention").experiments()]
-    data, counts, missing = plan._data(configs[0])
     with plan.elsewhere() as kept:
-        expected = plan._measured(configs, data, counts, kept)
+        expected = plan._measured(configs, kept)
     experiment.build_features(configs[0])
     files = [file for file in (runs_root() / "features").rglob("*.npy") if "prompt" not in file.name]
     built = sum(file.stat().st_size for file in files) / 1e9
     with plan.elsewhere() as kept:
-        left = plan._measured(configs, data, counts, kept)
-    assert not missing and expected[0] - left[0] == pytest.approx(built, rel=0.2)
+        left = plan._measured(configs, kept)
+    assert expected[0] - left[0] == pytest.approx(built, rel=0.2)
     assert expected[1] > 0 and left[1] == 0 and left[2] > 0
 
 
-def test_plan__without_data_is_measured_on_synthetic_images_and_says_what_is_missing(study, small_shapes, monkeypatch):
-    monkeypatch.setattr(plan.datasets.shapes, "ensure", lambda *_: small_shapes)
-    config = study("projection", data_root="/nowhere", train_limit=5000).experiments()[0].config
-    data, counts, missing = plan._data(config)
-    assert counts == {"fit": 5000, "test": 5000} and len(data["fit"]) < 100
-    assert missing == ["Missing: coco in /nowhere (kdlib data get, or --data-root); its sizes are known."]
-
-
-def test_plan__without_a_teacher_says_so_and_counts_the_rest(study, tmp_path):
+@pytest.mark.parametrize("what", ["checkpoint", "data_root"])
+def test_plan__without_a_teacher_or_data_says_so_and_counts_the_rest(study, tmp_path, what):
     (tmp_path / "empty").mkdir()
-    text = plan.plan(study("projection", checkpoint=str(tmp_path / "empty")), workers=1)
-    assert "1 to do" in text and "Missing, and not in these numbers: the teacher clip. " in text
+    text = plan.plan(study("projection", **{what: str(tmp_path / "empty")}), workers=1)
+    assert "1 to do" in text and re.search("Missing, and not in these numbers: .*/empty", text)
 
 
 def test_plan__what_is_done_is_not_planned(study, monkeypatch):
@@ -79,10 +71,9 @@ def test_plan__what_is_done_is_not_planned(study, monkeypatch):
     assert text.startswith("Small: 1 experiments, 0 to do.\nDisk: about 0.0 GB") and "about 0:00:00" in text
 
 
-def test_data__extra_synthetic_images_are_counted_and_not_made(study, monkeypatch):
-    config = study("resnet", extra_images="shapes:20000").experiments()[0].config
-    data, counts, _ = plan._data(config)
-    assert "train" not in data and counts["train"] == counts["fit"] + 20000 and not runs_root().exists()
+def test_plan__extra_synthetic_images_are_counted_and_not_made(study):
+    few, many = (plan.plan(study("resnet", extra_images=f"shapes:{count}"), workers=1) for count in (100, 100_000))
+    assert sizes(many) > sizes(few) + 0.1 and not runs_root().exists()
 
 
 def test_elsewhere__has_the_data_that_are_there(tmp_path):

@@ -171,3 +171,14 @@ def test_show__frames_and_overlays():
         seen = [show.overlay(pictures[0], heat, (2, 3), centre_crop=cropped) for cropped in (False, True)]
         assert [one.size for one in seen] == [(20, 10), (10, 10)]
     assert kdlib.show.look(8) == show.look(1)
+
+
+def test_report__a_teacher_is_shown_beside_public_measurements_of_its_checkpoint():
+    (cell,) = [one for one in nbformat.read(NOTEBOOKS / "report.ipynb", 4).cells if one.id == "public"]
+    run = {"path": "a", "checkpoint": PUBLISHED["clip"], "test_images": 5000, "score_on": "test"}
+    values = {"t2i_r@1": 0.3134, "t2i_r@5": 0.5477, "t2i_r@10": 0.6300, "i2t_r@1": 0.492, "cka": 1.0}
+    scores = pd.DataFrame([{"path": "a", "encoder": "teacher", "metric": one, "value": values[one]} for one in values])
+    for changed, met in (({}, [True, True, False, True]), ({"test_images": 159}, None), ({"score_on": "dev"}, None)):
+        names = {"pd": pd, "done": pd.DataFrame([run | changed]), "scores": scores, "display": lambda *_: None}
+        exec(cell.source, names)
+        assert (not met and names["beside"].empty) or names["beside"]["met within a point"].tolist() == met

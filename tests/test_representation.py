@@ -1,13 +1,29 @@
-"""What a student took over, on arrays whose answer is known."""
+"""The measures of notebooks/representation.ipynb, on arrays whose answer is known."""
 
 from itertools import permutations
+from types import SimpleNamespace
 
+import nbformat
 import numpy as np
 import pytest
 import torch
 
-from kdlib import representation
 from kdlib.experiment import Experiment
+from kdlib.utils import project_root
+
+CELLS = ("cell-03", "cka", "neighbours", "agreement", "measured")
+
+
+def measures(count: int) -> SimpleNamespace:
+    """What the notebook's cells define."""
+    names = {"count": count}
+    for cell in nbformat.read(project_root() / "notebooks/representation.ipynb", 4).cells:
+        if cell.id in CELLS:
+            exec(cell.source.replace("show.use()", ""), names)
+    return SimpleNamespace(**names)
+
+
+representation = measures(4)
 
 
 def normal(*shape: int, seed: int = 0) -> np.ndarray:
@@ -40,16 +56,16 @@ def test_neighbours__are_those_of_the_sorted_cosines():
     units = features / np.linalg.norm(features, axis=1, keepdims=True)
     similar = units @ units.T
     np.fill_diagonal(similar, -9)
-    np.testing.assert_array_equal(representation.neighbours(features, 4), np.argsort(-similar)[:, :4])
-    assert (representation.kept_neighbours(5 * torch.from_numpy(features), features, 4) == 1).all()
-    assert representation.neighbours(features[:3], 9).shape == (3, 2)
+    np.testing.assert_array_equal(representation.neighbours(features), np.argsort(-similar)[:, :4])
+    assert (representation.kept_neighbours(5 * torch.from_numpy(features), features) == 1).all()
+    assert measures(9).neighbours(features[:3]).shape == (3, 2)
 
 
 def test_kept_neighbours__is_the_share_of_the_teachers():
     angles = np.radians([0, 10, 20, 90, 100, 110])
     teacher = np.stack([np.cos(angles), np.sin(angles)], axis=1)
     swapped = teacher[[0, 3, 2, 1, 4, 5]]  # images 1 and 3 change places
-    kept = representation.kept_neighbours(swapped, teacher, 2)
+    kept = measures(2).kept_neighbours(swapped, teacher)
     np.testing.assert_allclose(kept, [0.5, 0, 0.5, 0, 0.5, 0.5])
 
 
@@ -70,7 +86,7 @@ def test_attention_agreement__tells_the_own_map_from_anothers():
 def test_measure__has_a_row_a_measure_between_chance_and_1(small_run, teacher, method):
     experiment = Experiment.open(small_run(teacher, method=method, epochs=1))
     experiment.train()
-    frame = representation.measure(experiment.embed(), experiment.embed(who="teacher"), 3).set_index("measure")
+    frame = measures(3).measured_of(experiment.embed(), experiment.embed(who="teacher")).set_index("measure")
     assert list(frame.index) == ["cka", "neighbours", "attention"][: 2 + (method == "attention")]
     inside = frame.low.le(frame.value) & frame.value.le(frame.high)  # CKA has no interval
     assert (frame.value <= 1).all() and inside[1:].all()

@@ -1,5 +1,6 @@
 """The official archives: downloaded with resume, checked by their SHA-256, extracted, then removed."""
 
+import json
 import os
 import time
 import zipfile
@@ -11,23 +12,14 @@ import httpx
 from kdlib import data
 from kdlib.data import coco, tinyimagenet
 from kdlib.data.files import DataError
-from kdlib.utils import Progress, file_digest, find, locked
+from kdlib.utils import Progress, check_proxies, file_digest, find, locked
 
 ATTEMPTS, WAIT = 5, 1.0  # connections in a row that bring nothing; seconds before the next, doubled each time
 MB = 10**6  # bytes, the unit of the progress line
 SITES = {"tinyimagenet": "http://cs231n.stanford.edu", "coco": "http://images.cocodataset.org"}
 FOLDERS = {"tinyimagenet": tinyimagenet.FOLDER, "coco": coco.FOLDER}
-ARCHIVES = {  # SHA-256 (the sites have no certificate), bytes, place on the site
-    "tinyimagenet": [
-        ("6198c8ae015e2b3e007c7841da39ec069199b9aa3bfa943a462022fe5e43c821", 248100043, "tiny-imagenet-200.zip"),
-    ],
-    "coco": [
-        ("113a836d90195ee1f884e704da6304dfaaecff1f023f49b6ca93c4aaae470268", 252907541,
-         "annotations/annotations_trainval2017.zip"),
-        ("4f7e2ccb2866ec5041993c9cf2a952bbed69647b115d0f74da7ce8f4bef82f05", 815585330, "zips/val2017.zip"),
-        ("69a8bb58ea5f8f99d24875f21416de2e9ded3178e903f1f7603e283b9e06d929", 19336861798, "zips/train2017.zip"),
-    ],
-}  # fmt: skip
+# Of each archive the SHA-256 (the sites have no certificate), bytes, place on the site.
+ARCHIVES = json.loads(Path(__file__).with_name("archives.json").read_text(encoding="utf-8"))
 
 
 def get(name: str, root: str | Path, source: str | Path | None = None, keep: bool = False) -> Path:
@@ -38,6 +30,7 @@ def get(name: str, root: str | Path, source: str | Path | None = None, keep: boo
         if source:
             extract(Path(source).expanduser(), root / FOLDERS[name])
         elif not complete.exists():
+            check_proxies()
             archives = [_downloaded(root, f"{SITES[name]}/{place}", *facts) for *facts, place in files]
             for archive in archives:
                 extract(archive, root / FOLDERS[name])

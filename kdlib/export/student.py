@@ -31,7 +31,7 @@ class ExportedStudent(nn.Module, PyTorchModelHubMixin, library_name="kdlib", tag
         super().__init__()
         known = {name: value for name, value in student.items() if name in RunConfig.model_fields}
         given = students.Inputs(**inputs | {"grid": tuple(inputs["grid"])})
-        self.student = students.build(RunConfig(**known), given, download=False)
+        self.student = students.build(RunConfig(**known | {"pretrained": False}), given)  # a file has the weights
         kind = torch.int16 if given.vocabulary < 2**15 else torch.int32
         # (tokens,) the row of each token of the tokenizer in the student's own table.
         self.register_buffer("places", torch.zeros(tokens, dtype=kind) if tokens else None)

@@ -18,6 +18,6 @@ def class_of(method: str) -> type[Student]:
     return find(STUDENTS, method, "student")
 
 
-def build(config: RunConfig, inputs: Inputs, download: bool = True) -> Student:
-    """Fresh weights; seed torch first. ``download=False``: none of torchvision's, since a checkpoint replaces them."""
-    return class_of(config.method)(config if download else config.model_copy(update={"pretrained": False}), inputs)
+def build(config: RunConfig, inputs: Inputs) -> Student:
+    """Fresh weights; seed torch first."""
+    return class_of(config.method)(config, inputs)

@@ -1,5 +1,6 @@
-"""Students that read pixels: ResNet, DenseNet, MobileNetV3, with a linear layer in the place of their classifier."""
+"""Students that read pixels: ResNet, DenseNet, MobileNetV3; and the transformer that reads texts beside them."""
 
+import math
 import re
 from functools import partial
 
@@ -8,11 +9,12 @@ from torch import Tensor, nn
 
 from kdlib.config import RunConfig
 from kdlib.students.base import Inputs, Student, unit
-from kdlib.students.text import TextTransformer
+from kdlib.students.heads import HEADS
 
 # torchvision takes seconds to import: only the functions that need it do.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, whatever normalisation the teacher uses
 SMALL = 96  # pixels; for smaller images MobileNet's stem has stride 1, or its last map would be 2 x 2 at 48 pixels
+LAYERS, LONGEST = 2, 77  # of the text transformer; it reads the first 77 tokens of a text, as CLIP does
 
 
 class PixelStudent(Student):
@@ -98,3 +100,29 @@ class MobileNetStudent(PixelStudent):
             network.features[0][0].stride = (1, 1)
         network.classifier = nn.Linear(network.classifier[0].in_features, config.width)
         return network
+
+
+class TextTransformer(nn.Module):
+    """Ids of kdlib.loader.Vocabulary to embeddings with positions, pre-norm layers, their mean, a linear layer."""
+
+    def __init__(self, vocabulary: int, width: int):
+        super().__init__()
+        if not vocabulary:
+            raise ValueError("text_side is 'transformer', but the features have no token ids. Set it to 'teacher'.")
+        self.tokens = nn.Embedding(vocabulary, width, padding_idx=0)
+        self.places = nn.Parameter(0.02 * torch.randn(LONGEST, width))
+        shape = width, math.gcd(width, HEADS), 4 * width, 0.0, "gelu"
+        # Not nn.TransformerEncoder, whose layers begin as copies of one.
+        layers = [nn.TransformerEncoderLayer(*shape, batch_first=True, norm_first=True) for _ in range(LAYERS)]
+        self.layers, self.norm = nn.ModuleList(layers), nn.LayerNorm(width)
+        self.project = nn.Linear(width, width)
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Ids (B, L) and mask (B, L), true for tokens -> (B, D), of any length."""
+        ids, mask = ids[:, :LONGEST], mask[:, :LONGEST]
+        mask = mask | (torch.arange(ids.shape[1], device=ids.device) == 0)  # softmax over no token would be NaN
+        tokens = self.tokens(ids) + self.places[: ids.shape[1]]  # (B, L, D)
+        for layer in self.layers:
+            tokens = layer(tokens, src_key_padding_mask=~mask)
+        weight = mask.to(tokens.dtype)[..., None]
+        return self.project((self.norm(tokens) * weight).sum(dim=1) / weight.sum(dim=1))

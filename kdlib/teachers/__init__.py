@@ -25,10 +25,7 @@ TEACHERS: dict[str, type[Teacher]] = {
 
 def family(config: RunConfig) -> type[Teacher]:
     """The class of the configuration's teacher: a family's, or the user's own 'package.module:attribute'."""
-    try:
-        kind = find(TEACHERS, config.teacher, "teacher")
-    except KeyError as error:
-        raise TeacherError(error.args[0]) from error
+    kind = find(TEACHERS, config.teacher, "teacher")
     if not (isinstance(kind, type) and issubclass(kind, Teacher)):
         raise TeacherError(f"The teacher {config.teacher} is no subclass of kdlib.teachers.Teacher.")
     if config.untrained_heads and kind is not Blip:
@@ -53,7 +50,7 @@ def resolve(config: RunConfig) -> Path:
             folder = snapshot(name, "main")
         if folder is None:
             raise TeacherError(f"{name} has no revision '{revision or 'main'}'. Take a branch, tag or commit of it.")
-    refuse_foreign(folder, config.teacher, kind, TEACHERS)
+    refuse_foreign(folder, kind)
     return folder
 
 

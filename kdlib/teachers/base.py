@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from kdlib.machine import autocast
+from kdlib.machine import autocast, to_device
 from kdlib.teachers.checkpoint import TeacherError, load_model, load_part
 
 # Two texts that differ in words and not in length: a vocabulary without these words makes one of them.
@@ -63,10 +63,10 @@ class Teacher:
 
     def encode_image(self, pixels: Tensor) -> dict[str, Tensor]:
         """As ``forward_image``, on the teacher's device and in its precision; float32 on the CPU."""
-        return self._encode(self.forward_image, pixels)
+        return self._encode(self.forward_image, pixels=pixels)
 
     def encode_text(self, ids: Tensor, mask: Tensor) -> dict[str, Tensor]:
-        return self._encode(self.forward_text, ids, mask)
+        return self._encode(self.forward_text, ids=ids, mask=mask)
 
     def encode_images(self, images: list) -> dict[str, Tensor]:
         return self.encode_image(self.prepare(images))
@@ -75,11 +75,9 @@ class Teacher:
         words = self.tokenise(texts)
         return self.encode_text(words["input_ids"], words["attention_mask"])
 
-    def _encode(self, forward: Callable, *inputs: Tensor) -> dict[str, Tensor]:
-        if self.device.type == "cuda":
-            inputs = [part if part.is_cuda else part.pin_memory() for part in inputs]
+    def _encode(self, forward: Callable, **inputs: Tensor) -> dict[str, Tensor]:
         with torch.inference_mode(), autocast(self.device, self.precision):
-            outputs = forward(*(part.to(self.device, non_blocking=True) for part in inputs))
+            outputs = forward(*to_device(inputs, self.device).values())
             total = outputs["attention"].sum(dim=-1, keepdim=True)
             outputs = outputs | {"attention": outputs["attention"] / total.clamp_min(torch.finfo(total.dtype).tiny)}
         return {name: output.float().cpu() for name, output in outputs.items()}
@@ -151,8 +149,8 @@ def _outputs(teacher: Teacher) -> dict[str, dict[str, Tensor]]:
     outputs = {"image": teacher.forward_image(torch.cat(pixels[:2]).to(teacher.device))}
     if teacher.has_text:
         words = teacher.tokenise(list(TEXTS))
-        inputs = (words[part].to(teacher.device) for part in ("input_ids", "attention_mask"))
-        outputs["text"] = teacher.forward_text(*inputs)
+        ids, mask = (words[name].to(teacher.device) for name in ("input_ids", "attention_mask"))
+        outputs["text"] = teacher.forward_text(ids, mask)
     return outputs
 
 

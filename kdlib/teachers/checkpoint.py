@@ -3,17 +3,14 @@
 import copy
 import functools
 import pickle
-import re
 import sys
-import traceback
-from contextlib import suppress
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from kdlib.data.files import content_hashes
-from kdlib.utils import read_json
+from kdlib.utils import check_proxies, read_json
 
 # By exact names: repositories of open_clip carry the same weights a second time under other ones.
 SAFETENSORS = ("model.safetensors", "model-*-of-*.safetensors")
@@ -32,45 +29,34 @@ def matching(folder: Path, *patterns: str) -> list[Path]:
     return [path for path in paths if path.name not in NO_PART]
 
 
-def files(folder: Path) -> list[Path]:
-    """The files of a checkpoint: all of a user's folder; into the hub's cache other programs put what is not read."""
-    if folder.parent.name != "snapshots":
-        return matching(folder, "[!.]*")
-    return (matching(folder, *SAFETENSORS) or matching(folder, *PICKLES)) + matching(folder, *SMALL)
-
-
 def digests(folder: Path) -> dict[str, str]:
     """Name -> SHA-256 of each file of a checkpoint. In the hub's cache large files have it as their name."""
-    found = dict(zip(files(folder), content_hashes([str(path) for path in files(folder)]), strict=True))
-    for blob, sha in ((path.resolve(), sha) for path, sha in found.items()):
+    files = matching(folder, "[!.]*")
+    if folder.parent.name == "snapshots":  # into which other programs put what is not read here
+        files = (matching(folder, *SAFETENSORS) or matching(folder, *PICKLES)) + matching(folder, *SMALL)
+    found = dict(zip(files, content_hashes([str(path) for path in files]), strict=True))
+    for path, sha in found.items():
+        blob = path.resolve()
         if blob.parent.name == "blobs" and len(blob.name) == 64 and blob.name != sha:
             raise TeacherError(f"{blob} is not what the hub published: its SHA-256 differs. Delete it.")
     return {path.name: sha for path, sha in found.items()}
 
 
-def refuse_foreign(folder: Path, family: str, kind: type, families: dict[str, type]) -> None:
+def refuse_foreign(folder: Path, kind: type) -> None:
     """Raise TeacherError for a folder that transformers would refuse with words that mislead, or load wrongly."""
-    for path in files(folder):
+    for path in matching(folder, "[!.]*"):
         if path.stat().st_size < 500 and path.read_bytes().startswith(b"version https://git-lfs"):
             raise TeacherError(f"{path} is git-lfs's pointer to a file, not the file. Run 'git lfs pull' in {folder}.")
     if not kind.MODELS:  # a family of the user's knows its own layout
         return
-    config = read_json(folder / "config.json")
+    config = read_json(folder / "config.json") or {}
     if (folder / "adapter_config.json").is_file():
         raise TeacherError(f"{folder} holds an adapter (PEFT), no model. Save model.merge_and_unload() in its place.")
-    if not config:
-        raise TeacherError(f"{folder}: config.json is missing or no JSON. Put the model's own there.")
     if "pretrained_cfg" in config:
         raise TeacherError(f"{folder} is timm's. Take it in transformers' layout, or write a family around it.")
-    written = config.get("model_type")
-    if written not in dict(kind.MODELS):
-        fitting = [name for name, other in families.items() if written in dict(other.MODELS)] or ["another family"]
-        raise TeacherError(
-            f"{folder} is of model_type {written}; {family} loads {', '.join(dict(kind.MODELS))}. "
-            f"Set teacher to {', '.join(fitting)}."
-        )
-    if not matching(folder, *SAFETENSORS, *PICKLES):
-        raise TeacherError(f"{folder} holds no weights, neither model*.safetensors nor pytorch_model*.bin.")
+    if (written := config.get("model_type", "missing")) not in dict(kind.MODELS):
+        loads = ", ".join(dict(kind.MODELS))
+        raise TeacherError(f"{folder}: model_type in config.json is {written}; this teacher loads {loads}.")
 
 
 def load_model(models: dict[str, str], folder: Path) -> tuple[nn.Module, list[str]]:
@@ -87,9 +73,8 @@ def load_model(models: dict[str, str], folder: Path) -> tuple[nn.Module, list[st
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # what the checkpoint lacks is the same each time
             model, info = getattr(transformers, name).from_pretrained(folder, **options)
-    except pickle.UnpicklingError as error:  # torch's advice is to trust it
-        code = (re.findall(r"GLOBAL ([\w.]+)", str(error)) or ["code"])[0]
-        raise TeacherError(f"{folder}: its pickle would run {code}, and it was not read. Do not use it.") from None
+    except pickle.UnpicklingError:  # torch's advice is to trust it
+        raise TeacherError(f"{folder}: its pickle would run code, and it was not read. Do not use it.") from None
     except Exception as error:  # damaged files make the libraries below raise all kinds
         raise TeacherError(f"{folder} cannot be loaded as {name}: {error}. Is a file cut off? Get it again.") from error
     missing = sorted(info["missing_keys"])
@@ -107,9 +92,10 @@ def fuse_attention(vision: nn.Module) -> None:
         return
     depth = vision.config.num_hidden_layers
     layers = next(part for part in vision.modules() if isinstance(part, nn.ModuleList) and len(part) == depth)
-    for part in (part for layer in layers[:-1] for part in layer.modules() if hasattr(part, "config")):
-        part.config = copy.copy(part.config)
-        part.config._attn_implementation = "sdpa"
+    for part in layers[:-1].modules():
+        if hasattr(part, "config"):
+            part.config = copy.copy(part.config)
+            part.config._attn_implementation = "sdpa"
 
 
 def load_part(kind: str, folder: Path):
@@ -132,36 +118,30 @@ def load_part(kind: str, folder: Path):
 
 @functools.cache
 def snapshot(name: str, revision: str) -> Path | None:
-    """A repository's files in the hub's own cache ($HF_HOME), found without a network where they are complete there.
+    """A repository's files in the hub's own cache ($HF_HOME), found without a network where a commit is complete there.
 
     None where the hub has no such revision. Raises TeacherError that says what to do.
     """
-    from huggingface_hub import HfApi, constants, errors, snapshot_download, utils
-
-    def get(**options) -> Path:
-        for weights in (SAFETENSORS, PICKLES):
-            wanted = [*SMALL, *weights]
-            folder = Path(snapshot_download(name, revision=revision, allow_patterns=wanted, **options))
-            if matching(folder, *weights):
-                break
-        return folder
+    from huggingface_hub import constants, errors, snapshot_download, utils
 
     if not sys.stderr.isatty():
         utils.disable_progress_bars()
     try:
-        if re.fullmatch("[0-9a-f]{40}", revision):
-            with suppress(errors.LocalEntryNotFoundError):
-                return get(local_files_only=True)
-            HfApi().model_info(name, revision=revision, timeout=30)  # one question; to list a commit it asks six times
-        return get()
+        for weights in (SAFETENSORS, PICKLES):
+            folder = Path(snapshot_download(name, revision=revision, allow_patterns=[*SMALL, *weights]))
+            if matching(folder, *weights):
+                break
+        return folder
     except errors.RevisionNotFoundError:
         return None
-    except Exception as error:  # the client raises two dozen kinds, one as the cause of another
-        said = "".join(traceback.format_exception(error, limit=0))  # the first cause comes first
-    if "GatedRepoError" in said:
+    except errors.GatedRepoError as error:
         page = f"{constants.ENDPOINT}/{name}"
-        raise TeacherError(f"{name} is gated. Accept its conditions on {page}, then hf auth login (or HF_TOKEN).")
-    if "RepositoryNotFoundError" in said:
-        raise TeacherError(f"There is no public model {name}, and no such folder in {Path.cwd()}.")
-    lacks = f"{name} is not all in {constants.HF_HUB_CACHE}, and did not come: {said.splitlines()[0]}"
-    raise TeacherError(f"{lacks}. Run again online, or set HF_HOME to a disk with room.")
+        message = f"{name} is gated. Accept its conditions on {page}, then hf auth login (or HF_TOKEN)."
+        raise TeacherError(message) from error
+    except errors.RepositoryNotFoundError as error:
+        raise TeacherError(f"There is no public model {name}, and no such folder in {Path.cwd()}.") from error
+    except Exception as error:  # no network, a full disk, a file that breaks off: each has kinds of its own
+        check_proxies()
+        why = str(error).partition("\n")[0]
+        lacks = f"{name} is not all in {constants.HF_HUB_CACHE}, and did not come: {why}"
+        raise TeacherError(f"{lacks}. Run again online, or set HF_HOME to a disk with room.") from error

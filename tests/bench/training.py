@@ -70,18 +70,18 @@ class LiveLoader(TrainLoader):
 
 def live() -> Iterator[dict]:
     """An image of the second epoch from features, and of an epoch with the teacher in the loop."""
-    split, few = Split("fit", random_features(size(4096, 512), *CLIP)), size(2, 1) * BATCH
+    split, few = Split(random_features(size(4096, 512), *CLIP)), size(2, 1) * BATCH
     LiveLoader.teacher, LiveLoader.photos = clip()[1], photos(few)
     for method, bar in (("projection", "≥ 300"), ("attention", "≥ 20")):
         cached = Epoch(config(method), split)
-        slow = Epoch(config(method, epochs=1), Split("fit", split.features.head(few)), LiveLoader)
+        slow = Epoch(config(method, epochs=1), Split(split.features.head(few)), LiveLoader)
         what, against = f"an image of an epoch of {method} from features", "with CLIP's ViT-B/32 live in the loop"
         yield compared(what, against, lambda c=cached: c() / len(split), lambda s=slow: s() / few, bar, rounds=1)
 
 
 def step() -> Iterator[dict]:
     """An epoch of the trainer, and a bare loop over the same batches, which lie ready in memory."""
-    split = Split("fit", random_features(size(4096, 512), *CLIP))
+    split = Split(random_features(size(4096, 512), *CLIP))
     for method, bar in BARS.items():
         ours = Epoch(config(method, epochs=1), split)
         bare = ours.bare(list(ours.loader.epoch(1)))
@@ -93,7 +93,7 @@ def pictures(config: RunConfig, count: int) -> tuple[Split, Path]:
     """Labelled images of SIDE pixels as stored pixels with random features, and their folder, one of JPEGs a class."""
     images = photos(count, (SIDE, SIDE))
     stored, larger = (features.pixels(config, images, side) for side in (SIDE, 77))  # 77 for crops of 0.7
-    split = Split("fit", random_features(count, 384), stored, images.labels, source=larger)
+    split = Split(random_features(count, 384), stored, images.labels, source=larger)
     return split, Path(images.paths[0]).parents[1]
 
 

@@ -99,21 +99,17 @@ def test_get__a_site_that_stays_down_is_one_sentence_and_what_came_is_used_next_
     assert site.ranges[-1] == "bytes=10000-" and is_whole(tmp_path)
 
 
-def test_get__an_offer_of_another_size_touches_nothing(site, tmp_path):
-    """As the login page of a network, which must not cost the gigabytes that are there."""
+def test_get__a_full_disk_a_login_page_and_a_wrong_digest_are_a_sentence_each(site, tmp_path, monkeypatch):
     part, whole = tmp_path / "tiny.zip.part", site.content
+    with monkeypatch.context() as patch, pytest.raises(DataError, match=r"part cannot be written: No space.*Make room"):
+        patch.setattr(download.httpx, "stream", Mock(side_effect=OSError(28, "No space left on device")))
+        download.get("tinyimagenet", tmp_path)
     part.write_bytes(whole[:5_000])
     site.content, site.knows_range = b"<html>please log in</html>", False
     with pytest.raises(DataError, match=r"login page.* 5,000 of"):
         download.get("tinyimagenet", tmp_path)
-    assert part.read_bytes() == whole[:5_000]
-
-
-def test_get__a_full_disk_and_a_wrong_digest_are_a_sentence_each(site, tmp_path, monkeypatch):
-    with monkeypatch.context() as patch, pytest.raises(DataError, match=r"part cannot be written: No space.*Make room"):
-        patch.setattr(download.httpx, "stream", Mock(side_effect=OSError(28, "No space left on device")))
-        download.get("tinyimagenet", tmp_path)
-    site.content = site.content[::-1]
+    assert part.read_bytes() == whole[:5_000]  # an offer of another size touches nothing
+    site.content = whole[::-1]
     with pytest.raises(DataError, match=r"tiny\.zip .*SHA-256.* is now \.bad"):
         download.get("tinyimagenet", tmp_path)
     assert visible(tmp_path) == ["tiny.zip.bad"]
@@ -153,8 +149,7 @@ def test_extract__nothing_is_written_outside_the_folder(tmp_path, member):
 
 @pytest.mark.parametrize("content", [b"", b"no archive", None])
 def test_extract__a_file_that_is_no_whole_archive_is_named(archive, tmp_path, content):
-    path = tmp_path / "broken.zip"
-    whole = archive.read_bytes()
+    path, whole = tmp_path / "broken.zip", archive.read_bytes()
     path.write_bytes(whole[:2000] + b"\0" * 2000 + whole[4000:] if content is None else content)
     with pytest.raises(DataError, match=r"broken\.zip cannot be extracted"):
         download.extract(path, tmp_path / "folder")
@@ -162,9 +157,8 @@ def test_extract__a_file_that_is_no_whole_archive_is_named(archive, tmp_path, co
 
 def test_check__says_what_each_split_holds_and_lists_what_a_run_would_refuse(tmp_path):
     top = made.coco(tmp_path)
-    lines = [
-        f"{split}: {count} images ({count} .jpg), 0 left out" for split, count in (("fit", 27), ("dev", 3), ("test", 4))
-    ]
+    counts = {"fit": 27, "dev": 3, "test": 4}
+    lines = [f"{split}: {count} images ({count} .jpg), 0 left out" for split, count in counts.items()]
     assert download.check("coco", tmp_path).splitlines() == lines
     train, test = sorted((top / "train2017").iterdir()), sorted((top / "val2017").iterdir())
     shutil.copy(test[0], train[0])  # in two splits

@@ -25,12 +25,8 @@ def gathered(tmp_path):
     return root
 
 
-@pytest.fixture
-def fit(small_shapes):
-    return {name: data.load(name, small_shapes, "fit") for name in ("tinyimagenet", "coco")}
-
-
-def test_loose__captions_are_read_where_the_data_have_some(gathered, fit):
+def test_loose__captions_are_read_where_the_data_have_some(gathered, small_shapes):
+    fit = {name: data.load(name, small_shapes, "fit") for name in ("tinyimagenet", "coco")}
     assert folder.loose(gathered, fit["coco"], "error").captions is None
     texts = {name: [f"picture {name}"] * 7 for name in NAMES}
     made.write(gathered / "captions.json", texts)

@@ -28,7 +28,7 @@ def pairs() -> dict[str, Split]:
         arrays = {"image_pooled": image, "text_pooled": image.repeat(5, axis=0) + 2 * noise}
         arrays |= {"caption_count": np.full(count, 5), "prompt_pooled": normal(5, 32, seed=20)}
         relevant = image @ arrays["prompt_pooled"].T > 6
-        splits[name] = Split(name, features(arrays), relevant=relevant)
+        splits[name] = Split(features(arrays), relevant=relevant)
     return splits
 
 
@@ -39,5 +39,5 @@ def classes() -> dict[str, Split]:
     for seed, (name, count) in enumerate({"fit": 200, "dev": 40, "test": 100}.items()):
         labels = np.arange(count) % 10
         arrays = {"image_pooled": normal(10, 32, seed=9)[labels] + 2 * normal(count, 32, seed=seed)}
-        splits[name] = Split(name, features(arrays), labels=labels)
+        splits[name] = Split(features(arrays), labels=labels)
     return splits

@@ -33,12 +33,6 @@ def certain(difference: float, seed: int = 0):
     return ([difference], replicates[None], [0.0], np.zeros((1, RESAMPLES)))
 
 
-def test_resamples__are_a_function_of_their_arguments():
-    first = bootstrap.resamples(50, 20)
-    bootstrap.resamples.cache_clear()
-    assert (bootstrap.resamples(50, 20) == first).all()
-
-
 @pytest.mark.parametrize("ties", [False, True])
 @pytest.mark.parametrize("images", [1, 2, 40])
 def test_replicates__are_numpys_mean_and_median_of_the_repeated_values(images, ties):
@@ -161,8 +155,3 @@ def test_compare__seeds_are_paired_where_both_sides_have_as_many():
     alike, other, uneven, single = compare([pair(a, b, weights, *side) for side in sides])
     assert (alike.low, alike.high) == pytest.approx((single.low, single.high))
     assert min(other.high - other.low, uneven.high - uneven.low) > 3 * (alike.high - alike.low)
-
-
-def test_compare__replicates_that_are_no_numbers_are_an_error():
-    with pytest.raises(ValueError, match="not finite"):
-        compare([([1.0], np.full((1, 10), np.nan), [1.0], np.ones((1, 10)))])

@@ -19,38 +19,35 @@ STUDENT = {
     "image": {"macs": 10, "1_ms": [1.0] * 20, "32_ms": [28.0] * 20},
     "text": {"macs": 4, "1_ms": [0.5] * 20, "32_ms": [12.0] * 20},
 }
-VISION = {name: value for name, value in STUDENT.items() if name != "text"}
-READS = {  # what a student reads of an image and of a text
-    "features": SimpleNamespace(reads="features", text_reads="features"),
-    "tokens": SimpleNamespace(reads="tokens", text_reads="tokens"),
-    "pixels": SimpleNamespace(reads="pixels", text_reads="features"),
-    "self_contained": SimpleNamespace(reads="pixels", text_reads="ids"),
-}
+FEATURES, TOKENS, PIXELS, SELF_CONTAINED = (  # what a student reads of an image and of a text
+    SimpleNamespace(reads=image, text_reads=text)
+    for image, text in (("features", "features"), ("tokens", "tokens"), ("pixels", "features"), ("pixels", "ids"))
+)
 HISTORY = [{"seconds": 9.0, "data_share": 0.5}, *({"seconds": s, "data_share": 0.1} for s in (2.0, 4.0, 3.0))]
 
 
 @pytest.mark.parametrize(
     ("measured", "reads", "inference_mb", "macs"),
     [
-        (STUDENT, "features", 143.0, {"image": 1010, "text": 204}),
-        (STUDENT, "pixels", 43.0, {"image": 10, "text": 204}),
-        (STUDENT, "self_contained", 3.0, {"image": 10, "text": 4}),
-        (VISION, "features", 103.0, {"image": 1010}),
+        (STUDENT, FEATURES, 143.0, {"image": 1010, "text": 204}),
+        (STUDENT, PIXELS, 43.0, {"image": 10, "text": 204}),
+        (STUDENT, SELF_CONTAINED, 3.0, {"image": 10, "text": 4}),
+        ({name: STUDENT[name] for name in ("mb", "image")}, FEATURES, 103.0, {"image": 1010}),
     ],
 )
 def test_sizes__a_student_needs_the_sides_of_the_teacher_whose_features_it_reads(measured, reads, inference_mb, macs):
-    found = cost.sizes(measured, TEACHER, READS[reads])
+    found = cost.sizes(measured, TEACHER, reads)
     assert found == {"student_mb": 3.0, "inference_mb": inference_mb, "teacher_mb": 140.0}
-    assert cost.times(measured, TEACHER, READS[reads], HISTORY)["macs"] == macs
+    assert cost.times(measured, TEACHER, reads, HISTORY)["macs"] == macs
 
 
 def test_times__the_first_epoch_is_apart_and_the_backbone_is_timed_with_the_student():
-    found = cost.times(STUDENT, TEACHER, READS["tokens"], HISTORY)
+    found = cost.times(STUDENT, TEACHER, TOKENS, HISTORY)
     assert found["epoch_s"] == 3.0 and found["waiting"] == pytest.approx(0.2)
     assert found["image_1"]["p50_ms"] == 11.0 and found["text_32"]["p50_ms"] == 32.0
     assert found["image_1"]["calls"] == 20
-    assert cost.times(STUDENT, TEACHER, READS["pixels"], HISTORY)["image_1"]["p50_ms"] == 1.0
-    assert cost.times(STUDENT, TEACHER, READS["self_contained"], HISTORY)["text_1"]["p50_ms"] == 0.5
+    assert cost.times(STUDENT, TEACHER, PIXELS, HISTORY)["image_1"]["p50_ms"] == 1.0
+    assert cost.times(STUDENT, TEACHER, SELF_CONTAINED, HISTORY)["text_1"]["p50_ms"] == 0.5
 
 
 @pytest.mark.parametrize(("method", "macs"), [("projection", 32 * 24), ("bottleneck", 32 * 8 + 8 * 24)])
@@ -65,15 +62,10 @@ def test_student_cost__counts_the_layers_of_both_sides(pairs, method, macs):
 
 
 def test_teacher_cost__goes_from_decoded_images_and_strings():
-    sizes = []
-
-    def encode(inputs: list) -> None:
-        sizes.append((len(inputs), type(inputs[0])))
-
-    teacher = SimpleNamespace(
-        image_size=16, device=torch.device("cpu"), has_text=True, encode_images=encode, encode_texts=encode,
-        image_parameters=2**18, text_parameters=2**19,
-    )  # fmt: skip
+    seen = []
+    encode = dict.fromkeys(("encode_images", "encode_texts"), lambda given: seen.append((len(given), type(given[0]))))
+    parameters = {"image_parameters": 2**18, "text_parameters": 2**19}
+    teacher = SimpleNamespace(image_size=16, device=torch.device("cpu"), has_text=True, **encode, **parameters)
     found = cost.teacher_cost(teacher, calls=5)
     assert (found["image"]["mb"], found["text"]["mb"]) == (1.0, 2.0)
-    assert {size for size, _ in sizes} == {1, 32} and {kind for _, kind in sizes} == {Image.Image, str}
+    assert set(seen) == {(size, kind) for size in (1, 32) for kind in (Image.Image, str)}

@@ -19,13 +19,8 @@ def test_in_batch__is_the_hypergeometric_chance_of_drawing_nobody_better(candida
     assert got == pytest.approx(expected, rel=1e-6, abs=1e-9)
 
 
-ROWS = st.integers(2, 7).flatmap(
-    lambda classes: st.lists(st.integers(0, 3).map(float), min_size=classes, max_size=classes)
-)
-
-
 @settings(max_examples=60, deadline=None)
-@given(ROWS, st.integers(1, 8))
+@given(st.lists(st.integers(0, 3).map(float), min_size=2, max_size=7), st.integers(1, 8))
 def test_top_class_credit__over_all_labels_hands_out_k_places(scores, k):
     """Whatever the ties, k of the K classes are in the top k."""
     classes = len(scores)
@@ -34,8 +29,5 @@ def test_top_class_credit__over_all_labels_hands_out_k_places(scores, k):
 
 
 def test_top_class_credit__the_order_of_a_sum_decides_nothing():
-    terms = np.random.default_rng(0).random(50)
-    forward, backward = sum(terms), sum(terms[::-1])
-    assert forward != backward
-    credit = metrics.top_class_credit(np.array([[forward, backward, 0.0]]), np.array([0]), 1)
+    credit = metrics.top_class_credit(np.array([[0.1 + 0.2 + 0.3, 0.3 + 0.2 + 0.1, 0.0]]), np.array([0]), 1)
     assert credit.tolist() == pytest.approx([0.5])

@@ -7,7 +7,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import BlipConfig, BlipForConditionalGeneration
 
 from kdlib import teachers
 from kdlib.config import RunConfig
@@ -137,13 +136,6 @@ def test_audit__refuses_a_text_that_changes_beside_a_longer_one(copy, monkeypatc
     monkeypatch.setattr(teachers.TEACHERS["clip"], "tokenise", flipped)
     with pytest.raises(TeacherError, match="a text changes beside a longer one; the tokenizer must pad right"):
         teachers.load(copy("clip")[0])
-
-
-def test_audit__refuses_a_captioning_checkpoint_by_the_names_of_what_it_lacks(copy):
-    config, folder = copy("blip")
-    BlipForConditionalGeneration(BlipConfig.from_pretrained(folder)).save_pretrained(folder)
-    with pytest.raises(TeacherError, match=r"weights that its outputs use .*text_\w+\..* BlipForImageTextRetrieval"):
-        teachers.load(config)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Published checkpoints from a loopback hub by the hub's own client: pinned, on main, gated, gone, offline, damaged."""
 
+import errno
 import hashlib
 import json
 import shutil
@@ -185,6 +186,15 @@ def test_hub__a_file_that_breaks_off_is_no_checkpoint_and_the_next_run_continues
     assert client("load", checkpoint="owner/cut").revision == sha
 
 
+def test_hub__a_full_disk_is_one_sentence(hub, monkeypatch):
+    def full(*_, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", full)
+    with pytest.raises(TeacherError, match=r"owner/large is not all in .*No space left.* set HF_HOME to a disk with"):
+        client("resolve", checkpoint="owner/large")
+
+
 def test_describe__finds_damage_by_the_hubs_own_digest(hub, published):
     hub.commit("owner/damaged", published("request"), "main")
     files = client("describe", checkpoint="owner/damaged")["files"]
@@ -204,5 +214,5 @@ def test_offline__what_is_complete_in_the_cache_serves(hub, published, monkeypat
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", switched_off)
     assert {client("resolve", checkpoint=f"owner/kept{commit}").name for commit in ("", f"@{sha}")} == {sha}
-    with pytest.raises(TeacherError, match="offline mode is enabled" if switched_off else "Connection refused"):
+    with pytest.raises(TeacherError, match="outgoing traffic" if switched_off else "Connection refused"):
         client("resolve", checkpoint="owner/other")
