@@ -90,8 +90,7 @@ class RunConfig(BaseModel):
     def from_notebook(cls, variables: dict, teacher: str) -> "RunConfig":
         """The configuration of a notebook's parameters cell. ``variables``: its ``globals()``, with ``overrides``.
 
-        A name that is no field is an error: in the cell, in ``overrides``, or in what papermill put below (``-p``), of
-        which it only warns.
+        A name that is no field is an error, also below the cell, where papermill puts ``-p`` and only warns.
         """
         known, overrides = {*cls.model_fields, "overrides"} - {"teacher"}, variables.get("overrides", {})
         cells = [cell for cell in variables.get("In", ()) if re.search(r"^# Parameters\n|^overrides: dict", cell, re.M)]

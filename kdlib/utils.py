@@ -179,10 +179,7 @@ def register(registry: dict, entry: Any, noun: str) -> str:
 
 
 class Progress(tqdm):
-    """``with Progress('features', total) as bar: bar.update(done, note)``; in a log a line every half minute.
-
-    Plain tqdm, since tqdm.auto leaves a widget in a page; pages leave out what goes to stderr.
-    """
+    """``with Progress('features', total) as bar: bar.update(done, note)``. tqdm.auto would leave widgets in a page."""
 
     def __init__(self, title: str, total: int, done: int = 0):
         seconds = 0.5 if sys.stderr.isatty() or "ipykernel" in sys.modules else 30.0
