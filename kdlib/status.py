@@ -10,8 +10,6 @@ from kdlib.config import RunConfig
 from kdlib.study import Planned, Study, said
 from kdlib.utils import is_running, read_json, runs_root
 
-CHANGED = "its parameters, data, teacher or code changed since the last run"
-
 
 class Job(NamedTuple):
     """A notebook and the configuration that it gets; or code that builds features."""
@@ -86,7 +84,7 @@ def lines(study: Study) -> Iterator[str]:
         found = {job.name: (job.folder, job.why) for job in map(job_of, study.experiments())}
         for name in found.keys() & before.keys():
             if found[name][0] != before[name][0] and not found[name][0].exists():
-                found[name] = found[name][0], CHANGED
+                found[name] = found[name][0], "its parameters, data, teacher or code changed"
     except Exception as error:  # of a teacher, a data set, or code of the user's own
         found, unchecked = before, said(error)
     states = {name: state_of(*place) for name, place in found.items()}

@@ -13,6 +13,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -179,11 +180,18 @@ def register(registry: dict, entry: Any, noun: str) -> str:
 
 
 class Progress(tqdm):
-    """``with Progress('features', total) as bar: bar.update(done, note)``. tqdm.auto would leave widgets in a page."""
+    """``with Progress('features', total) as bar: bar.update(done, note)``; in a notebook a line that ends empty."""
 
     def __init__(self, title: str, total: int, done: int = 0):
-        seconds = 0.5 if sys.stderr.isatty() or "ipykernel" in sys.modules else 30.0
-        super().__init__(desc=title, total=total, initial=done, mininterval=seconds, dynamic_ncols=True)
+        shell, file = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None, sys.stderr
+        if hasattr(shell, "kernel"):
+            from IPython.display import display
+
+            line = display({"text/plain": ""}, raw=True, display_id=True)  # tqdm.auto would leave a widget in a page
+            write = lambda text: line.update({"text/plain": text.strip()}, raw=True)  # noqa: E731
+            file = SimpleNamespace(write=write, flush=int, encoding="utf-8")
+        options = {"mininterval": 0.5 if file is not sys.stderr or file.isatty() else 30.0, "leave": False}
+        super().__init__(desc=title, total=total, initial=done, file=file, dynamic_ncols=True, **options)
 
     def update(self, done: int, note: str = "") -> None:
         """``done`` of ``total``, with a few words."""

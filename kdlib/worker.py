@@ -86,12 +86,11 @@ def _notebook(job: Job, limit: float) -> tuple[str, str]:
 
 def _parameters(job: Job) -> dict[str, Any]:
     """Papermill would only warn of a parameter that a notebook lacks; such a one goes into its ``overrides``."""
-    known, fields = set(papermill.inspect_notebook(job.notebook)), job.config.model_dump(exclude={"teacher"})
-    changed = job.config.model_dump(exclude={"teacher"}, exclude_defaults=True)
-    other = {name: changed[name] for name in changed if name not in known}
+    known = set(papermill.inspect_notebook(job.notebook))
+    other = job.config.model_dump(exclude={"teacher", *known}, exclude_defaults=True)
     if other and "overrides" not in known:
         raise ValueError(f"{job.notebook} has no parameter {', '.join(other)}; it has {', '.join(sorted(known))}")
-    return {name: fields[name] for name in fields if name in known} | ({"overrides": other} if other else {})
+    return job.config.model_dump(include=known, exclude={"teacher"}) | ({"overrides": other} if other else {})
 
 
 def _watch(limit: float, over: threading.Event, end: threading.Event) -> None:

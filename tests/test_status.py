@@ -66,7 +66,9 @@ def test_lines__a_training_that_has_another_key_now_says_that_something_changed(
         return job._replace(folder=job.folder.with_name("seed0-11111111"), why="not run yet")
 
     monkeypatch.setattr(status, "job_of", moved)
-    assert f"to do          clip_coco projection: {status.CHANGED}" in list(status.lines(studied))
+    assert "to do          clip_coco projection: its parameters, data, teacher or code changed" in list(
+        status.lines(studied)
+    )
 
 
 def test_lines__of_a_study_that_was_never_run_open_nothing(tmp_path, monkeypatch):

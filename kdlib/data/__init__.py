@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from kdlib.config import RunConfig
@@ -31,19 +32,16 @@ def load(name: str, root: str | Path, split: str, on_missing: str = "error") -> 
 
 def open_data(config: RunConfig) -> dict[str, Dataset]:
     """The splits that a run reads, no image in two of them; with extra images also 'train', fit and then those."""
-
-    def read(split: str) -> Dataset:
-        return load(config.dataset, config.data_root, split, config.on_missing)
-
-    splits = {"fit": read("fit")}
+    read = partial(load, config.dataset, config.data_root, on_missing=config.on_missing)
+    splits = {"fit": read(split="fit")}
     if config.train_limit:
         ids = splits["fit"].ids
         chosen = set(by_hash(ids, "train_limit/{}".format)[: config.train_limit])
         splits["fit"] = splits["fit"].take(row for row, name in enumerate(ids) if name in chosen)
     if config.score_on == "dev" or splits["fit"].labels is not None or config.cooldown > 0:
-        splits["dev"] = read("dev")
+        splits["dev"] = read(split="dev")
     if config.score_on == "test":
-        splits["test"] = read("test")
+        splits["test"] = read(split="test")
     if config.extra_images:
         splits["extra"] = _extra(config.extra_images, splits["fit"], config.on_missing)
     splits = separate(splits, config.on_overlap)
@@ -65,8 +63,8 @@ def counts(splits: dict[str, Dataset]) -> dict[str, dict]:
         }
         if split.labels is not None:
             names = [*split.class_names, "unknown"]  # -1 is the last one
-            empty = dict.fromkeys(split.class_names, 0)
-            found[name]["by_class"] = empty | Counter(names[label] for label in split.labels)
+            own = Counter(names[label] for label in split.labels)
+            found[name]["by_class"] = dict.fromkeys(split.class_names, 0) | own
     return found
 
 

@@ -14,6 +14,7 @@ from kdlib.students.heads import CBAM, AttentionSide, CBAMBlock
 
 B, N, L, T = 3, 16, 5, 32
 PIXELS = ("resnet", "densenet", "mobilenet")
+TEXT_SIDE = {name: "transformer" if name in PIXELS else "teacher" for name in STUDENTS}
 
 
 def config(method: str, **fields) -> RunConfig:
@@ -48,12 +49,11 @@ def method(request):
 
 @pytest.mark.parametrize("text", [False, True])
 def test_student__gives_unit_embeddings_and_maps_that_sum_to_one(method, text):
-    """And reads nothing but what it says."""
-    student = build(method, text)
+    student = build(method, text)  # which reads nothing but what it says
     reads = {"features": ["image"], "tokens": ["image", "image_tokens"], "pixels": ["pixels"]}[student.reads]
     out = student({name: batch()[name] for name in reads + ["text", "text_tokens", "text_mask"] * text})
-    attends = method in ("attention", "cbam")
-    assert ("text" in out) == text and ("image_attention" in out) == student.attends == attends
+    assert student.self_contained == (method in PIXELS and not text) and ("text" in out) == text
+    assert ("image_attention" in out) == student.attends == (method in ("attention", "cbam"))
     assert ("text_attention" in out) == (text and method == "attention")
     for side in {"image", "text"} & set(out):
         assert out[side].shape == (B, 24) and torch.allclose(out[side].norm(dim=-1), torch.ones(B), atol=1e-5)
@@ -62,11 +62,8 @@ def test_student__gives_unit_embeddings_and_maps_that_sum_to_one(method, text):
         assert torch.allclose(out["image_attention"].sum(dim=-1), torch.ones(B), atol=1e-5)
 
 
-@pytest.mark.parametrize("text_side", ["teacher", "transformer"])
-def test_student__takes_any_subset_of_a_batch_in_any_order(method, text_side):
-    """In eval mode an image's embedding does not depend on the others of its batch."""
-    own = text_side if method in PIXELS else "teacher"
-    student, order = build(method, text_side=own), torch.tensor([2, 0, 1, 2])
+def test_student__takes_any_subset_of_a_batch_in_any_order(method):
+    student, order = build(method, text_side=TEXT_SIDE[method]), torch.tensor([2, 0, 1, 2])
     whole, moved = student(batch()), student({name: value[order] for name, value in batch().items()})
     one = student({name: value[1:2] for name, value in batch().items()})
     for made, rows in ((moved, order), (one, slice(1, 2))):
@@ -83,8 +80,7 @@ def test_student__sides_do_not_know_of_each_other(method):
 
 
 def test_student__some_gradient_reaches_every_parameter(method):
-    fields = {"text_side": "transformer"} if method in PIXELS else {}
-    student, weights = build(method, **fields).train(), torch.Generator().manual_seed(1)
+    student, weights = build(method, text_side=TEXT_SIDE[method]).train(), torch.Generator().manual_seed(1)
     sum((value * torch.randn(value.shape, generator=weights)).sum() for value in student(batch()).values()).backward()
     assert not [name for name, parameter in student.named_parameters() if not parameter.grad.abs().sum() > 0]
 
@@ -120,12 +116,11 @@ def test_feature_students__ignore_the_scale_of_the_teacher():
         assert torch.allclose(student(batch())["image"], student(scaled)["image"], atol=1e-5)
 
 
-@pytest.mark.parametrize("padding", [1, 7])
-def test_attention__padding_is_never_looked_at_however_much_there_is(padding):
+def test_attention__padding_is_never_looked_at_however_much_there_is():
     student, short, long = build("attention"), batch(), batch()
-    long["text_tokens"] = torch.cat([short["text_tokens"], torch.randn(B, padding, T)], dim=1)
+    long["text_tokens"] = torch.cat([short["text_tokens"], torch.randn(B, 7, T)], dim=1)
     long["text_tokens"][:, :L] = torch.where(short["text_mask"][..., None], short["text_tokens"], 99.0)
-    long["text_mask"] = torch.cat([short["text_mask"], torch.zeros(B, padding, dtype=torch.bool)], dim=1)
+    long["text_mask"] = torch.cat([short["text_mask"], torch.zeros(B, 7, dtype=torch.bool)], dim=1)
     assert torch.allclose(student(short)["text"], student(long)["text"], atol=1e-6)
     attention = student(long)["text_attention"]
     assert torch.allclose(attention[:, :L], student(short)["text_attention"], atol=1e-6)
@@ -161,7 +156,6 @@ def test_cbam__block_by_hand():
 
 
 def test_cbam__maps_the_tokens_row_by_row_and_finds_the_bright_one():
-    """Only place (1, 2) of 4 x 4 stands out."""
     student = build("cbam", text=False)
     for block in student.blocks:
         nn.init.zeros_(block.places.weight)
@@ -173,15 +167,6 @@ def test_cbam__maps_the_tokens_row_by_row_and_finds_the_bright_one():
     assert build("cbam", text=False, grid=(2, 8))(batch())["image_attention"].shape == (B, N)
 
 
-@pytest.mark.parametrize("method", PIXELS)
-def test_self_contained__needs_nothing_of_the_teacher(method):
-    student, given = build(method, text_side="transformer"), batch()
-    out = student({name: given[name] for name in ("pixels", "text_ids", "text_mask")})
-    assert student.self_contained and student.text_reads == "ids" and out["text"].shape == (B, 24)
-    assert build(method, text=False).self_contained and not build(method).self_contained
-    assert not build("projection", text=False).self_contained
-
-
 def test_pixels__are_normalised_as_torchvisions_weights_want_them():
     from torchvision.transforms import functional
 
@@ -191,31 +176,15 @@ def test_pixels__are_normalised_as_torchvisions_weights_want_them():
     assert torch.allclose(student({"pixels": pixels})["image"], unit(expected), atol=1e-6)
 
 
-def test_text__neither_padding_nor_its_amount_is_seen_but_the_order_of_words_is():
-    student, given = build("resnet", text_side="transformer"), batch()
+def test_text__the_order_of_words_is_seen_and_padding_is_not_even_where_there_is_nothing_else():
+    side, given = TextTransformer(9, 24).eval(), batch()
     ids, mask = given["text_ids"], given["text_mask"]
-    whole = student.text(ids, mask)
-    assert torch.allclose(whole, student.text(torch.where(mask, ids, 5), mask), atol=1e-6)
-    assert torch.allclose(whole[2:], student.text(ids[2:, :2], mask[2:, :2]), atol=1e-6)
-    assert not torch.allclose(whole[:1], student.text(ids[:1].flip(1), mask[:1]), atol=1e-3)
-
-
-@pytest.mark.parametrize("length", [1, 3, 200])
-def test_text__nothing_and_one_too_long_have_an_embedding(length):
-    student, ids = build("resnet", text_side="transformer"), torch.ones(1, length, dtype=torch.long)
-    assert all(torch.isfinite(student.text(ids, mask)).all() for mask in (ids > 1, ids > 0))
-
-
-def test_text__layers_begin_apart_and_train_and_eval_agree():
-    side, given = TextTransformer(9, 24), [batch()[name] for name in ("text_ids", "text_mask")]
-    assert not torch.equal(side.layers[0].linear1.weight, side.layers[1].linear1.weight)
-    with torch.inference_mode():  # in eval mode torch's fused kernel
-        assert torch.allclose(side.train()(*given), side.eval()(*given), atol=1e-5)
-
-
-def test_mobilenet__small_images_keep_their_resolution_in_the_stem():
-    for size, stride in ((64, (1, 1)), (224, (2, 2))):
-        assert build("mobilenet", image_size=size).image.features[0][0].stride == stride
+    assert torch.allclose(side(ids, mask), side(torch.where(mask, ids, 5), mask), atol=1e-6)
+    assert torch.allclose(side(ids, mask)[2:], side(ids[2:, :2], mask[2:, :2]), atol=1e-6)
+    assert not torch.allclose(side(ids, mask)[:1], side(ids[:1].flip(1), mask[:1]), atol=1e-3)
+    for long in (torch.ones(1, length, dtype=torch.long) for length in (1, 3, 200)):
+        assert all(torch.isfinite(side(long, seen)).all() for seen in (long > 1, long > 0))
+    assert not torch.equal(side.layers[0].linear1.weight, side.layers[1].linear1.weight)  # layers begin apart
 
 
 @pytest.mark.parametrize(
