@@ -18,7 +18,6 @@ from kdlib.losses import LOSSES
 from kdlib.machine import keep_memory
 from kdlib.utils import digest, find, locked, register, runs_root
 
-# What the splits depend on.
 DATA = {"dataset", "data_root", "on_overlap", "on_missing", "train_limit", "extra_images", "score_on", "cooldown"}
 
 
@@ -53,11 +52,6 @@ def run_folder(config: RunConfig, key: str = "") -> Path:
     pair = f"{config.teacher}_{config.dataset}".replace(":", ".")
     key = key or keys_of(config)["train"]
     return runs_root() / config.study / pair / config.folder / f"seed{config.seed}-{key[:8]}"
-
-
-def build_features(config: RunConfig) -> None:
-    """Build what is missing of the features that a run reads."""
-    loader.open_splits(config, open_data(config), students.class_of(config.method).reads)
 
 
 class Experiment:

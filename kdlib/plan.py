@@ -6,9 +6,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from timeit import timeit
 from unittest import mock
 
 import numpy as np
@@ -23,10 +24,12 @@ from kdlib.status import allocation, duration, job_of
 from kdlib.study import Study
 from kdlib.utils import runs_root
 
+FULL = {"tinyimagenet": {"fit": 90_000, "dev": 10_000, "test": 10_000}, "coco": {"fit": 113_287, "test": 5_000}}
 # What a run's features depend on, and the seconds of its epochs and scores.
 SOURCE = ("teacher", "checkpoint", "untrained_heads", "token_grid", *DATA)
 KIND = ("method", "convnet", "image_size", "text_side", "precision")
 FIRST, SAMPLE, SECONDS = 64, 640, 20.0  # images that are timed; of a split to train on, as many as fit in 20 s
+once = partial(timeit, number=1)  # the seconds of one call
 NOTEBOOK, BUILDING = 3.0, 1.5  # imports, in time: a notebook's start, first steps and figures; one for features
 
 
@@ -39,13 +42,13 @@ def plan(study: Study, workers: int = 0) -> str:
                 continue
         groups.setdefault(tuple(getattr(planned.config, name) for name in SOURCE), []).append(planned.config)
     todo, workers = sum(map(len, groups.values())), workers or allocation(study)["workers"]
-    start = timed(subprocess.run, [sys.executable, "-c", "import kdlib.experiment, seaborn"]) if todo else 0
+    start = once(lambda: subprocess.run([sys.executable, "-c", "import kdlib.experiment, seaborn"])) if todo else 0
     needed, missing = np.array([0.0, BUILDING * start * len(groups), NOTEBOOK * start * todo]), []
     with elsewhere() as kept:
         for configs in groups.values():
             try:
-                needed += _measured(configs, kept)
-            except (teachers.TeacherError, DataError, OSError) as error:
+                needed += _measured(configs, *_data(configs[0], missing), kept)
+            except (teachers.TeacherError, DataError, KeyError, OSError) as error:
                 missing.append(f"Missing, and not in these numbers: {error}")
     gigabytes, built, trained = needed
     here = next(place for place in (runs_root(), *runs_root().parents) if place.exists())
@@ -56,13 +59,6 @@ def plan(study: Study, workers: int = 0) -> str:
         f"report. One worker: features {duration(built)}, training and scores {duration(trained)}.",
         *dict.fromkeys(missing),
     ])  # fmt: skip
-
-
-def timed(call: Callable, *given) -> float:
-    """Seconds that a call takes."""
-    began = time.perf_counter()
-    call(*given)
-    return time.perf_counter() - began
 
 
 @contextlib.contextmanager
@@ -78,12 +74,22 @@ def elsewhere() -> Iterator[Path]:
             yield kept
 
 
-def _measured(configs: list[RunConfig], kept: Path) -> tuple[float, float, float]:
+def _data(config: RunConfig, missing: list[str]) -> tuple[dict, dict[str, int]]:
+    """The splits to measure on, and the images of each; of official data that are not here the sizes are known."""
+    extra = int(config.extra_images.partition("shapes:")[2] or 0)  # which are not made for a plan
+    config = config.model_copy(update={"extra_images": ""} if extra else {})
+    try:
+        data = open_data(config)
+        counts = {name: len(split) for name, split in data.items()}
+    except (DataError, OSError):
+        missing.append(f"Missing: {config.dataset} in {config.data_root}; its sizes are known.")
+        data, counts = open_data(config.model_copy(update={"data_root": "shapes"})), dict(FULL[config.dataset])
+        counts["fit"] = min(counts["fit"], config.train_limit or counts["fit"])
+    return data, counts | ({"train": counts["fit"] + extra} if extra else {})
+
+
+def _measured(configs: list[RunConfig], data: dict, counts: dict[str, int], kept: Path) -> tuple[float, float, float]:
     """Of experiments with the same features: GB, seconds of the features, seconds of training and scores."""
-    extra = int(configs[0].extra_images.partition("shapes:")[2] or 0)  # which are not made for a plan
-    data = open_data(configs[0].model_copy(update={"extra_images": ""} if extra else {}))
-    counts = {name: len(split) for name, split in data.items()}
-    counts |= {"train": counts["fit"] + extra} if extra else {}
     first, tokens = configs[0], any(students.class_of(config.method).reads == "tokens" for config in configs)
     torch.set_num_threads(first.threads)
     size = min(FIRST, len(data["fit"]) // 2)
@@ -99,7 +105,7 @@ def _measured(configs: list[RunConfig], kept: Path) -> tuple[float, float, float
         few[name] = split.take(np.unique(np.linspace(0, len(split) - 1, sample).astype(int)))
     evaluation = Evaluation(loader.open_splits(first, few, "tokens" if tokens else "features"), first.score_on)
     scale = sum(counts[name] for name in evaluation.needed) / sum(len(few[name]) for name in evaluation.needed)
-    spent += scale * timed(controls, evaluation, min(first.width, some["image_pooled"].shape[1]))
+    spent += scale * once(lambda: controls(evaluation, min(first.width, some["image_pooled"].shape[1])))
     for config in configs:
         kind = tuple(getattr(config, name) for name in KIND)
         kinds[kind] = epoch, scoring, written = kinds.get(kind) or _trained(config, few)
@@ -119,5 +125,5 @@ def _trained(config: RunConfig, few: dict) -> tuple[float, float, int]:
     batches = loader.TrainLoader(splits["fit"], config, student.reads, student.text_reads, student.attends, anchors)
     short, folder = config.model_copy(update={"epochs": [2], "cooldown": 0.0}), Path(tempfile.mkdtemp(dir=runs_root()))
     epoch = trainer.train(made, batches, short, folder, "plan")[1]["seconds"] / (len(batches) * batches.batch_size)
-    scoring = timed(lambda: evaluation.score(evaluation.embed(student, config.device)))
+    scoring = once(lambda: evaluation.score(evaluation.embed(student, config.device)))
     return epoch, scoring, max(file.stat().st_size for file in folder.glob("checkpoints/*.pt"))

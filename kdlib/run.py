@@ -35,7 +35,7 @@ DASK = {
     "distributed.nanny.pre-spawn-environ": ENVIRONMENT | dict.fromkeys(THREADS, "1"),
 }
 CONNECT_SECONDS = 30  # in which a scheduler must answer
-BUILD = "from kdlib import RunConfig, experiment\n\nexperiment.build_features(RunConfig(**{}))"
+BUILD = "from kdlib import Experiment, RunConfig\n\nExperiment.open(RunConfig(**{}))"
 LOCAL = {"threads_per_worker": 1, "host": "127.0.0.1", "dashboard_address": "127.0.0.1:0", "memory_limit": 0}
 
 

@@ -172,7 +172,6 @@ EDITS = {
     lambda given: given.student.image.weight.data.add_(1e-6): "initial weights of student.image.weight: ",
     lambda given: given.student.image.bias.requires_grad_(False): "student.image.bias: trained → frozen",
     lambda given: given.objective.update(logit_matching=cell()["pull"]): "objective: ",
-    lambda given: given.objective.update(pull=cell()["pull"]): "objective: ",
     lambda given: given.student.image.register_forward_hook(cell()["pull"]): "student.image: ",
     lambda given: setattr(given.student, "see", cell()["pull"].__get__(given.student)): "student.see: ",
 }  # fmt: skip

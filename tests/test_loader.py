@@ -39,24 +39,17 @@ def floats(array) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-def test_ahead__is_in_order_and_makes_each_item_once(threads, monkeypatch):
+def test_ahead__is_in_order_and_makes_each_item_once_of_which_a_few_before_they_are_asked_for(threads, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-    made = []
-    assert list(ahead(lambda item: made.append(item) or item**2, range(20))) == [item**2 for item in range(20)]
-    assert sorted(made) == list(range(20)) and list(ahead(abs, [])) == []
-
-
-def test_ahead__the_next_items_are_made_while_one_is_used_and_no_more(monkeypatch):
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
-    started = [threading.Event() for _ in range(6)]
-    items = ahead(lambda item: started[item].set(), range(6))
-    next(items)
-    assert started[2].wait(60) and not started[3].is_set()  # two more, and nobody has asked for them
-    items.close()
+    calls, made = [], [threading.Event() for _ in range(20)]
+    items = ahead(lambda item: calls.append(item) or made[item].set() or item**2, range(20))
+    assert next(items) == 0 and made[threads + 1].wait(60) and not made[threads + 2].is_set()
+    assert [*items] == [item**2 for item in range(1, 20)] and sorted(calls) == [*range(20)]
 
 
 def test_epoch__has_each_image_at_most_once_in_an_order_of_seed_and_epoch(opened):
-    splits, config, reads = opened("dino", method="projection")
+    splits, config, reads = opened("dino", method="projection", crop=0.6)  # which it has no pixels for
+    check(splits["fit"], {"attention_transfer"}, config, reads)
     batches = TrainLoader(splits["fit"], config, reads)
     assert len(batches) == 140 // 16 and len(splits["fit"]) == 140  # the incomplete last batch is left out
     order = torch.randperm(140, generator=generator(0, "order", 3))[: 16 * 8]
@@ -65,8 +58,7 @@ def test_epoch__has_each_image_at_most_once_in_an_order_of_seed_and_epoch(opened
     assert torch.cat([batch["image"] for batch in epoch]).equal(floats(splits["fit"].features["image_pooled"])[order])
     assert torch.cat([batch["label"] for batch in epoch]).equal(torch.from_numpy(splits["fit"].labels)[order])
     assert same(epoch, batches.epoch(3)) and not same(epoch, batches.epoch(4))
-    other = TrainLoader(splits["fit"], config.model_copy(update={"seed": 1}), reads)
-    assert not same(epoch, other.epoch(3))
+    assert not same(epoch, TrainLoader(splits["fit"], config.model_copy(update={"seed": 1}), reads).epoch(3))
     whole = TrainLoader(splits["fit"], config.model_copy(update={"batch_size": 500}), reads)
     assert len(whole) == 1 and whole.batch_size == 140
     with pytest.raises(ValueError, match="1 training images; a loss over pairs needs at least 2"):
@@ -106,9 +98,7 @@ def test_reader__tokens_are_padded_to_the_longest_and_masked(opened):
 
 def test_anchors__are_features_of_training_images_drawn_by_seed_epoch_and_step(opened):
     splits, config, reads = opened("clip", method="projection")
-    batches = TrainLoader(splits["fit"], config, reads, anchors=7)
-    first = list(batches.epoch(3))
-    assert same(first, batches.epoch(3))
+    first = list(TrainLoader(splits["fit"], config, reads, anchors=7).epoch(3))
     draw = generator(0, "anchors", 3, 1)
     for side in ("image", "text"):
         stored = floats(splits["fit"].features[f"{side}_pooled"])
@@ -132,9 +122,10 @@ def test_crops__are_what_the_digest_of_seed_epoch_and_id_says_with_the_whole_ima
         image = image.resize((32, 32), Image.Resampling.BICUBIC, (left, top, left + 64 * side, top + 64 * side))
         expected = np.asarray(image)[:, ::-1] if mirror < 0.5 else np.asarray(image)
         mirrored += mirror < 0.5
-        difference = (seen * 255).round().numpy().transpose(1, 2, 0) - expected
-        assert np.abs(difference).max() <= 1
+        assert np.abs((seen * 255).round().numpy().transpose(1, 2, 0) - expected).max() <= 1
     assert 0 < mirrored < 16
+    with pytest.raises(ValueError, match=r"map of whole images. Set crop to 1 and flip to false"):
+        check(split, {"attention_transfer"}, config, reads)
 
 
 def test_crops__are_of_seed_and_epoch_whatever_the_threads_and_not_in_scores(opened, monkeypatch):
@@ -150,14 +141,6 @@ def test_crops__are_of_seed_and_epoch_whatever_the_threads_and_not_in_scores(ope
     assert not seen(0, 1).equal(seen(0, 2)) and not seen(0, 1).equal(seen(1, 1))
     whole = Reader(splits["fit"], reads).images(np.arange(4))["pixels"]
     assert (whole * 255).round().equal(floats(splits["fit"].pixels["pixels"][:4]))
-
-
-def test_crops__are_for_students_that_read_pixels_and_not_for_attention_maps(opened):
-    splits, config, reads = opened("dino", method="projection", crop=0.6)
-    assert splits["fit"].source is None
-    check(splits["fit"], {"attention_transfer"}, config, reads)
-    with pytest.raises(ValueError, match=r"map of whole images. Set crop to 1 and flip to false"):
-        check(splits["fit"], {"attention_transfer"}, config, "pixels")
 
 
 def test_extra__its_images_follow_fits_with_their_labels_and_fit_is_the_head(opened):
@@ -219,7 +202,6 @@ def test_shuffled_words__other_order_same_words_ends_in_place_pieces_together(op
     again, other = with_shuffled_words(split), with_shuffled_words(split, seed=1)
     assert np.array_equal(mixed.features["text_ids"], again.features["text_ids"])
     assert not np.array_equal(mixed.features["text_ids"], other.features["text_ids"])
-    assert mixed.features["text_pooled"] is split.features["text_pooled"]
     ends, changed = np.cumsum(split.features["text_length"])[:-1], 0
     arrays = (split.features["text_ids"], split.features["text_words"], mixed.features["text_ids"])
     for ids, words, now in zip(*(np.split(array, ends) for array in arrays), strict=True):

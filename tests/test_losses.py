@@ -39,23 +39,14 @@ def cosine(a: np.ndarray, b: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_losses__no_gradient_reaches_the_teacher_and_one_reaches_the_student(name):
+def test_losses__reach_the_student_alone_and_are_finite_in_bfloat16(name):
     torch.manual_seed(0)
-    student, teacher = torch.randn(2, 4, 4).unbind()
-    student.requires_grad_(True)
-    teacher.requires_grad_(True)
-    CALLS[name](student, teacher).backward()
-    assert teacher.grad is None and student.grad.abs().sum() > 0
-
-
-@pytest.mark.parametrize("name", CALLS)
-def test_losses__are_finite_in_bfloat16(name):
-    torch.manual_seed(0)
-    student, teacher = (100 * torch.randn(2, 8, 8)).bfloat16().unbind()
-    student.requires_grad_(True)
-    loss = CALLS[name](student, teacher)
-    loss.backward()
-    assert torch.isfinite(loss) and torch.isfinite(student.grad).all()
+    for pair in (torch.randn(2, 4, 4), (100 * torch.randn(2, 8, 8)).bfloat16()):
+        student, teacher = (one.requires_grad_(True) for one in pair.unbind())
+        loss = CALLS[name](student, teacher)
+        loss.backward()
+        assert torch.isfinite(loss) and torch.isfinite(student.grad).all()
+        assert teacher.grad is None and student.grad.abs().sum() > 0
 
 
 @pytest.mark.parametrize("name", CALLS)
@@ -80,7 +71,7 @@ def test_similarity_logits__are_scaled_cosines_in_float32_also_under_autocast():
     assert got.dtype == torch.float32 and torch.allclose(got, exact, atol=1e-4)
 
 
-def kl_by_scipy(student: np.ndarray, teacher: np.ndarray, tau: float, keep=lambda matrix: matrix) -> float:
+def kl_by_scipy(student: np.ndarray, teacher: np.ndarray, tau: float, keep) -> float:
     """tau^2 * mean over rows and columns of KL(teacher || student), written out."""
 
     def rows(s, t):
@@ -91,12 +82,13 @@ def kl_by_scipy(student: np.ndarray, teacher: np.ndarray, tau: float, keep=lambd
 
 
 @settings(max_examples=40, deadline=None)
-@given(LOGITS, st.floats(0.5, 8))
-def test_logit_matching__is_scipys_kl(values, tau):
+@given(LOGITS, st.floats(0.5, 8), st.booleans())
+def test_logit_matching__is_scipys_kl_of_all_or_of_all_but_the_diagonal(values, tau, without):
     teacher = torch.tensor(values, dtype=torch.float64)
     student = teacher.flip(0).roll(1, 1) * 0.7
-    got = losses.logit_matching(student, teacher, tau=tau).item()
-    assert got == pytest.approx(kl_by_scipy(student.numpy(), teacher.numpy(), tau), rel=1e-3, abs=1e-4)
+    got = losses.logit_matching(student, teacher, tau=tau, leave_out_diagonal=without).item()
+    keep = without_diagonal if without else np.asarray
+    assert got == pytest.approx(kl_by_scipy(student.numpy(), teacher.numpy(), tau, keep), rel=1e-3, abs=1e-4)
 
 
 def test_logit_matching__by_hand():
@@ -107,12 +99,6 @@ def test_logit_matching__by_hand():
     # doubling the temperature of doubled logits leaves the distributions and multiplies the loss by 4
     doubled = losses.logit_matching(torch.zeros(2, 2), 2 * teacher, tau=2.0).item()
     assert doubled == pytest.approx(4 * expected, abs=1e-6)
-
-
-def test_logit_matching__without_the_diagonal_is_the_kl_of_the_rest():
-    student, teacher = np.random.default_rng(0).normal(size=(2, 5, 5))
-    got = losses.logit_matching(torch.tensor(student), torch.tensor(teacher), tau=1.5, leave_out_diagonal=True)
-    assert got.item() == pytest.approx(kl_by_scipy(student, teacher, 1.5, without_diagonal), rel=1e-5)
 
 
 def test_attention_transfer__by_hand():
@@ -126,12 +112,13 @@ def test_attention_transfer__by_hand():
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 999), st.integers(1, 6), st.integers(2, 20))
-def test_attention_transfer__is_the_distance_written_out_and_lies_between_0_and_2(seed, rows, places):
-    maps = np.random.default_rng(seed).random((2, rows, places)) + 1e-3
-    student, teacher = maps / np.linalg.norm(maps, axis=-1, keepdims=True)
-    got = losses.attention_transfer(*map(torch.tensor, maps)).item()
-    assert got == pytest.approx(np.square(student - teacher).sum(axis=1).mean(), rel=1e-4, abs=1e-6)
-    assert 0 <= got <= 2
+def test_attention_transfer_and_feature_regression__are_the_distance_written_out(seed, rows, places):
+    vectors = np.random.default_rng(seed).random((2, rows, places)) + 1e-3
+    student, teacher = vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+    for loss in (losses.attention_transfer, losses.feature_regression):
+        got = loss(*map(torch.tensor, vectors)).item()
+        assert got == pytest.approx(np.square(student - teacher).sum(axis=1).mean(), rel=1e-4, abs=1e-6)
+        assert 0 <= got <= 2
 
 
 def test_attention_transfer__resamples_the_student_to_the_teachers_grid():
@@ -142,14 +129,6 @@ def test_attention_transfer__resamples_the_student_to_the_teachers_grid():
     assert torch.equal(losses.attention_transfer(coarse, teacher), losses.attention_transfer(fine, teacher))
     with pytest.raises(ValueError, match="square maps"):
         losses.attention_transfer(torch.rand(1, 5), teacher)
-
-
-def test_contrastive__a_second_caption_of_an_image_is_no_false_negative():
-    owner = torch.tensor([0, 0, 1])
-    positives = owner[:, None] == owner
-    floor = 2 / 3 * np.log(2)  # two rows with two positives, one with one
-    assert losses.contrastive(100.0 * positives, positives).item() == pytest.approx(floor, abs=1e-6)
-    assert losses.contrastive(100 * torch.eye(3), positives).item() > floor + 1
 
 
 @settings(max_examples=30, deadline=None)
@@ -169,15 +148,12 @@ def test_contrastive__is_the_sum_written_out_and_lies_above_its_floor(owners, se
     assert got >= np.mean(np.log(positives.sum(axis=1))) - 1e-5
 
 
-def test_feature_regression__by_hand_and_by_numpy():
+def test_feature_regression__by_hand():
     """(3, 4) and (4, 3): cosine 24 / 25, so 2 - 48 / 25; opposite vectors: 4; the length does not matter."""
     student, teacher = torch.tensor([[3.0, 4.0]]), torch.tensor([[4.0, 3.0]])
     assert losses.feature_regression(student, teacher).item() == pytest.approx(0.08, abs=1e-6)
     assert losses.feature_regression(7 * student, 0.1 * teacher).item() == pytest.approx(0.08, abs=1e-6)
     assert losses.feature_regression(student, -student).item() == pytest.approx(4)
-    ours, theirs = VECTORS / np.linalg.norm(VECTORS, axis=-1, keepdims=True)
-    got = losses.feature_regression(*map(torch.tensor, VECTORS)).item()
-    assert got == pytest.approx(np.square(ours - theirs).sum(axis=1).mean(), rel=1e-5)
 
 
 @pytest.mark.parametrize("tau", [0.07, 0.5])
@@ -211,11 +187,10 @@ def relations(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     )
 
 
-@pytest.mark.parametrize("weights", [(1.0, 2.0), (25.0, 50.0)])
-def test_relational__is_the_sum_over_pairs_and_triplets_written_out(weights):
+def test_relational__is_the_sum_over_pairs_and_triplets_written_out():
     huber = [scipy.special.huber(1, a - b).mean() for a, b in zip(*map(relations, VECTORS), strict=True)]
-    got = losses.relational(*map(torch.tensor, VECTORS), distance_weight=weights[0], angle_weight=weights[1])
-    assert got.item() == pytest.approx(np.dot(weights, huber), rel=1e-4)
+    got = losses.relational(*map(torch.tensor, VECTORS), distance_weight=25.0, angle_weight=50.0)
+    assert got.item() == pytest.approx(np.dot([25, 50], huber), rel=1e-4)
 
 
 def test_relational__by_hand():
@@ -228,13 +203,6 @@ def test_relational__by_hand():
     for weights, expected in (((1.0, 0.0), distance), ((0.0, 1.0), angle)):
         got = losses.relational(line, triangle, distance_weight=weights[0], angle_weight=weights[1])
         assert got.item() == pytest.approx(expected, abs=1e-6)
-
-
-def test_relational__does_not_see_rotation_shift_and_scale():
-    torch.manual_seed(0)
-    teacher = torch.randn(6, 5)
-    rotation = torch.linalg.qr(torch.randn(5, 5))[0]
-    assert losses.relational(3 * teacher @ rotation + 1, teacher).item() == pytest.approx(0, abs=1e-6)
 
 
 @pytest.mark.parametrize("diagonal", [True, False])

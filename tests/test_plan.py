@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import small_study
 
-from kdlib import experiment, plan
+from kdlib import data, experiment, plan
 from kdlib.study import load
 from kdlib.utils import runs_root, write_json
 
@@ -17,8 +17,7 @@ from kdlib.utils import runs_root, write_json
 def study(tmp_path, small_shapes, monkeypatch):
     """``study(methods, **parameters)``: CLIP on a few scenes."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
-    timed, run = plan.timed, plan.subprocess.run  # the time of an import is not measured
-    monkeypatch.setattr(plan, "timed", lambda call, *given: 1.0 if call is run else timed(call, *given))
+    monkeypatch.setattr(plan.subprocess, "run", lambda _: None)  # the time of an import is not measured
     (tmp_path / "temporary").mkdir()
 
     def make(*methods, **parameters):
@@ -44,22 +43,28 @@ def test_plan__says_what_is_to_do_in_gb_and_time_and_leaves_nothing_behind(study
 
 def test_measured__gb_are_those_of_the_features_that_are_missing(study):
     configs = [one.config for one in study("attention").experiments()]
+    given = plan._data(configs[0], [])
     with plan.elsewhere() as kept:
-        expected = plan._measured(configs, kept)
-    experiment.build_features(configs[0])
+        expected = plan._measured(configs, *given, kept)
+    experiment.Experiment.open(configs[0])
     files = [file for file in (runs_root() / "features").rglob("*.npy") if "prompt" not in file.name]
     built = sum(file.stat().st_size for file in files) / 1e9
     with plan.elsewhere() as kept:
-        left = plan._measured(configs, kept)
+        left = plan._measured(configs, *given, kept)
     assert expected[0] - left[0] == pytest.approx(built, rel=0.2)
     assert expected[1] > 0 and left[1] == 0 and left[2] > 0
 
 
-@pytest.mark.parametrize("what", ["checkpoint", "data_root"])
-def test_plan__without_a_teacher_or_data_says_so_and_counts_the_rest(study, tmp_path, what):
+def test_plan__without_a_teacher_says_so_and_counts_the_rest(study, tmp_path):
     (tmp_path / "empty").mkdir()
-    text = plan.plan(study("projection", **{what: str(tmp_path / "empty")}), workers=1)
+    text = plan.plan(study("projection", checkpoint=str(tmp_path / "empty")), workers=1)
     assert "1 to do" in text and re.search("Missing, and not in these numbers: .*/empty", text)
+
+
+def test_plan__without_the_official_data_is_measured_on_synthetic_images(study, small_shapes, monkeypatch):
+    monkeypatch.setattr(data.shapes, "ensure", lambda *_: small_shapes)
+    few, many = (plan.plan(study("projection", data_root="/none", train_limit=size), workers=1) for size in (10, 90000))
+    assert sizes(many) > sizes(few) + 0.05 and "Missing: coco in /none; its sizes are known." in many
 
 
 def test_plan__what_is_done_is_not_planned(study, monkeypatch):

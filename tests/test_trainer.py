@@ -1,6 +1,5 @@
 """The trainer against the loop that everybody writes first, its rates, and what stops it."""
 
-import hashlib
 import json
 import os
 
@@ -92,17 +91,15 @@ def test_cooldown__falls_from_all_of_the_rate_by_the_root():
     assert rates == pytest.approx([0.5, 0.5, 0.25, 0.146447, 0.066987, 0], abs=1e-6)
 
 
-@pytest.mark.parametrize(("share", "budget", "expected"), [(0.0, 10, 0), (0.2, 5, 1), (0.2, 10, 2), (0.2, 1, 1)])
-def test_cooldown__is_a_share_of_the_epochs_and_at_least_one(share, budget, expected):
-    assert cooldown_epochs(config(cooldown=share), budget) == expected
+def test_cooldown__is_a_share_of_the_epochs_and_at_least_one():
+    given = (0.0, 10), (0.2, 5), (0.2, 10), (0.2, 1)
+    assert [cooldown_epochs(config(cooldown=share), budget) for share, budget in given] == [0, 1, 2, 1]
 
 
 def test_cooldown__starts_at_the_rate_of_its_budget_and_ends_without_one(tmp_path):
     given = config(epochs=[2, 4], cooldown=0.5)
     history = train(fresh(given), Loader(given), given, tmp_path, KEY)
-    assert [(record["epoch"], record.get("cooldown")) for record in history] == [
-        (1, None), (2, None), (3, None), (4, None), (3, 2), (5, 4), (6, 4)
-    ]  # fmt: skip
+    assert [record["epoch"] for record in history] == [1, 2, 3, 4, 3, 5, 6]
     for end, start, steps in ((4, 1, 3), (6, 3, 6)):
         share = history[end]["learning_rate"] / history[start]["learning_rate"]
         assert share == pytest.approx(1 - ((steps - 1) / steps) ** 0.5)
@@ -137,17 +134,6 @@ def test_train__a_teacher_that_is_not_finite_is_not_blamed_on_the_learning_rate(
 
     with pytest.raises(FloatingPointError, match=r"The teacher's features are not finite either \(image\)"):
         train(fresh(config()), Broken(config()), config(), tmp_path, KEY)
-
-
-def test_checkpoint__holds_what_is_trained_and_its_digest_is_beside_it(tmp_path):
-    given = config(epochs=1)
-    train(fresh(given), Loader(given), given, tmp_path, KEY)
-    path = trainer.checkpoint_of(tmp_path, KEY, 1, given)
-    saved = torch.load(path, weights_only=True)
-    assert saved["model"]["log_scale"] != torch.tensor(1 / 0.07).log() and len(saved["optimizer"]["state"]) == 5
-    assert {name: saved["record"][name] for name in ("key", "epoch", "step")} == {"key": KEY, "epoch": 1, "step": 3}
-    expected = f"{hashlib.sha256(path.read_bytes()).hexdigest()}  epoch-0001.pt\n"
-    assert (path.parent / "epoch-0001.pt.sha256").read_text(encoding="utf-8") == expected
 
 
 def test_checkpoint__on_a_full_disk_is_an_error_that_names_the_file_and_leaves_no_half(tmp_path, monkeypatch):

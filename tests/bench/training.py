@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from kdlib import features, run, students, study
 from kdlib.config import RunConfig
 from kdlib.distiller import build
-from kdlib.experiment import build_features
+from kdlib.experiment import Experiment
 from kdlib.loader import Split, TrainLoader
 from kdlib.trainer import make_optimizer, train
 from kdlib.utils import project_root
@@ -120,7 +120,7 @@ def workers() -> Iterator[dict]:
         path.write_text(yaml.safe_dump(content | {"study": f"bench-{count}"}), encoding="utf-8")
         planned = study.load(path)
         for one in planned.experiments():
-            build_features(one.config)
+            Experiment.open(one.config)
         with patch("kdlib.report.report", return_value="not made"):
             taken.append(seconds(lambda: found.update(run.run(planned, workers=count))))  # noqa: B023
         assert not any(found.values()), found

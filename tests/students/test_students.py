@@ -10,7 +10,7 @@ from kdlib import students
 from kdlib.config import RunConfig
 from kdlib.students import STUDENTS, Inputs, Student, megabytes, unit
 from kdlib.students.convnets import TextTransformer
-from kdlib.students.heads import CBAM, AttentionSide, CBAMBlock
+from kdlib.students.heads import AttentionSide, CBAMBlock
 
 B, N, L, T = 3, 16, 5, 32
 PIXELS = ("resnet", "densenet", "mobilenet")
@@ -209,10 +209,6 @@ def test_pretrained__is_loaded_by_weights_only(method, model, monkeypatch):
     assert asked == [{"check_hash": True, "weights_only": True}]
     with pytest.raises(OSError, match=r"cannot be downloaded: no route to host.*set pretrained to false"):
         students.build(full, inputs)
-
-
-def test_own_student__by_import_path():
-    assert isinstance(build("kdlib.students.heads:CBAM"), CBAM)
 
 
 @pytest.mark.parametrize(
