@@ -1,6 +1,7 @@
 """Fixtures of all rooms: own roots, small synthetic data, the configuration of a run of seconds."""
 
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from kdlib.config import RunConfig
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # also in the kernels and commands that tests start
+os.environ |= dict.fromkeys(("KDLIB_RUNS", "KDLIB_REPORTS"), tempfile.mkdtemp())  # of module fixtures
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
