@@ -157,7 +157,7 @@ def teacher_encoder(config: RunConfig, tokens: bool, prompts=()) -> tuple[Callab
             arrays |= read(texts, "text") if texts else {}
         return arrays
 
-    facts = {name: getattr(teacher, name) for name in ("family", "source", "revision", "untrained", "logit_scale")}
+    facts = {name: getattr(teacher, name) for name in ("source", "revision", "untrained", "audited", "logit_scale")}
     centred = bool(getattr(teacher.preprocess, "do_center_crop", False))
     facts |= {"grid": [side or length for length in teacher.grid], "text": teacher.has_text, "centre_crop": centred}
     extras = read(prompts, "prompt") if prompts and teacher.has_text else {}

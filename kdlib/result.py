@@ -79,7 +79,7 @@ def write(experiment) -> dict:
         "size": costs.sizes(cost, backbone, student),
         "time": costs.times(cost, backbone, student, history) | _spent(experiment, history),
         "history": history,
-        "teacher": {name: facts[name] for name in ("source", "revision", "untrained")},
+        "teacher": {name: facts[name] for name in ("source", "revision", "untrained", "audited")},
         "leakage": known.leakage(config),
         "data": {name: _described(split.features, experiment.data[name], config) for name, split in splits.items()},
         "hardware": hardware(choose(config.device)),

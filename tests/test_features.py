@@ -22,7 +22,7 @@ FORK = multiprocessing.get_context("fork")
 class Eye:
     """A teacher whose pooled feature is the mean colour, and of a text its length; counts its chunks."""
 
-    family, source, revision, untrained, logit_scale, grid = "eye", "eye", "", [], 10.0, (2, 2)
+    source, revision, untrained, audited, logit_scale, grid = "eye", "", [], {}, 10.0, (2, 2)
     preprocess, has_text = None, True
 
     def __init__(self, scale: float = 1.0, before=lambda chunk: None):

@@ -43,8 +43,7 @@ def teacher_cost(teacher: Teacher, calls: int = 200) -> dict:
     cost = {"image": _measured(lambda size: teacher.encode_images([noise] * size), device, calls)}
     if teacher.has_text:
         cost["text"] = _measured(lambda size: teacher.encode_texts([CAPTION] * size), device, calls)
-    parameters = {"image": teacher.image_parameters, "text": teacher.text_parameters}  # that this side uses
-    return {side: values | {"mb": parameters[side] * 4 / 2**20} for side, values in cost.items()}
+    return {side: values | {"mb": teacher.parameters[side] * 4 / 2**20} for side, values in cost.items()}
 
 
 def _measured(call: Callable, device: torch.device, calls: int) -> dict:

@@ -39,8 +39,8 @@ class Teacher:
     precision: str = "float32"  # bfloat16: of matrix products, with weights, norms and outputs in float32
     width: int = 0  # T
     untrained: list[str] = field(default_factory=list)  # weights that are used and were not in the checkpoint
-    image_parameters: int = 0  # weights that each side uses
-    text_parameters: int = 0
+    parameters: dict[str, int] = field(default_factory=dict)  # number of weights that each side uses
+    audited: dict[str, float] = field(default_factory=dict)  # what the audit measured
 
     @classmethod
     def load(cls, folder: Path) -> tuple[nn.Module, list[str]]:
@@ -113,8 +113,7 @@ def audit(teacher: Teacher, missing: list[str], untrained_allowed: bool) -> None
     try:
         outputs = _outputs(teacher)  # with gradients, which tell what is used
         used = {side: _reached(teacher.model, output) for side, output in outputs.items()}
-        teacher.image_parameters = sum(used["image"].values())
-        teacher.text_parameters = sum(used.get("text", {}).values())
+        teacher.parameters = {side: sum(sizes.values()) for side, sizes in used.items()}
         buffers = {name for name, buffer in teacher.model.named_buffers() if buffer.is_floating_point()}
         untrained &= buffers.union(*used.values(), ("logit_scale", "logit_bias"))
         teacher.width, teacher.untrained = outputs["image"]["pooled"].shape[1], sorted(untrained)
@@ -146,6 +145,7 @@ def _outputs(teacher: Teacher) -> dict[str, dict[str, Tensor]]:
     if not (largest := torch.cat(pixels[2:]).abs().max()) <= 10:
         made = f"values up to {largest:.4g} of black, grey and white, beyond 10"
         raise TeacherError(f"its preprocessing makes {made}; correct do_rescale, image_mean or image_std")
+    teacher.audited["largest_pixel"] = largest.item()
     outputs = {"image": teacher.forward_image(torch.cat(pixels[:2]).to(teacher.device))}
     if teacher.has_text:
         words = teacher.tokenise(list(TEXTS))
@@ -180,5 +180,6 @@ def _check(teacher: Teacher, outputs: dict[str, dict[str, Tensor]]) -> None:
             raise TeacherError(f"it gives one answer to two {side}s, as with zero weights or another vocabulary")
     if teacher.has_text:
         alone, beside = (teacher.encode_texts([TEXTS[0], *more])["pooled"][0] for more in ([], [LONGER]))
-        if (alone - beside).norm() > 0.05 * alone.norm():
+        teacher.audited["text_beside_longer"] = away = ((alone - beside).norm() / alone.norm()).item()
+        if away > 0.05:
             raise TeacherError("a text changes beside a longer one; the tokenizer must pad right, and the mask hide it")

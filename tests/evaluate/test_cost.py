@@ -64,8 +64,8 @@ def test_student_cost__counts_the_layers_of_both_sides(pairs, method, macs):
 def test_teacher_cost__goes_from_decoded_images_and_strings():
     seen = []
     encode = dict.fromkeys(("encode_images", "encode_texts"), lambda given: seen.append((len(given), type(given[0]))))
-    parameters = {"image_parameters": 2**18, "text_parameters": 2**19}
-    teacher = SimpleNamespace(image_size=16, device=torch.device("cpu"), has_text=True, **encode, **parameters)
+    sizes = {"image": 2**18, "text": 2**19}
+    teacher = SimpleNamespace(image_size=16, device=torch.device("cpu"), has_text=True, parameters=sizes, **encode)
     found = cost.teacher_cost(teacher, calls=5)
     assert (found["image"]["mb"], found["text"]["mb"]) == (1.0, 2.0)
     assert set(seen) == {(size, kind) for size in (1, 32) for kind in (Image.Image, str)}

@@ -75,7 +75,8 @@ def replaced(**parts):
 def test_own__is_counted_without_what_its_outputs_do_not_use(own):
     teacher = own("unused.bias")
     used = [p.numel() for name, p in Small().named_parameters() if "unused" not in name]
-    assert (teacher.untrained, teacher.width, teacher.image_parameters) == ([], 8, sum(used))
+    assert (teacher.untrained, teacher.width, teacher.parameters["image"]) == ([], 8, sum(used))
+    assert 0 < teacher.audited["largest_pixel"] <= 10  # the result keeps what the audit measured
 
 
 def test_own__missing_weights_and_buffers_are_named_first_whatever_else_is_wrong(own):
