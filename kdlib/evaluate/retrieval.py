@@ -32,16 +32,14 @@ def in_batch(queries: Tensor, candidates: Tensor) -> dict[str, np.ndarray]:
     queries, candidates, others = unit_rows(queries), unit_rows(candidates), []
     for start in range(0, len(queries), CHUNK):
         similarity = cosines(queries[start : start + CHUNK], candidates)
-        others.append(((similarity >= similarity.diagonal(start)[:, None]).sum(dim=1) - 1).numpy())
+        others.append((_counted(similarity >= similarity.diagonal(start)[:, None], 1) - 1).numpy())
     sizes = [size for size in BATCHES if size <= len(candidates)]
     return {f"in_batch@{size}": in_batch_accuracy(np.concatenate(others), len(candidates), size) for size in sizes}
 
 
 def _counts(images: Tensor, texts: Tensor, owner: Tensor) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Per query: wrong candidates above its best match, wrong ones tied with it, right ones tied with it (with itself).
-
-    The queries of 'i2t' are images, those of 't2i' captions; one matrix product serves both.
-    """
+    The queries of 'i2t' are images, those of 't2i' captions; one matrix product serves both."""
     sorted_owner, order = owner.sort(stable=True)
     # Of each caption with its image, in one place: the product of another shape could round it another way.
     right = (images[owner] * texts).sum(dim=1).round_(decimals=DECIMALS)  # (M,)
@@ -54,11 +52,13 @@ def _counts(images: Tensor, texts: Tensor, owner: Tensor) -> dict[str, tuple[np.
         own = order[first:last]
         similarity[owner[own] - start, own] = right[own]
         limit = best[start : start + CHUNK, None]
-        rows.append(torch.stack([(similarity > limit).sum(dim=1), (similarity == limit).sum(dim=1)]))
-        columns += torch.stack([(similarity > right).sum(dim=0), (similarity == right).sum(dim=0)])
+        rows.append(torch.stack([_counted(similarity > limit, 1), _counted(similarity == limit, 1)]))
+        columns += torch.stack([_counted(similarity > right, 0), _counted(similarity == right, 0)])
         del similarity  # before the next one is made: two would take twice the memory
     above, tied = torch.cat(rows, dim=1)
-    return {
-        "i2t": (above.numpy(), (tied - best_ones).numpy(), best_ones.numpy()),
-        "t2i": (columns[0].numpy(), (columns[1] - 1).numpy(), np.ones(len(texts), dtype=np.int64)),
-    }
+    of_images = above.numpy(), (tied - best_ones).numpy(), best_ones.numpy()
+    return {"i2t": of_images, "t2i": (columns[0].numpy(), (columns[1] - 1).numpy(), np.ones(len(texts), dtype=int))}
+
+
+def _counted(mask: Tensor, dim: int) -> Tensor:  # torch sums bytes into int32 faster than truth values into int64
+    return mask.view(torch.uint8).sum(dim=dim, dtype=torch.int32).long()
